@@ -1,0 +1,151 @@
+//! The configuration's meaning: after this module nothing is a bare text any more.
+//!
+//! How the file is written is [`file`]'s affair. Everything here is validated; every mistake of a file is
+//! reported at once, each with its key path.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::desired;
+use crate::route::Hostname;
+
+mod secret;
+
+pub use secret::Secret;
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How the apiserver is reached.
+    pub kubernetes: KubernetesConfig,
+    /// How tokens are had; absent where the TCP lane is off.
+    pub uaa: Option<UaaConfig>,
+    /// The TCP lane; absent where it is off.
+    pub routing_api: Option<RoutingApiConfig>,
+    /// The HTTP lane; absent where it is off.
+    pub nats: Option<NatsConfig>,
+    /// How routes are derived.
+    pub routes: desired::Options,
+    /// The admin listener; `None` is off.
+    pub admin: Option<SocketAddr>,
+    /// What is logged and how.
+    pub log: LogConfig,
+    /// Where state survives a restart. Nothing is written yet but it decides whether TLS backends may be announced.
+    pub state_dir: Option<PathBuf>,
+    /// What works but should not stay: said once at start.
+    pub warnings: Vec<String>,
+}
+
+/// How the apiserver is reached.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// A kubeconfig file; `None` is the service account of the pod we run in.
+    pub kubeconfig: Option<PathBuf>,
+    /// How often everything is listed anew, whatever the watches say.
+    pub rescan_interval: Duration,
+    /// How often is listed where watching is forbidden.
+    pub poll_interval: Duration,
+    /// A proxy for the apiserver; the environment is not asked.
+    pub proxy_url: Option<String>,
+    /// What names this cluster towards Cloud Foundry, where the UID of `kube-system` shall not.
+    pub cluster_id: Option<String>,
+}
+
+/// How a server's certificate is judged, and what we show of ourselves.
+#[derive(Clone, Debug, Default)]
+pub struct TlsConfig {
+    /// PEM file of the only authorities to trust; `None` is the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate and key, PEM files; both or none.
+    pub identity: Option<ClientIdentity>,
+    /// Trust any certificate. Only for an old configuration's sake.
+    pub skip_verification: bool,
+    /// The name to expect in the certificate instead of the one that was dialled.
+    pub server_name: Option<Hostname>,
+}
+
+/// A client certificate with its key.
+#[derive(Clone, Debug)]
+pub struct ClientIdentity {
+    /// PEM file, leaf first.
+    pub cert_file: PathBuf,
+    /// PEM file.
+    pub key_file: PathBuf,
+}
+
+/// How tokens are had.
+#[derive(Clone, Debug)]
+pub struct UaaConfig {
+    /// Base URL without a trailing slash; `/oauth/token` is appended.
+    pub url: String,
+    /// The OAuth client.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: Secret,
+    /// How the server is judged.
+    pub tls: TlsConfig,
+}
+
+/// The TCP lane.
+#[derive(Clone, Debug)]
+pub struct RoutingApiConfig {
+    /// Base URL without a trailing slash; `/routing/v1/…` is appended.
+    pub url: String,
+    /// The router group by name.
+    pub router_group: String,
+    /// Whether the name was chosen by the operator; if not, an only group of type tcp is taken as well.
+    pub router_group_is_default: bool,
+    /// How long a row lives without a refresh. At most 120 s, and adopted downwards where the API's `max_ttl` is lower.
+    pub ttl: Duration,
+    /// System components' ports that must never become routes.
+    pub reserved_ports: crate::route::PortRanges,
+    /// Join a port that strangers already serve, instead of holding back.
+    pub join_foreign: bool,
+    /// How the server is judged.
+    pub tls: TlsConfig,
+}
+
+/// The HTTP lane.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// At least one.
+    pub servers: Vec<NatsServer>,
+    /// Certificates; `None` takes TLS where the server demands it and plain otherwise.
+    pub tls: Option<TlsConfig>,
+    /// The interval between two beats while no router has told its own.
+    pub default_interval: Duration,
+    /// Messages per second at most.
+    pub messages_per_second: u32,
+    /// Send the Service's UID as `app`, so that gorouter's access logs carry a source.
+    pub send_app: bool,
+}
+
+/// One NATS server.
+#[derive(Clone, Debug)]
+pub struct NatsServer {
+    /// Name or address.
+    pub host: String,
+    /// 4222 unless given.
+    pub port: u16,
+    /// Credentials, if any.
+    pub login: Option<(String, Secret)>,
+}
+
+/// What is logged and how.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `None`: text on a terminal, lager elsewhere.
+    pub format: Option<LogFormat>,
+    /// A filter in `tracing`'s notation.
+    pub level: String,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// Cloud Foundry's JSON, with RFC 3339 timestamps.
+    Lager,
+}

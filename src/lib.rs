@@ -1,0 +1,32 @@
+//! route-sync puts Kubernetes Services behind Cloud Foundry's routers.
+//!
+//! ```text
+//!  kubernetes (watch) ──Snapshot──▶ desired (pure) ──Desired{table, findings}──▶ both lanes
+//!                                                                                   │
+//!                        ┌──────────────────────────────────────────────────────────┴──┐
+//!                  lane tcp: observe → plan (pure) → apply      lane http: schedule (pure) → announce
+//!                        │ routing API, UAA                             │ NATS
+//!                        └───── LaneReport ─────▶ status ◀──── LaneReport ─────┘──▶ admin, metrics, logs
+//! ```
+//!
+//! Data flows one way; nothing upstream knows anything downstream. In reading order: [`route`] is the
+//! vocabulary, [`kubernetes`] watches, [`desired`] derives, [`plan`] compares, [`publish`] acts, [`status`]
+//! tells. [`config`] and [`cli`] are the rim.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod desired;
+pub mod kubernetes;
+pub mod lifecycle;
+pub mod metrics;
+pub mod plan;
+pub mod publish;
+pub mod retry;
+pub mod route;
+pub mod status;
+pub mod telemetry;
+pub mod uaa;
+
+/// A moment, as the time since this process started. Pure code is handed it and never reads a clock.
+pub type Uptime = std::time::Duration;

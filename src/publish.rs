@@ -1,0 +1,4 @@
+//! Publishing: what makes the routers know the desired table.
+
+pub mod http;
+pub mod tcp;
