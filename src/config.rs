@@ -1,18 +1,35 @@
 //! The configuration's meaning: after this module nothing is a bare text any more.
 //!
-//! How the file is written is [`file`]'s affair. Everything here is validated; every mistake of a file is
-//! reported at once, each with its key path.
+//! A file is read in three steps: `file` turns it into a tree of texts, `read` asks that tree for keys and
+//! keeps the list of mistakes, `meaning` makes values of them. Every mistake of a file is reported at once,
+//! each with its key path; none quotes a secret.
 
+mod file;
+mod keys;
+mod meaning;
+mod read;
+mod reserved;
+mod scalar;
+mod secret;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::desired;
 use crate::route::Hostname;
 
-mod secret;
-
+pub use file::SyntaxError;
+pub use keys::{KEYS, Key};
+pub use read::Mistake;
 pub use secret::Secret;
+
+/// A configuration is some kilobytes; a wrong path should not fill the memory.
+const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -33,8 +50,50 @@ pub struct Config {
     pub log: LogConfig,
     /// Where state survives a restart. Nothing is written yet but it decides whether TLS backends may be announced.
     pub state_dir: Option<PathBuf>,
+    /// How old state may be and still be announced before Kubernetes has answered.
+    pub state_max_age: Duration,
     /// What works but should not stay: said once at start.
     pub warnings: Vec<String>,
+    /// Keys nobody knows: a warning at start, a failure in `check`.
+    pub unknown_keys: Vec<Mistake>,
+}
+
+/// What a configuration depends on besides its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// A service account is at hand, so that no kubeconfig is needed.
+    pub in_pod: bool,
+    /// The files that the configuration names must be readable.
+    pub files: bool,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration `{path}`")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no YAML.
+    #[error("cannot parse the configuration `{path}`")]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where.
+        source: SyntaxError,
+    },
+    /// It says something wrong.
+    #[error("{}", all(path, mistakes))]
+    Mistakes {
+        /// Which.
+        path: PathBuf,
+        /// Everything wrong, in the order of the table of keys' groups.
+        mistakes: Vec<Mistake>,
+    },
 }
 
 /// How the apiserver is reached.
@@ -119,10 +178,12 @@ pub struct NatsConfig {
     pub messages_per_second: u32,
     /// Send the Service's UID as `app`, so that gorouter's access logs carry a source.
     pub send_app: bool,
+    /// Join a host that strangers already serve, instead of holding back.
+    pub join_foreign: bool,
 }
 
 /// One NATS server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsServer {
     /// Name or address.
     pub host: String,
@@ -148,4 +209,73 @@ pub enum LogFormat {
     Text,
     /// Cloud Foundry's JSON, with RFC 3339 timestamps.
     Lager,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path, surroundings: Surroundings) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        if text.len() > FILE_BYTES_MAX {
+            return Err(unreadable(io::Error::other("it has more than 1 MiB")));
+        }
+        Self::parse(&text, path, surroundings)
+    }
+
+    /// Validates a text; `path` is how errors call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, path: &Path, surroundings: Surroundings) -> Result<Self, ConfigError> {
+        let file = file::parse(text).map_err(|source| ConfigError::Syntax {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut reader = read::Reader::new(surroundings.files);
+        let strays = keys::strays(&file);
+        for key in strays.twice {
+            reader.wrong(key, "stands twice");
+        }
+        let config = meaning::config(&mut reader, &file, surroundings.in_pod);
+        match config {
+            Some(config) if reader.mistakes.is_empty() => Ok(Self {
+                unknown_keys: strays.unknown.into_iter().map(unknown).collect(),
+                ..config
+            }),
+            _ => Err(ConfigError::Mistakes {
+                path: path.to_owned(),
+                mistakes: reader.mistakes,
+            }),
+        }
+    }
+}
+
+fn unknown((key, suggestion): (String, Option<String>)) -> Mistake {
+    Mistake {
+        key,
+        message: "is no key of route-sync".to_owned(),
+        hint: suggestion.map(|key| format!("did you mean `{key}`?")),
+    }
+}
+
+fn all(path: &Path, mistakes: &[Mistake]) -> String {
+    let count = mistakes.len();
+    let noun = if count == 1 { "mistake" } else { "mistakes" };
+    let mut text = format!("{count} {noun} in the configuration `{}`", path.display());
+    for mistake in mistakes {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "\n  {}: {}", mistake.key, mistake.message);
+        if let Some(hint) = &mistake.hint {
+            let _ = write!(text, "\n    hint: {hint}");
+        }
+    }
+    text
 }

@@ -1,1 +1,227 @@
-//! metrics
+//! Every metric in one table; values are read when somebody asks.
+//!
+//! Nothing here is a global: a scrape looks at the reports behind the `watch` channels, at the parts' own
+//! counters and at `/proc/self`. Labels come from closed sets alone, so that no Service can grow the number of
+//! series.
+
+mod process;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::Uptime;
+use crate::desired::Code;
+use crate::route::Lane;
+use crate::status::{RouteState, Status};
+pub use table::{Counter, METRICS, Metric};
+
+/// Reads one counter of whatever part counts.
+pub type Reading = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What is counted, and where the count is read.
+#[derive(Default)]
+pub struct Counters(Vec<(Counter, Reading)>);
+
+/// Everything a scrape looks at.
+pub struct Metrics {
+    status: Status,
+    counters: Counters,
+}
+
+/// One value with its labels.
+type Sample = (Vec<(&'static str, String)>, f64);
+
+// === impl Counters ===
+
+impl Counters {
+    /// Adds one.
+    pub fn add(&mut self, counter: Counter, read: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.0.push((counter, Box::new(read)));
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(counter, _)| counter))
+            .finish()
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// What a scrape will look at.
+    #[must_use]
+    pub fn new(status: Status, counters: Counters) -> Self {
+        Self { status, counters }
+    }
+
+    /// The text of a scrape, in OpenMetrics.
+    #[must_use]
+    pub fn scrape(&self) -> String {
+        let mut registry = Registry::with_prefix("route_sync");
+        registry.register_collector(Box::new(Scrape(self.gather())));
+        let mut text = String::new();
+        // Writing into a String fails only where an encoder refuses, which is a gap in the scrape.
+        if prometheus_client::encoding::text::encode(&mut text, &registry).is_err() {
+            tracing::warn!("metrics not encoded");
+        }
+        text
+    }
+
+    fn gather(&self) -> BTreeMap<&'static str, Vec<Sample>> {
+        let mut samples: BTreeMap<&'static str, Vec<Sample>> = BTreeMap::new();
+        let mut put = |name, labels: &[(&'static str, &str)], value: f64| {
+            let labels = labels
+                .iter()
+                .map(|(key, value)| (*key, (*value).to_owned()))
+                .collect();
+            samples.entry(name).or_default().push((labels, value));
+        };
+        put("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        put("uptime_seconds", &[], self.status.clock.now().as_secs_f64());
+        self.lanes(&mut put);
+        self.kubernetes(&mut put);
+        for (counter, read) in &self.counters.0 {
+            put(counter.name(), &[], count(read()));
+        }
+        process::gather(&mut put);
+        samples
+    }
+
+    fn lanes(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {
+        let now = self.status.clock.now();
+        for lane in self.status.lanes() {
+            let label = ("lane", lane.lane.as_str());
+            for state in RouteState::ALL {
+                let routes = lane
+                    .routes
+                    .values()
+                    .filter(|route| route.state == *state)
+                    .count();
+                put("routes", &[label, ("state", state.as_str())], size(routes));
+            }
+            put(
+                "lane_confirmed",
+                &[label],
+                f64::from(u8::from(lane.confirmed_once)),
+            );
+            put(
+                "lane_consecutive_failures",
+                &[label],
+                f64::from(lane.consecutive_failures),
+            );
+            if let Some(success) = lane.last_success {
+                put("lane_seconds_since_success", &[label], since(now, success));
+            }
+        }
+    }
+
+    fn kubernetes(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {
+        let now = self.status.clock.now();
+        let findings = self.status.findings();
+        for code in Code::ALL {
+            let found = findings
+                .iter()
+                .filter(|finding| finding.code == *code)
+                .count();
+            let labels = [
+                ("code", code.as_str()),
+                ("severity", code.severity().as_str()),
+            ];
+            put("findings", &labels, size(found));
+        }
+        if let Some(snapshot) = self.status.snapshot() {
+            put("services", &[], size(snapshot.services.len()));
+            put("nodes", &[], size(snapshot.nodes.len()));
+        }
+        if let Some(desired) = self.status.desired() {
+            put(
+                "routes_desired",
+                &[("lane", Lane::Http.as_str())],
+                size(desired.table.http.len()),
+            );
+            put(
+                "routes_desired",
+                &[("lane", Lane::Tcp.as_str())],
+                size(desired.table.tcp.len()),
+            );
+        }
+        for (resource, source) in &self.status.sources().sources {
+            let label = ("resource", *resource);
+            put(
+                "source_synced",
+                &[label],
+                f64::from(u8::from(source.synced)),
+            );
+            put(
+                "source_polling",
+                &[label],
+                f64::from(u8::from(source.mode == "poll")),
+            );
+            if let Some(heard) = source.last_heard {
+                put("source_seconds_since_heard", &[label], since(now, heard));
+            }
+        }
+    }
+}
+
+fn since(now: Uptime, then: Uptime) -> f64 {
+    now.saturating_sub(then).as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+fn count(value: u64) -> f64 {
+    value as f64
+}
+
+fn size(value: usize) -> f64 {
+    count(value as u64)
+}
+
+/// The values of one scrape on their way through the encoder, in the order of the table.
+#[derive(Debug)]
+struct Scrape(BTreeMap<&'static str, Vec<Sample>>);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for metric in METRICS {
+            let Some(samples) = self.0.get(metric.name) else {
+                continue;
+            };
+            let kind = if metric.counts {
+                MetricType::Counter
+            } else {
+                MetricType::Gauge
+            };
+            let mut family = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
+            for (labels, value) in samples {
+                let mut one = family.encode_family(labels)?;
+                if metric.counts {
+                    one.encode_counter::<NoLabelSet, f64, f64>(value, None)?;
+                } else {
+                    one.encode_gauge(value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The metrics as the text of one scrape, for whoever shares them.
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Shared by the tasks that answer.
+pub type Shared = Arc<Metrics>;

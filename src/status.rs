@@ -3,11 +3,27 @@
 //! Every task owns one report behind a `watch` channel and replaces it whole; readers never wait and writers
 //! never block. Wire formats are the readers' affair.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::Uptime;
-use crate::desired::Finding;
+use crate::desired::{Desired, Finding};
+use crate::kubernetes::snapshot::Snapshot;
+use crate::lifecycle::Clock;
 use crate::route::{Lane, ServiceKey};
+
+/// Every report of the process, for readers.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// What ages are told by.
+    pub clock: Clock,
+    sources: watch::Receiver<SourceReport>,
+    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    desired: watch::Receiver<Option<Arc<Desired>>>,
+    lanes: Vec<watch::Receiver<LaneReport>>,
+}
 
 /// One lane, as it sees itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +116,134 @@ impl LaneReport {
     }
 }
 
+// === impl Status ===
+
+impl Status {
+    /// Reads these reports from now on; `lanes` holds the enabled ones.
+    #[must_use]
+    pub fn new(
+        clock: Clock,
+        sources: watch::Receiver<SourceReport>,
+        snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+        desired: watch::Receiver<Option<Arc<Desired>>>,
+        lanes: Vec<watch::Receiver<LaneReport>>,
+    ) -> Self {
+        Self {
+            clock,
+            sources,
+            snapshot,
+            desired,
+            lanes,
+        }
+    }
+
+    /// Every enabled lane.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<LaneReport> {
+        self.lanes
+            .iter()
+            .map(|lane| lane.borrow().clone())
+            .collect()
+    }
+
+    /// Kubernetes' side.
+    #[must_use]
+    pub fn sources(&self) -> SourceReport {
+        self.sources.borrow().clone()
+    }
+
+    /// The last view of the cluster.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// The last table.
+    #[must_use]
+    pub fn desired(&self) -> Option<Arc<Desired>> {
+        self.desired.borrow().clone()
+    }
+
+    /// Everything anybody found, each once.
+    #[must_use]
+    pub fn findings(&self) -> BTreeSet<Finding> {
+        let mut findings = BTreeSet::new();
+        findings.extend(
+            self.snapshot()
+                .iter()
+                .flat_map(|view| view.findings.clone()),
+        );
+        findings.extend(
+            self.desired()
+                .iter()
+                .flat_map(|table| table.findings.clone()),
+        );
+        for lane in &self.lanes {
+            findings.extend(lane.borrow().findings.iter().cloned());
+        }
+        findings
+    }
+
+    /// What is still missing before the process does its job; empty is ready. A lane that was confirmed once
+    /// stays so: a router that went away is no reason to be restarted.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let sources = self.sources();
+        if sources.sources.is_empty() {
+            missing.push("source: nothing has been heard of the apiserver".to_owned());
+        }
+        for (resource, source) in &sources.sources {
+            if source.required && !source.synced {
+                let why = source
+                    .error
+                    .as_ref()
+                    .map_or_else(String::new, |error| format!(": {error}"));
+                missing.push(format!("source {resource}: no complete list yet{why}"));
+            }
+        }
+        for lane in &self.lanes {
+            let lane = lane.borrow();
+            if !lane.confirmed_once {
+                let why = lane
+                    .last_error
+                    .as_ref()
+                    .map_or_else(String::new, |error| format!(": {error}"));
+                missing.push(format!("lane {}: not confirmed yet{why}", lane.lane));
+            }
+        }
+        missing
+    }
+
+    /// Waits until any report changed. Readers that tell of changes take this; `false` once nobody reports.
+    pub async fn changed(&mut self) -> bool {
+        let Self {
+            snapshot,
+            desired,
+            lanes,
+            ..
+        } = self;
+        let lane_changed = async {
+            if lanes.is_empty() {
+                return std::future::pending().await;
+            }
+            let each = lanes.iter_mut().map(|lane| Box::pin(lane.changed()));
+            futures::future::select_all(each).await.0
+        };
+        // The order does not matter: every one of them only wakes the reader, who then looks at all.
+        let woken = tokio::select! {
+            changed = snapshot.changed() => changed,
+            changed = desired.changed() => changed,
+            changed = lane_changed => changed,
+        };
+        woken.is_ok()
+    }
+}
+
 impl RouteState {
+    /// Every state.
+    pub const ALL: &[Self] = &[Self::Pending, Self::Live, Self::Held, Self::Withdrawing];
+
     /// As it is written everywhere.
     #[must_use]
     pub fn as_str(self) -> &'static str {

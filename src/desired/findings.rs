@@ -44,10 +44,10 @@ pub enum Severity {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal $severity:ident,)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal $severity:ident,)*) => {
         /// The stable name of a kind of finding.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Code { $($(#[$doc])* $name,)* }
+        pub enum Code { $($(#[doc = $doc])+ $name,)* }
 
         impl Code {
             /// Every code there is, in the order of the documentation.
@@ -57,6 +57,12 @@ macro_rules! codes {
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it means, as the documentation says it.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)* }
             }
 
             /// Whether a route is lost by it.

@@ -1,0 +1,190 @@
+//! `/status.json`: a format of its own, so that inner types may change without breaking whoever reads it.
+//!
+//! Keys are only ever added under one [`FORMAT`]. Ages are seconds before the moment of the answer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Uptime;
+use crate::desired::{self, Subject};
+use crate::status::{LaneReport, SourceState, Status};
+
+/// The version of this format.
+pub const FORMAT: u32 = 1;
+
+/// The whole answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Of the process.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_seconds: f64,
+    /// Whether `/ready` says so.
+    pub ready: bool,
+    /// What is missing, where it is not.
+    pub missing: Vec<String>,
+    /// Which cluster.
+    pub cluster: Option<String>,
+    /// Each watched resource.
+    pub sources: BTreeMap<String, Source>,
+    /// Each enabled lane.
+    pub lanes: BTreeMap<String, Lane>,
+    /// Everything wrong or odd.
+    pub findings: Vec<Finding>,
+}
+
+/// One watched resource.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Nothing is published before it is complete.
+    pub required: bool,
+    /// It has been complete.
+    pub synced: bool,
+    /// `watch` or `poll`.
+    pub mode: String,
+    /// Since it was last heard of.
+    pub heard_seconds_ago: Option<f64>,
+    /// What is wrong now.
+    pub error: Option<String>,
+}
+
+/// One lane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lane {
+    /// The other side has confirmed once.
+    pub confirmed: bool,
+    /// Since the last attempt.
+    pub attempt_seconds_ago: Option<f64>,
+    /// Since the last confirmed one.
+    pub success_seconds_ago: Option<f64>,
+    /// Failed since then.
+    pub consecutive_failures: u32,
+    /// Why.
+    pub error: Option<String>,
+    /// What the other side told.
+    pub facts: BTreeMap<String, String>,
+    /// By host and path, or port.
+    pub routes: BTreeMap<String, Route>,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// `namespace/name`.
+    pub service: String,
+    /// `pending`, `live`, `held` or `withdrawing`.
+    pub state: String,
+    /// `address:port` of each.
+    pub backends: Vec<String>,
+    /// Since it is in this state.
+    pub since_seconds_ago: f64,
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The stable code.
+    pub code: String,
+    /// `error` or `warning`.
+    pub severity: String,
+    /// `service`, `node`, `resource`, `lane` or `cluster`.
+    pub kind: String,
+    /// Which one; empty for the cluster.
+    pub subject: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// As it is now.
+    #[must_use]
+    pub fn of(status: &Status) -> Self {
+        let now = status.clock.now();
+        let sources = status.sources();
+        let missing = status.missing();
+        let source =
+            |(name, state): (&&str, &SourceState)| ((*name).to_owned(), Source::of(state, now));
+        let lane = |report: LaneReport| (report.lane.to_string(), Lane::of(&report, now));
+        Self {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: now.as_secs_f64(),
+            ready: missing.is_empty(),
+            missing,
+            sources: sources.sources.iter().map(source).collect(),
+            cluster: sources.cluster,
+            lanes: status.lanes().into_iter().map(lane).collect(),
+            findings: status.findings().iter().map(Finding::of).collect(),
+        }
+    }
+}
+
+impl Source {
+    fn of(state: &SourceState, now: Uptime) -> Self {
+        Self {
+            required: state.required,
+            synced: state.synced,
+            mode: state.mode.to_owned(),
+            heard_seconds_ago: state.last_heard.map(|then| ago(now, then)),
+            error: state.error.clone(),
+        }
+    }
+}
+
+impl Lane {
+    fn of(report: &LaneReport, now: Uptime) -> Self {
+        let fact = |(key, value): (&&str, &String)| ((*key).to_owned(), value.clone());
+        let route = |(name, route): (&String, &crate::status::RouteReport)| {
+            let shown = Route {
+                service: route.service.to_string(),
+                state: route.state.as_str().to_owned(),
+                backends: route.backends.clone(),
+                since_seconds_ago: ago(now, route.since),
+            };
+            (name.clone(), shown)
+        };
+        Self {
+            confirmed: report.confirmed_once,
+            attempt_seconds_ago: report.last_attempt.map(|then| ago(now, then)),
+            success_seconds_ago: report.last_success.map(|then| ago(now, then)),
+            consecutive_failures: report.consecutive_failures,
+            error: report.last_error.clone(),
+            facts: report.facts.iter().map(fact).collect(),
+            routes: report.routes.iter().map(route).collect(),
+        }
+    }
+}
+
+impl Finding {
+    /// As others read it.
+    #[must_use]
+    pub fn of(finding: &desired::Finding) -> Self {
+        let (kind, subject) = match &finding.subject {
+            Subject::Service(key) => ("service", key.to_string()),
+            Subject::Node(name) => ("node", name.clone()),
+            Subject::Source(resource) => ("resource", (*resource).to_owned()),
+            Subject::Lane(lane) => ("lane", lane.to_string()),
+            Subject::Cluster => ("cluster", String::new()),
+        };
+        Self {
+            code: finding.code.to_string(),
+            severity: finding.code.severity().as_str().to_owned(),
+            kind: kind.to_owned(),
+            subject,
+            message: finding.message.clone(),
+            hint: finding.hint.clone(),
+        }
+    }
+}
+
+fn ago(now: Uptime, then: Uptime) -> f64 {
+    // Milliseconds are enough for people and keep the text short.
+    now.saturating_sub(then).as_millis() as f64 / 1000.0
+}

@@ -1,0 +1,168 @@
+//! The listener over real sockets, with reports made by hand.
+
+use std::collections::BTreeMap;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::*;
+use crate::lifecycle::Clock;
+use crate::metrics::{Counter, Counters};
+use crate::route::{Lane, ServiceKey};
+use crate::status::{LaneReport, RouteReport, RouteState, SourceReport, SourceState};
+
+struct Foundation {
+    sources: watch::Sender<SourceReport>,
+    lane: watch::Sender<LaneReport>,
+    status: Status,
+}
+
+fn foundation() -> Foundation {
+    let (sources, sources_rx) = watch::channel(SourceReport::default());
+    let (_, snapshot) = watch::channel(None);
+    let (_, desired) = watch::channel(None);
+    let (lane, lane_rx) = watch::channel(LaneReport::new(Lane::Tcp));
+    let status = Status::new(Clock::start(), sources_rx, snapshot, desired, vec![lane_rx]);
+    Foundation {
+        sources,
+        lane,
+        status,
+    }
+}
+
+async fn serve(status: Status) -> SocketAddr {
+    let mut counters = Counters::default();
+    counters.add(Counter::Lists, || 7);
+    let metrics = Arc::new(Metrics::new(status.clone(), counters));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = router(Answers { status, metrics });
+    tokio::spawn(async move { axum::serve(listener::Bounded::new(listener), app).await });
+    address
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+fn make_ready(foundation: &Foundation) {
+    let source = SourceState {
+        required: true,
+        synced: true,
+        last_heard: Some(Duration::ZERO),
+        mode: "watch",
+        error: None,
+    };
+    foundation.sources.send_replace(SourceReport {
+        sources: BTreeMap::from([("services", source)]),
+        cluster: Some("c".to_owned()),
+    });
+    foundation.lane.send_modify(|lane| {
+        lane.confirmed_once = true;
+        let service = ServiceKey {
+            namespace: "web".into(),
+            name: "db".into(),
+        };
+        let backends = vec!["10.0.0.1:30001".to_owned()];
+        let route = RouteReport {
+            service,
+            state: RouteState::Live,
+            backends,
+            since: Duration::ZERO,
+        };
+        lane.routes.insert("2222".to_owned(), route);
+    });
+}
+
+#[tokio::test]
+async fn ready_lists_what_is_missing_until_nothing_is() {
+    let foundation = foundation();
+    let address = serve(foundation.status.clone()).await;
+    let answer = get(address, "/ready").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("source: nothing") && answer.contains("\nlane tcp: not confirmed yet\n")
+    );
+    assert!(get(address, "/live").await.starts_with("HTTP/1.1 200"));
+    make_ready(&foundation);
+    assert!(get(address, "/ready").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn the_status_is_read_back_as_it_was_written() {
+    let foundation = foundation();
+    make_ready(&foundation);
+    let address = serve(foundation.status.clone()).await;
+    let answer = get(address, "/status.json").await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let report: json::Report = serde_json::from_str(body).unwrap();
+    assert_eq!(report.lanes["tcp"].routes["2222"].service, "web/db");
+    assert!(report.ready && report.sources["services"].synced);
+}
+
+#[tokio::test]
+async fn a_scrape_holds_only_documented_metrics() {
+    let foundation = foundation();
+    make_ready(&foundation);
+    let address = serve(foundation.status.clone()).await;
+    let answer = get(address, "/metrics").await;
+    for line in [
+        "route_sync_routes{lane=\"tcp\",state=\"live\"} 1",
+        "route_sync_kubernetes_lists_total 7",
+        "route_sync_source_synced{resource=\"services\"} 1",
+    ] {
+        assert!(answer.contains(line), "{line} not in {answer}");
+    }
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut names = Vec::new();
+    for line in body.lines().filter(|line| line.starts_with("route_sync_")) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let name = name
+            .trim_start_matches("route_sync_")
+            .trim_end_matches("_total");
+        let row = crate::metrics::METRICS
+            .iter()
+            .find(|metric| metric.name == name);
+        let row = row.unwrap_or_else(|| panic!("`{name}` is not documented"));
+        for label in row.labels {
+            assert!(
+                line.contains(&format!("{label}=\"")),
+                "{label} missing in {line}"
+            );
+        }
+        names.push(name.to_owned());
+    }
+    assert!(
+        names
+            .iter()
+            .any(|name| name == "process_resident_memory_bytes")
+    );
+}
+
+#[tokio::test]
+async fn a_taken_address_stops_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let foundation = foundation();
+    let metrics = Arc::new(Metrics::new(foundation.status.clone(), Counters::default()));
+    let stop = CancellationToken::new();
+    let address = taken.local_addr().unwrap();
+    let task = tokio::spawn(run(
+        address,
+        foundation.status.clone(),
+        metrics,
+        stop.clone(),
+    ));
+    tokio::task::yield_now().await;
+    assert!(!task.is_finished());
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(30), task)
+        .await
+        .unwrap()
+        .unwrap();
+}

@@ -1,0 +1,600 @@
+//! From keys to meaning: one function per group, each asking for all of its keys before it gives up.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::file::Node;
+use super::read::{Field, Group, Reader};
+use super::reserved::reserved;
+use super::scalar;
+use super::{
+    Config, KubernetesConfig, LogConfig, LogFormat, NatsConfig, NatsServer, RoutingApiConfig,
+    Secret, TlsConfig, UaaConfig,
+};
+use crate::desired::{HostGrant, Options, PortGrant};
+use crate::route::{Hostname, PortRanges};
+
+/// decisions: 5 min catches what a watch missed; below 30 s the listing itself would be the load.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(5 * 60);
+const POLL_INTERVAL: Duration = Duration::from_secs(15);
+/// cf-deployment's name for it.
+const ROUTER_GROUP: &str = "default-tcp";
+/// The routing API's own `max_ttl` default.
+const TTL_MAX: Duration = Duration::from_secs(120);
+/// Below this one slow request would let a row lapse between two refreshes.
+const TTL_MIN: Duration = Duration::from_secs(5);
+/// What routers tell by default, and the bounds within which one may tell another.
+const BEAT_INTERVAL: Duration = Duration::from_secs(20);
+const BEAT_INTERVAL_MIN: Duration = Duration::from_secs(5);
+const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// A tenth of what one gorouter was measured to take.
+const MESSAGES_PER_SECOND: u32 = 5000;
+const HTTP_BACKENDS: u32 = 8;
+const TCP_BACKENDS: u32 = 3;
+const STATE_AGE: Duration = Duration::from_secs(10 * 60);
+const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The two ways to meet strangers on a name of ours.
+const FOREIGN: &[(&str, bool)] = &[("hold", false), ("join", true)];
+
+/// Reads the whole file. `None` only when the reader noted a mistake.
+pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<Config> {
+    let root = reader.root(file);
+    let mut warnings = Vec::new();
+    let (tcp_on, join_backend) = lane(reader, &root, "tcp", "on_foreign_backend");
+    let (http_on, join_endpoint) = lane(reader, &root, "http", "on_foreign_endpoint");
+    let kubernetes = kubernetes(reader, &root, in_pod);
+    let skip = reader.flag(&root, "skip_tls_verification");
+    let uaa = uaa(reader, &root, tcp_on, &skip);
+    let routing_api = routing_api(reader, &root, tcp_on, &skip, join_backend);
+    let nats = nats(reader, &root, http_on, join_endpoint);
+    let (state_dir, state_max_age) = state(reader, &root);
+    let routes = routes(reader, &root, state_dir.is_some());
+    let admin = admin(reader, &root, &mut warnings);
+    let log = log(reader, &root);
+    if !tcp_on && !http_on {
+        reader.wrong(
+            "tcp.enabled".to_owned(),
+            "is off, and so is `http.enabled`: nothing is left to do",
+        );
+    }
+    weaknesses(
+        uaa.as_ref(),
+        routing_api.as_ref(),
+        nats.as_ref(),
+        &mut warnings,
+    );
+    let mut routes = routes?;
+    reserve(
+        &mut routes,
+        uaa.as_ref(),
+        routing_api.as_ref(),
+        nats.as_ref(),
+    );
+    Some(Config {
+        kubernetes,
+        uaa: uaa.filter(|_| tcp_on),
+        routing_api: routing_api.filter(|_| tcp_on),
+        nats: nats.filter(|_| http_on),
+        routes,
+        admin,
+        log,
+        state_dir,
+        state_max_age,
+        warnings,
+        unknown_keys: Vec::new(),
+    })
+}
+
+fn lane(reader: &mut Reader, root: &Group<'_>, name: &str, foreign: &str) -> (bool, bool) {
+    let group = reader.group(root, name);
+    let enabled = reader.flag(&group, "enabled").ok().unwrap_or(true);
+    let join = reader
+        .choice(&group, foreign, FOREIGN)
+        .ok()
+        .unwrap_or(false);
+    (enabled, join)
+}
+
+fn kubernetes(reader: &mut Reader, root: &Group<'_>, in_pod: bool) -> KubernetesConfig {
+    let group = reader.group(root, "kubernetes");
+    let old = reader.file(root, "kube_config_path");
+    let new = reader.file(&group, "kubeconfig");
+    let kubeconfig = reader.either(("kube_config_path", old), ("kubernetes.kubeconfig", new));
+    if kubeconfig.is_absent() && !in_pod {
+        let hint = "only inside a pod it may be left out; `kube_config_path`, its original name, is read as well";
+        reader.wrong_hint("kubernetes.kubeconfig".to_owned(), "is missing", hint);
+    }
+    let rescan = reader.duration(&group, "rescan_interval", Duration::from_secs(30)..=DAY);
+    let poll = reader.duration(
+        &group,
+        "poll_interval",
+        Duration::from_secs(1)..=Duration::from_secs(3600),
+    );
+    let proxy = reader.parsed(&group, "proxy_url", |text| {
+        match text.parse::<reqwest::Url>() {
+            Ok(url) if url.scheme() == "http" && url.has_host() => Ok(text.to_owned()),
+            _ => Err("must be an `http://` URL".to_owned()),
+        }
+    });
+    let cluster_id = reader.text(&group, "cluster_id").ok().map(str::to_owned);
+    KubernetesConfig {
+        kubeconfig: kubeconfig.ok(),
+        rescan_interval: rescan.ok().unwrap_or(RESCAN_INTERVAL),
+        poll_interval: poll.ok().unwrap_or(POLL_INTERVAL),
+        proxy_url: proxy.ok(),
+        cluster_id,
+    }
+}
+
+/// A key that a lane needs; where the lane is off it may be missing.
+fn needed<T>(
+    reader: &mut Reader,
+    lane_on: bool,
+    names: (&str, &str),
+    field: Field<T>,
+) -> Option<T> {
+    if lane_on {
+        reader.required(names.0, names.1, field)
+    } else {
+        field.ok()
+    }
+}
+
+fn uaa(
+    reader: &mut Reader,
+    root: &Group<'_>,
+    tcp_on: bool,
+    skip: &Field<bool>,
+) -> Option<UaaConfig> {
+    let group = reader.group(root, "uaa");
+    let old = reader.parsed(root, "uaa_api_url", scalar::base_url);
+    let new = reader.parsed(&group, "url", scalar::base_url);
+    let url = reader.either(("uaa_api_url", old), ("uaa.url", new));
+    let url = needed(reader, tcp_on, ("uaa.url", "uaa_api_url"), url);
+    let old = reader.text(root, "routing_api_username").map(str::to_owned);
+    let new = reader.text(&group, "client_id").map(str::to_owned);
+    let id = reader.either(("routing_api_username", old), ("uaa.client_id", new));
+    let id = needed(
+        reader,
+        tcp_on,
+        ("uaa.client_id", "routing_api_username"),
+        id,
+    );
+    let old = reader
+        .text(root, "routing_api_client_secret")
+        .map(|text| Secret::new(text.to_owned()));
+    let new = reader.secret(&group, "client_secret");
+    let secret = reader.either(
+        ("routing_api_client_secret", old),
+        ("uaa.client_secret", new),
+    );
+    let secret = needed(
+        reader,
+        tcp_on,
+        ("uaa.client_secret", "routing_api_client_secret"),
+        secret,
+    );
+    let ca_file = reader.pem_file(&group, "ca_file").ok();
+    let skip_verification = skip_verification(reader, &group, skip);
+    Some(UaaConfig {
+        url: url?,
+        client_id: id?,
+        client_secret: secret?,
+        tls: TlsConfig {
+            ca_file,
+            skip_verification,
+            ..TlsConfig::default()
+        },
+    })
+}
+
+fn skip_verification(reader: &mut Reader, group: &Group<'_>, old: &Field<bool>) -> bool {
+    let new = reader.flag(group, "skip_tls_verification");
+    let path = group.path_of("skip_tls_verification");
+    let skip = reader.either(("skip_tls_verification", old.clone()), (&path, new));
+    skip.ok().unwrap_or(false)
+}
+
+fn routing_api(
+    reader: &mut Reader,
+    root: &Group<'_>,
+    tcp_on: bool,
+    skip: &Field<bool>,
+    join_foreign: bool,
+) -> Option<RoutingApiConfig> {
+    let group = reader.group(root, "routing_api");
+    let old = reader.parsed(root, "routing_api_url", scalar::base_url);
+    let new = reader.parsed(&group, "url", scalar::base_url);
+    let url = reader.either(("routing_api_url", old), ("routing_api.url", new));
+    let url = needed(reader, tcp_on, ("routing_api.url", "routing_api_url"), url);
+    let router_group = reader.text(&group, "router_group").ok().map(str::to_owned);
+    let ttl = reader.duration(&group, "ttl", TTL_MIN..=TTL_MAX);
+    let reserved_ports = ports(reader, &group, "reserved_ports");
+    let ca_file = reader.pem_file(&group, "ca_file").ok();
+    let identity = reader.identity(&group, "client_cert_file", "client_key_file");
+    let skip_verification = skip_verification(reader, &group, skip);
+    Some(RoutingApiConfig {
+        url: url?,
+        router_group_is_default: router_group.is_none(),
+        router_group: router_group.unwrap_or_else(|| ROUTER_GROUP.to_owned()),
+        ttl: ttl.ok().unwrap_or(TTL_MAX),
+        reserved_ports: reserved_ports.ok().unwrap_or_default(),
+        join_foreign,
+        tls: TlsConfig {
+            ca_file,
+            identity,
+            skip_verification,
+            server_name: None,
+        },
+    })
+}
+
+fn ports(reader: &mut Reader, group: &Group<'_>, name: &str) -> Field<PortRanges> {
+    reader.parsed(group, name, |text| {
+        PortRanges::parse(text).map_err(|error| error.to_string())
+    })
+}
+
+fn nats(
+    reader: &mut Reader,
+    root: &Group<'_>,
+    http_on: bool,
+    join_foreign: bool,
+) -> Option<NatsConfig> {
+    let group = reader.group(root, "nats");
+    let common = login(reader, &group);
+    let mut demands_tls = false;
+    let old = reader.groups(root, "nats_servers");
+    let old = servers(reader, old, true, common.as_ref(), &mut demands_tls);
+    let new = reader.groups(&group, "servers");
+    let new = servers(reader, new, false, common.as_ref(), &mut demands_tls);
+    let servers = reader.either(("nats_servers", old), ("nats.servers", new));
+    let servers = needed(reader, http_on, ("nats.servers", "nats_servers"), servers);
+    let tls = nats_tls(reader, &group, demands_tls);
+    let interval = reader.duration(&group, "interval", BEAT_INTERVAL_MIN..=BEAT_INTERVAL_MAX);
+    let pace = reader.number(&group, "messages_per_second", 1..=1_000_000);
+    let send_app = reader.flag(&group, "send_app");
+    Some(NatsConfig {
+        servers: servers?,
+        tls,
+        default_interval: interval.ok().unwrap_or(BEAT_INTERVAL),
+        messages_per_second: pace.ok().unwrap_or(MESSAGES_PER_SECOND),
+        send_app: send_app.ok().unwrap_or(true),
+        join_foreign,
+    })
+}
+
+/// `user` with its password: both or none.
+fn login(reader: &mut Reader, group: &Group<'_>) -> Option<(String, Secret)> {
+    let user = reader.text(group, "user").map(str::to_owned);
+    let password = reader.secret(group, "password");
+    lone_half(reader, group, &user, &password);
+    Some((user.ok()?, password.ok()?))
+}
+
+fn lone_half(
+    reader: &mut Reader,
+    group: &Group<'_>,
+    user: &Field<String>,
+    password: &Field<Secret>,
+) {
+    let missing = match (user, password) {
+        (Field::Is(_), Field::Absent) => Some(("password", "user")),
+        (Field::Absent, Field::Is(_)) => Some(("user", "password")),
+        _ => None,
+    };
+    if let Some((missing, given)) = missing {
+        reader.wrong(
+            group.path_of(missing),
+            format!("is missing beside `{given}`"),
+        );
+    }
+}
+
+fn servers(
+    reader: &mut Reader,
+    groups: Field<Vec<Group<'_>>>,
+    original: bool,
+    common: Option<&(String, Secret)>,
+    demands_tls: &mut bool,
+) -> Field<Vec<NatsServer>> {
+    let groups = match groups {
+        Field::Is(groups) => groups,
+        Field::Absent => return Field::Absent,
+        Field::Wrong => return Field::Wrong,
+    };
+    let (count, name) = (
+        groups.len(),
+        if original {
+            "nats_servers"
+        } else {
+            "nats.servers"
+        },
+    );
+    if count == 0 {
+        reader.wrong(name.to_owned(), "must name at least one server");
+        return Field::Wrong;
+    }
+    let read: Vec<NatsServer> = groups
+        .iter()
+        .filter_map(|group| server(reader, group, original, common, demands_tls))
+        .collect();
+    if read.len() == count {
+        Field::Is(read)
+    } else {
+        Field::Wrong
+    }
+}
+
+fn server(
+    reader: &mut Reader,
+    group: &Group<'_>,
+    original: bool,
+    common: Option<&(String, Secret)>,
+    demands_tls: &mut bool,
+) -> Option<NatsServer> {
+    let address = reader.parsed(group, "host", scalar::nats_address);
+    if address.is_absent() {
+        reader.wrong(group.path_of("host"), "is missing");
+    }
+    let user = reader.text(group, "user").map(str::to_owned);
+    let (password, port) = if original {
+        let password = reader
+            .text(group, "password")
+            .map(|text| Secret::new(text.to_owned()));
+        (password, Field::Absent)
+    } else {
+        let port = reader.parsed(group, "port", scalar::port_number);
+        (reader.secret(group, "password"), port)
+    };
+    lone_half(reader, group, &user, &password);
+    let own = user.ok().zip(password.ok());
+    let address = address.ok()?;
+    *demands_tls |= address.tls;
+    if own.is_some() && address.login.is_some() && own != address.login {
+        reader.wrong(
+            group.path_of("host"),
+            "holds credentials that differ from `user` and `password`",
+        );
+    }
+    let port = match (address.explicit_port, port) {
+        (Some(one), Field::Is(other)) if one != other => {
+            reader.wrong(
+                group.path_of("port"),
+                format!("differs from the port {one} in `host`"),
+            );
+            return None;
+        }
+        (_, Field::Is(port)) => port,
+        _ => address.port(),
+    };
+    Some(NatsServer {
+        port,
+        login: own
+            .or_else(|| address.login.clone())
+            .or_else(|| common.cloned()),
+        host: address.host,
+    })
+}
+
+fn nats_tls(reader: &mut Reader, nats: &Group<'_>, demanded: bool) -> Option<TlsConfig> {
+    let group = reader.group(nats, "tls");
+    let ca_file = reader.pem_file(&group, "ca_file").ok();
+    let identity = reader.identity(&group, "cert_file", "key_file");
+    let server_name = host(reader, &group, "server_name").ok();
+    let given = demanded || !group.is_empty();
+    given.then_some(TlsConfig {
+        ca_file,
+        identity,
+        skip_verification: false,
+        server_name,
+    })
+}
+
+fn host(reader: &mut Reader, group: &Group<'_>, name: &str) -> Field<Hostname> {
+    reader.parsed(group, name, parse_host)
+}
+
+fn parse_host(text: &str) -> Result<Hostname, String> {
+    Hostname::parse(text).map_err(|error| format!("is no DNS name: {error}"))
+}
+
+fn state(reader: &mut Reader, root: &Group<'_>) -> (Option<std::path::PathBuf>, Duration) {
+    let group = reader.group(root, "state");
+    let dir = reader.text(&group, "dir").ok().map(Into::into);
+    let max_age = reader.duration(&group, "max_age", Duration::from_secs(1)..=DAY);
+    (dir, max_age.ok().unwrap_or(STATE_AGE))
+}
+
+fn routes(reader: &mut Reader, root: &Group<'_>, state_survives: bool) -> Option<Options> {
+    let group = reader.group(root, "routes");
+    let old = host(reader, root, "app_domain_name");
+    let new = host(reader, &group, "app_domain");
+    let app_domain = reader.either(("app_domain_name", old), ("routes.app_domain", new));
+    let app_domain = reader.required("routes.app_domain", "app_domain_name", app_domain);
+    let mut domains = Vec::new();
+    for (path, text) in reader.texts(&group, "domains").ok().unwrap_or_default() {
+        match parse_host(text) {
+            Ok(domain) => domains.push(domain),
+            Err(message) => reader.wrong(path, message),
+        }
+    }
+    let max_backends = reader.number(&group, "max_backends", 0..=100_000);
+    let max_tcp_backends = reader.number(&group, "max_tcp_backends", 0..=100_000);
+    let family = reader.choice(&group, "address_family", &[("ipv4", false), ("ipv6", true)]);
+    let policy = reader.group(root, "policy");
+    let host_grants = host_grants(reader, &policy);
+    let port_grants = port_grants(reader, &policy);
+    let app_domain = app_domain?;
+    if !domains.contains(&app_domain) {
+        domains.insert(0, app_domain.clone());
+    }
+    Some(Options {
+        app_domain,
+        domains,
+        reserved_hosts: Vec::new(),
+        reserved_domains: Vec::new(),
+        host_grants,
+        port_grants,
+        max_backends: max_backends.ok().unwrap_or(HTTP_BACKENDS) as usize,
+        max_tcp_backends: max_tcp_backends.ok().unwrap_or(TCP_BACKENDS) as usize,
+        ipv6: family.ok().unwrap_or(false),
+        state_survives,
+    })
+}
+
+fn host_grants(reader: &mut Reader, policy: &Group<'_>) -> Vec<HostGrant> {
+    let mut grants = Vec::new();
+    for group in reader.groups(policy, "hosts").ok().unwrap_or_default() {
+        let namespaces = namespaces(reader, &group);
+        let hosts = list(reader, &group, "hosts", |text| {
+            parse_host(text.strip_prefix("*.").unwrap_or(text)).map(|_| text.to_ascii_lowercase())
+        });
+        grants.push(HostGrant { namespaces, hosts });
+    }
+    grants
+}
+
+fn port_grants(reader: &mut Reader, policy: &Group<'_>) -> Vec<PortGrant> {
+    let mut grants = Vec::new();
+    for group in reader.groups(policy, "ports").ok().unwrap_or_default() {
+        let namespaces = namespaces(reader, &group);
+        let ports = ports(reader, &group, "ports");
+        if ports.is_absent() {
+            reader.wrong(group.path_of("ports"), "is missing");
+        }
+        grants.extend(ports.ok().map(|ports| PortGrant { namespaces, ports }));
+    }
+    grants
+}
+
+fn namespaces(reader: &mut Reader, group: &Group<'_>) -> Vec<String> {
+    list(reader, group, "namespaces", |text| {
+        let name = text.strip_suffix('*').unwrap_or(text);
+        // What stands before the star may end in a dash, which a whole name may not.
+        let padded = if name == text {
+            name.to_owned()
+        } else {
+            format!("{name}x")
+        };
+        match Hostname::parse(&padded) {
+            Ok(host) if host.as_str() == padded && !padded.contains('.') => Ok(text.to_owned()),
+            _ => Err(format!("`{}` is no namespace name", scalar::clip(text))),
+        }
+    })
+}
+
+/// A list that must hold something.
+fn list(
+    reader: &mut Reader,
+    group: &Group<'_>,
+    name: &str,
+    parse: impl Fn(&str) -> Result<String, String>,
+) -> Vec<String> {
+    let texts = reader.texts(group, name);
+    if matches!(&texts, Field::Absent) || matches!(&texts, Field::Is(texts) if texts.is_empty()) {
+        reader.wrong(group.path_of(name), "must name at least one");
+    }
+    let mut read = Vec::new();
+    for (path, text) in texts.ok().unwrap_or_default() {
+        match parse(text.trim()) {
+            Ok(value) => read.push(value),
+            Err(message) => reader.wrong(path, message),
+        }
+    }
+    read
+}
+
+fn admin(reader: &mut Reader, root: &Group<'_>, warnings: &mut Vec<String>) -> Option<SocketAddr> {
+    let group = reader.group(root, "admin");
+    let listen = reader.parsed(&group, "listen", |text| match text {
+        "off" => Ok(None),
+        _ => text.parse::<SocketAddr>().map(Some).map_err(|_| {
+            format!(
+                "`{}` is neither an address such as `{ADMIN_LISTEN}` nor `off`",
+                scalar::clip(text)
+            )
+        }),
+    });
+    let listen = listen.ok().unwrap_or(Some(ADMIN_LISTEN));
+    if listen.is_some_and(|address| !address.ip().is_loopback()) {
+        warnings.push(
+            "`admin.listen` is no loopback address: whoever reaches it reads the table of routes"
+                .to_owned(),
+        );
+    }
+    listen
+}
+
+fn log(reader: &mut Reader, root: &Group<'_>) -> LogConfig {
+    let group = reader.group(root, "log");
+    let formats = [
+        ("text", Some(LogFormat::Text)),
+        ("lager", Some(LogFormat::Lager)),
+        ("auto", None),
+    ];
+    let format = reader.choice(&group, "format", &formats);
+    let level = reader.parsed(&group, "level", |text| {
+        EnvFilter::try_new(text)
+            .map(|_| text.to_owned())
+            .map_err(|_| format!("`{}` is neither a level nor a filter", scalar::clip(text)))
+    });
+    LogConfig {
+        format: format.ok().flatten(),
+        level: level.ok().unwrap_or_else(|| "info".to_owned()),
+    }
+}
+
+/// What works but should not stay.
+fn weaknesses(
+    uaa: Option<&UaaConfig>,
+    routing_api: Option<&RoutingApiConfig>,
+    nats: Option<&NatsConfig>,
+    warnings: &mut Vec<String>,
+) {
+    if let Some(uaa) = uaa {
+        weak_https("uaa", &uaa.url, &uaa.tls, "the client secret", warnings);
+    }
+    if let Some(api) = routing_api {
+        weak_https("routing_api", &api.url, &api.tls, "the token", warnings);
+    }
+    if nats.is_some_and(|nats| nats.tls.is_none()) {
+        warnings.push(
+            "`nats.tls` is not given: TLS is used only where the server demands it, and nobody's certificate is demanded"
+                .to_owned(),
+        );
+    }
+}
+
+fn weak_https(group: &str, url: &str, tls: &TlsConfig, secret: &str, warnings: &mut Vec<String>) {
+    if url.starts_with("http://") {
+        warnings.push(format!(
+            "`{group}.url` is http: {secret} travels in clear text"
+        ));
+    } else if tls.skip_verification {
+        warnings.push(format!(
+            "`{group}.skip_tls_verification` is on: {secret} goes to whoever answers; give `{group}.ca_file` instead"
+        ));
+    }
+}
+
+fn reserve(
+    routes: &mut Options,
+    uaa: Option<&UaaConfig>,
+    routing_api: Option<&RoutingApiConfig>,
+    nats: Option<&NatsConfig>,
+) {
+    let mut named = Vec::new();
+    named.extend(uaa.and_then(|uaa| scalar::url_host(&uaa.url)));
+    named.extend(routing_api.and_then(|api| scalar::url_host(&api.url)));
+    for server in nats.iter().flat_map(|nats| &nats.servers) {
+        named.extend(scalar::host_name(&server.host));
+    }
+    let reserved = reserved(&routes.domains, &named);
+    routes.reserved_hosts = reserved.hosts;
+    routes.reserved_domains = reserved.domains;
+}
