@@ -119,7 +119,7 @@ pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: 
         .map(|(key, service)| (key, claims::read(service, options, &mut findings)))
         .collect();
     let won = conflicts::settle(
-        claimants(snapshot, &wishes),
+        &claimants(snapshot, &wishes),
         options,
         &mut memory.holders,
         &mut findings,

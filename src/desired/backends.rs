@@ -4,6 +4,7 @@
 //! every 20 s, a row in the routing API, and a HAProxy reload for the whole foundation. Rendezvous hashing picks
 //! them, so that a node that comes or goes touches only the routes it is picked for.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -176,30 +177,30 @@ fn unknown_text(service: &Service) -> String {
 /// The `cap` nodes that rank highest for this Service, highest first, spread over zones: the best of every
 /// zone before the second of any.
 fn pick<'a>(service_uid: &str, nodes: Chosen<'a>, cap: usize) -> Chosen<'a> {
-    let mut zones: BTreeMap<Option<&str>, Vec<(u64, (&Node, IpAddr))>> = BTreeMap::new();
-    for (node, ip) in nodes {
-        let rank = rank(service_uid, &node.uid);
-        zones
-            .entry(node.zone.as_deref())
-            .or_default()
-            .push((rank, (node, ip)));
-    }
-    let mut rounds: Vec<(usize, std::cmp::Reverse<u64>, (&Node, IpAddr))> = Vec::new();
-    for mut zone in zones.into_values() {
-        zone.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.0.uid.cmp(&b.1.0.uid)));
-        let ranked = zone.into_iter().enumerate();
-        rounds.extend(ranked.map(|(round, (rank, node))| (round, std::cmp::Reverse(rank), node)));
-    }
-    rounds.sort_by(|a, b| {
-        (a.0, a.1)
-            .cmp(&(b.0, b.1))
-            .then_with(|| a.2.0.uid.cmp(&b.2.0.uid))
-    });
+    let mut ranked: Vec<(Reverse<u64>, &Node, IpAddr)> = nodes
+        .into_iter()
+        .map(|(node, ip)| (Reverse(rank(service_uid, &node.uid)), node, ip))
+        .collect();
+    ranked.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.uid.cmp(&b.1.uid)));
+    let mut rounds: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+    let round_of = |node: &'a Node| {
+        let round = rounds.entry(node.zone.as_deref()).or_default();
+        *round += 1;
+        *round
+    };
+    let rounds: Vec<usize> = ranked
+        .iter()
+        .map(|(_, node, _)| *node)
+        .map(round_of)
+        .collect();
+    let mut order: Vec<usize> = (0..ranked.len()).collect();
+    // Stable: within a round the ranking stays.
+    order.sort_by_key(|index| rounds[*index]);
     let cap = if cap == 0 { usize::MAX } else { cap };
-    rounds
+    order
         .into_iter()
         .take(cap)
-        .map(|(_, _, node)| node)
+        .map(|index| (ranked[index].1, ranked[index].2))
         .collect()
 }
 

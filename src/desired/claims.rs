@@ -407,13 +407,10 @@ impl<'a> Reader<'a> {
         match (open.as_slice(), speaking.as_slice()) {
             ([], _) => {
                 let any = tcp.first().or(self.service.ports.first().as_ref()).copied();
-                match any {
-                    Some(port) => self.usable(port),
-                    None => {
-                        self.tell(Code::NoNodePort, "the Service has no port");
-                        None
-                    }
+                if any.is_none() {
+                    self.tell(Code::NoNodePort, "the Service has no port");
                 }
+                any.and_then(|port| self.usable(port))
             }
             ([only], _) => only.node_port,
             (_, [only]) if http => only.node_port,

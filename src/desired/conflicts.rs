@@ -38,14 +38,14 @@ type Rank<'a> = (i64, &'a ServiceKey);
 
 /// Gives every name to one Service. Who may not have a name at all is told first and does not compete.
 pub(super) fn settle(
-    claimants: Vec<Claimant<'_>>,
+    claimants: &[Claimant<'_>],
     options: &Options,
     memory: &mut Memory,
     findings: &mut Vec<Finding>,
 ) -> Won {
     let mut uris: BTreeMap<&Uri, BTreeSet<Rank<'_>>> = BTreeMap::new();
     let mut ports: BTreeMap<RouterPort, BTreeSet<Rank<'_>>> = BTreeMap::new();
-    for claimant in &claimants {
+    for claimant in claimants {
         let rank = (claimant.created_seconds, claimant.key);
         for uri in &claimant.http {
             match policy::host_refusal(uri, &claimant.key.namespace, options) {

@@ -377,7 +377,7 @@ fn the_oldest_claimant_wins_and_the_loser_takes_over_when_it_goes() {
         ]
     );
     assert_eq!(
-        pass(&[new.clone()]),
+        pass(std::slice::from_ref(&new)),
         ["web.apps.test -> a/new {30002}", "2000 -> a/new {30002}"]
     );
     // Now the newer one is the incumbent, and age counts for nothing.
