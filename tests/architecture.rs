@@ -52,6 +52,15 @@ fn sources(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// A file without its comments.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn pure_modules_let_nothing_of_the_world_in() {
     let files: Vec<PathBuf> = PURE
