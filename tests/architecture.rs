@@ -92,7 +92,7 @@ fn pure_modules_let_nothing_of_the_world_in() {
 fn the_pure_core_knows_nothing_downstream() {
     for path in ["src/route.rs", "src/route", "src/desired.rs", "src/desired"] {
         for file in sources(&root().join(path)) {
-            let text = fs::read_to_string(&file).unwrap();
+            let text = code(&file);
             for word in [
                 "crate::publish",
                 "crate::status",
