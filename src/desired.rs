@@ -1,15 +1,44 @@
 //! From a view of the cluster to the table of routes that should live.
+//!
+//! Pure: no I/O, no clock, ordered maps only; the same input gives the same bytes. Nothing here can fail: what is
+//! wrong with one Service becomes a [`Finding`] on that Service and can never touch another's route. It knows
+//! nothing of routers: whether a router group reserves a port, or a stranger holds it, only the lanes can tell.
+//!
+//! ```text
+//! labels, annotations ──claims──▶ policy ──▶ conflicts ──▶ winners ──┐
+//! Nodes ──nodes──▶ eligible ──backends (per Service)──▶ chosen ──────┴──▶ RouteTable
+//! ```
 
-mod findings;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::Uptime;
-use crate::kubernetes::snapshot::Snapshot;
-use crate::route::{ClusterId, Hostname, NodePort, PortRanges, RouteTable, ServiceKey};
+use crate::kubernetes::snapshot::{Service, Snapshot};
+use crate::route::{
+    Backends, ClusterId, Hostname, HttpRoute, NodePort, PortRanges, RouteTable, RouterPort,
+    ServiceKey, TcpRoute, Uri,
+};
+
+mod backends;
+mod claims;
+mod conflicts;
+mod findings;
+mod nodes;
+mod policy;
+#[cfg(test)]
+mod tests;
 
 pub use findings::{Code, Finding, Severity, Subject};
+
+use backends::{Placement, Placements};
+use claims::Wish;
+
+/// The labels that opt a Service in, and the prefix of what annotations may add.
+pub const HTTP_LABEL: &str = "http-route-sync";
+/// See [`HTTP_LABEL`].
+pub const TCP_LABEL: &str = "tcp-route-sync";
+/// See [`HTTP_LABEL`].
+pub const ANNOTATION_PREFIX: &str = "route-sync.cloudfoundry.org/";
 
 /// What should live, and what is wrong with what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +47,7 @@ pub struct Desired {
     pub cluster: ClusterId,
     /// Every route that should live.
     pub table: RouteTable,
-    /// Everything wrong or odd.
+    /// Everything wrong or odd, in order.
     pub findings: Vec<Finding>,
     /// Every address of every Node of the cluster, eligible or not: what tells rows of this cluster from a
     /// stranger's.
@@ -38,7 +67,7 @@ pub struct Options {
     pub domains: Vec<Hostname>,
     /// Hosts that no label may claim unless granted: the platform's own and every host the configuration names.
     pub reserved_hosts: Vec<Hostname>,
-    /// Whole domains below the app domain that no label may enter unless granted: the system domain.
+    /// Whole domains that no label may enter unless granted, such as the system domain.
     pub reserved_domains: Vec<Hostname>,
     /// Who may claim which host.
     pub host_grants: Vec<HostGrant>,
@@ -59,7 +88,7 @@ pub struct Options {
 pub struct HostGrant {
     /// Namespace names; a trailing `*` stands for any ending.
     pub namespaces: Vec<String>,
-    /// Bare hosts or full names; a leading `*.` also grants the wildcard.
+    /// Bare hosts or full names; a leading `*.` stands for everything below, the wildcard included.
     pub hosts: Vec<String>,
 }
 
@@ -72,16 +101,192 @@ pub struct PortGrant {
     pub ports: PortRanges,
 }
 
-/// What earlier passes have to tell the next: incumbents, and how long a node has been as it is.
+/// What earlier passes have to tell the next: who holds a name, how long a node has been as it is, and where
+/// a Service's traffic went while nobody knew better.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {}
+pub struct Memory {
+    nodes: nodes::Memory,
+    backends: backends::Memory,
+    holders: conflicts::Memory,
+}
 
 /// Derives the table. Never fails: bad input becomes a finding and harms nothing else.
-pub fn derive(
-    _snapshot: &Snapshot,
-    _memory: &mut Memory,
-    _options: &Options,
-    _now: Uptime,
-) -> Desired {
-    unimplemented!()
+pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: Uptime) -> Desired {
+    let mut findings = snapshot.findings.clone();
+    let wishes: BTreeMap<&ServiceKey, Wish> = snapshot
+        .services
+        .iter()
+        .map(|(key, service)| (key, claims::read(service, options, &mut findings)))
+        .collect();
+    let won = conflicts::settle(
+        &claimants(snapshot, &wishes),
+        options,
+        &mut memory.holders,
+        &mut findings,
+    );
+    let eligible = nodes::eligible(
+        &snapshot.nodes,
+        options.ipv6,
+        &mut memory.nodes,
+        now,
+        &mut findings,
+    );
+    let mut placements = backends::Placements::new(snapshot, &eligible, &mut memory.backends, now);
+    let table = RouteTable {
+        tcp: tcp_routes(
+            snapshot,
+            &wishes,
+            won.tcp,
+            options,
+            &mut placements,
+            &mut findings,
+        ),
+        http: http_routes(
+            snapshot,
+            &wishes,
+            won.http,
+            options,
+            &mut placements,
+            &mut findings,
+        ),
+    };
+    let revisit = earliest(eligible.revisit, placements.finish());
+    findings.sort();
+    findings.dedup();
+    Desired {
+        cluster: snapshot.cluster.clone(),
+        table,
+        findings,
+        node_ips: all_addresses(snapshot),
+        node_ports: all_node_ports(snapshot),
+        revisit,
+    }
+}
+
+/// Everyone who asks for something, with the age that ranks them.
+fn claimants<'a>(
+    snapshot: &'a Snapshot,
+    wishes: &'a BTreeMap<&'a ServiceKey, Wish>,
+) -> Vec<conflicts::Claimant<'a>> {
+    wishes
+        .iter()
+        .map(|(key, wish)| conflicts::Claimant {
+            key,
+            created_seconds: snapshot.services[*key].created_seconds,
+            http: wish.http.keys().collect(),
+            tcp: wish.tcp.keys().copied().collect(),
+        })
+        .collect()
+}
+
+fn tcp_routes(
+    snapshot: &Snapshot,
+    wishes: &BTreeMap<&ServiceKey, Wish>,
+    won: BTreeMap<RouterPort, ServiceKey>,
+    options: &Options,
+    placements: &mut Placements<'_>,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<RouterPort, TcpRoute> {
+    let route = |(port, key): (RouterPort, ServiceKey)| {
+        let (service, wish) = (&snapshot.services[&key], &wishes[&key]);
+        let placement = Placement {
+            service,
+            node_port: wish.tcp[&port],
+            cap: wish.max_backends.unwrap_or(options.max_tcp_backends),
+            require_ready: wish.require_ready_endpoints,
+        };
+        let backends = place(placements, &placement, service, findings)?;
+        let router_group = wish.router_group.clone();
+        Some((
+            port,
+            TcpRoute {
+                service: service.service.clone(),
+                router_group,
+                backends,
+            },
+        ))
+    };
+    won.into_iter().filter_map(route).collect()
+}
+
+fn http_routes(
+    snapshot: &Snapshot,
+    wishes: &BTreeMap<&ServiceKey, Wish>,
+    won: BTreeMap<Uri, ServiceKey>,
+    options: &Options,
+    placements: &mut Placements<'_>,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<Uri, HttpRoute> {
+    let route = |(uri, key): (Uri, ServiceKey)| {
+        let (service, wish) = (&snapshot.services[&key], &wishes[&key]);
+        let placement = Placement {
+            service,
+            node_port: wish.http[&uri],
+            cap: wish.max_backends.unwrap_or(options.max_backends),
+            require_ready: wish.require_ready_endpoints,
+        };
+        let backends = place(placements, &placement, service, findings)?;
+        let options = wish.http_options.clone();
+        Some((
+            uri,
+            HttpRoute {
+                service: service.service.clone(),
+                backends,
+                options,
+            },
+        ))
+    };
+    won.into_iter().filter_map(route).collect()
+}
+
+/// The backends of one route; a route without any is not published, and its Service is told why.
+fn place(
+    placements: &mut Placements<'_>,
+    placement: &Placement<'_>,
+    service: &Service,
+    findings: &mut Vec<Finding>,
+) -> Option<Backends> {
+    let (backends, finding) = placements.place(placement);
+    findings.extend(
+        finding.map(|(code, message)| Finding::on_service(code, &service.service.key, message)),
+    );
+    backends
+}
+
+fn all_addresses(snapshot: &Snapshot) -> BTreeMap<IpAddr, String> {
+    let addresses = |(name, node): (&String, &crate::kubernetes::snapshot::Node)| {
+        node.internal_ips
+            .iter()
+            .map(|ip| (*ip, name.clone()))
+            .collect::<Vec<_>>()
+    };
+    snapshot.nodes.iter().flat_map(addresses).collect()
+}
+
+fn all_node_ports(snapshot: &Snapshot) -> BTreeMap<NodePort, ServiceKey> {
+    let ports = |(key, service): (&ServiceKey, &Service)| {
+        let taken = service.ports.iter().filter_map(|port| port.node_port);
+        taken.map(|port| (port, key.clone())).collect::<Vec<_>>()
+    };
+    snapshot.services.iter().flat_map(ports).collect()
+}
+
+fn earliest(a: Option<Uptime>, b: Option<Uptime>) -> Option<Uptime> {
+    a.into_iter().chain(b).min()
+}
+
+/// Names for a sentence: `a`, `b` and 3 more.
+fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    /// As many as an operator reads; a cluster may have thousands.
+    const NAMES_MAX: usize = 5;
+    let all: BTreeSet<&str> = names.into_iter().collect();
+    let shown: Vec<String> = all
+        .iter()
+        .take(NAMES_MAX)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match all.len().saturating_sub(NAMES_MAX) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }

@@ -111,6 +111,8 @@ codes! {
     AnnotationWithoutLabel = "annotation-without-label" Error,
     /// An annotation nobody knows under our prefix.
     AnnotationUnknown = "annotation-unknown" Warning,
+    /// gorouter would send requests to dead nodes first.
+    LoadbalancingRisky = "loadbalancing-risky" Warning,
     /// A TLS backend needs `state.dir`, so that its withdrawal survives a restart.
     TlsNeedsState = "tls-needs-state" Error,
     /// No node can serve the route.

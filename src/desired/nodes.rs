@@ -1,0 +1,164 @@
+//! Which nodes may serve at all.
+//!
+//! A Node leaves at once when it is deleted or excluded: somebody decided that. Readiness is only heard of
+//! through the control plane, so it is damped, and believed of a minority only: when most nodes stop being
+//! ready together, it is far likelier that the control plane lost them than that they all stopped forwarding.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Code, Finding, Subject, listed};
+use crate::Uptime;
+use crate::kubernetes::snapshot::Node;
+use crate::route::NodeUid;
+
+/// How long a node may be not ready before it leaves. A black-holed backend costs each client 120 s on
+/// tcp-router and 5 s on gorouter (measured), so not much longer than a kubelet's restart.
+pub(super) const NOT_READY_GRACE: Duration = Duration::from_secs(10);
+/// How long a node that left must be ready before it returns, so that flapping costs no reloads.
+pub(super) const READY_GRACE: Duration = Duration::from_secs(30);
+
+/// How long each node has been as it is, and whom we sent traffic to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    nodes: BTreeMap<NodeUid, Standing>,
+    served: BTreeSet<NodeUid>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// It takes traffic as far as its readiness goes.
+    in_use: bool,
+    /// Since when its readiness contradicts `in_use`.
+    contradicted_since: Option<Uptime>,
+}
+
+/// The nodes that take traffic.
+#[derive(Debug)]
+pub(super) struct EligibleNodes<'a> {
+    /// By name, because endpoints name their nodes.
+    pub nodes: BTreeMap<&'a str, (&'a Node, IpAddr)>,
+    /// When damping may change the set.
+    pub revisit: Option<Uptime>,
+}
+
+/// Judges every node anew.
+pub(super) fn eligible<'a>(
+    nodes: &'a BTreeMap<String, Node>,
+    ipv6: bool,
+    memory: &mut Memory,
+    now: Uptime,
+    findings: &mut Vec<Finding>,
+) -> EligibleNodes<'a> {
+    let candidates = candidates(nodes, ipv6, findings);
+    let known: BTreeSet<&NodeUid> = nodes.values().map(|node| &node.uid).collect();
+    memory.nodes.retain(|uid, _| known.contains(uid));
+    let mut revisit = None;
+    for node in nodes.values() {
+        let deadline = memory.stand(node, now);
+        revisit = super::earliest(revisit, deadline);
+    }
+    let out: Vec<&str> = candidates
+        .iter()
+        .filter(|(_, (node, _))| !memory.in_use(node))
+        .map(|(name, _)| *name)
+        .collect();
+    let held = !out.is_empty() && out.len() * 2 > candidates.len();
+    if held {
+        findings.push(held_finding(&out, candidates.len()));
+    }
+    // Nobody was served yet and nobody is ready: then all of them, rather than none.
+    let nobody = out.len() == candidates.len()
+        && !candidates
+            .values()
+            .any(|(node, _)| memory.served.contains(&node.uid));
+    let keep = |node: &Node| {
+        memory.in_use(node) || (held && (nobody || memory.served.contains(&node.uid)))
+    };
+    let chosen: BTreeMap<_, _> = candidates
+        .into_iter()
+        .filter(|(_, (node, _))| keep(node))
+        .collect();
+    memory.served = chosen.values().map(|(node, _)| node.uid.clone()).collect();
+    EligibleNodes {
+        nodes: chosen,
+        revisit,
+    }
+}
+
+/// Nodes that nobody took away and that have an address of the wanted family.
+fn candidates<'a>(
+    nodes: &'a BTreeMap<String, Node>,
+    ipv6: bool,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<&'a str, (&'a Node, IpAddr)> {
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    let mut candidates = BTreeMap::new();
+    for (name, node) in nodes
+        .iter()
+        .filter(|(_, node)| !node.deleting && !node.excluded)
+    {
+        match node.internal_ips.iter().find(|ip| ip.is_ipv6() == ipv6) {
+            Some(ip) => {
+                candidates.insert(name.as_str(), (node, *ip));
+            }
+            None => findings.push(
+                Finding::new(
+                    Code::NodeWithoutAddress,
+                    Subject::Node(name.clone()),
+                    format!("it has no {family} address of type `InternalIP` and serves no route"),
+                )
+                .hint("set the node's address, or `routes.address_family`"),
+            ),
+        }
+    }
+    candidates
+}
+
+fn held_finding(out: &[&str], all: usize) -> Finding {
+    Finding::new(
+        Code::NodesNotReadyHeld,
+        Subject::Cluster,
+        format!(
+            "{} of {all} nodes are not ready at once ({}); traffic still goes to them",
+            out.len(),
+            listed(out.iter().copied())
+        ),
+    )
+    .hint("look at the control plane first: most likely it lost sight of them")
+}
+
+// === impl Memory ===
+
+impl Memory {
+    fn in_use(&self, node: &Node) -> bool {
+        self.nodes
+            .get(&node.uid)
+            .is_some_and(|standing| standing.in_use)
+    }
+
+    /// Brings one node's standing up to date; returns when it may change by itself.
+    fn stand(&mut self, node: &Node, now: Uptime) -> Option<Uptime> {
+        let first = Standing {
+            in_use: node.ready,
+            contradicted_since: None,
+        };
+        let standing = self.nodes.entry(node.uid.clone()).or_insert(first);
+        if node.ready == standing.in_use {
+            standing.contradicted_since = None;
+            return None;
+        }
+        let grace = if standing.in_use {
+            NOT_READY_GRACE
+        } else {
+            READY_GRACE
+        };
+        let deadline = *standing.contradicted_since.get_or_insert(now) + grace;
+        if now < deadline {
+            return Some(deadline);
+        }
+        *standing = first;
+        None
+    }
+}
