@@ -258,6 +258,13 @@ impl Config {
     }
 }
 
+/// How routes are derived where nobody said anything but the app domain; Cloud Foundry's own hosts are
+/// reserved all the same.
+#[must_use]
+pub fn default_options(app_domain: Hostname) -> desired::Options {
+    meaning::default_options(app_domain)
+}
+
 fn unknown((key, suggestion): (String, Option<String>)) -> Mistake {
     Mistake {
         key,

@@ -9,10 +9,9 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -204,11 +203,11 @@ impl Collector for Scrape {
             };
             let mut family = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
             for (labels, value) in samples {
-                let mut one = family.encode_family(labels)?;
-                if metric.counts {
-                    one.encode_counter::<NoLabelSet, f64, f64>(value, None)?;
+                // An empty label set would be written as `{}`.
+                if labels.is_empty() {
+                    put(&mut family, metric.counts, *value)?;
                 } else {
-                    one.encode_gauge(value)?;
+                    put(&mut family.encode_family(labels)?, metric.counts, *value)?;
                 }
             }
         }
@@ -216,12 +215,16 @@ impl Collector for Scrape {
     }
 }
 
-/// The metrics as the text of one scrape, for whoever shares them.
+fn put(one: &mut MetricEncoder<'_>, counts: bool, value: f64) -> fmt::Result {
+    if counts {
+        one.encode_counter::<NoLabelSet, f64, f64>(&value, None)
+    } else {
+        one.encode_gauge(&value)
+    }
+}
+
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
-
-/// Shared by the tasks that answer.
-pub type Shared = Arc<Metrics>;

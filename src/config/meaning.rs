@@ -31,8 +31,8 @@ const BEAT_INTERVAL_MIN: Duration = Duration::from_secs(5);
 const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// A tenth of what one gorouter was measured to take.
 const MESSAGES_PER_SECOND: u32 = 5000;
-const HTTP_BACKENDS: u32 = 8;
-const TCP_BACKENDS: u32 = 3;
+const HTTP_BACKENDS: usize = 8;
+const TCP_BACKENDS: usize = 3;
 const STATE_AGE: Duration = Duration::from_secs(10 * 60);
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -433,18 +433,38 @@ fn routes(reader: &mut Reader, root: &Group<'_>, state_survives: bool) -> Option
     if !domains.contains(&app_domain) {
         domains.insert(0, app_domain.clone());
     }
+    let defaults = default_options(app_domain);
     Some(Options {
-        app_domain,
         domains,
-        reserved_hosts: Vec::new(),
-        reserved_domains: Vec::new(),
         host_grants,
         port_grants,
-        max_backends: max_backends.ok().unwrap_or(HTTP_BACKENDS) as usize,
-        max_tcp_backends: max_tcp_backends.ok().unwrap_or(TCP_BACKENDS) as usize,
-        ipv6: family.ok().unwrap_or(false),
+        max_backends: max_backends
+            .ok()
+            .map_or(defaults.max_backends, |max| max as usize),
+        max_tcp_backends: max_tcp_backends
+            .ok()
+            .map_or(defaults.max_tcp_backends, |max| max as usize),
+        ipv6: family.ok().unwrap_or(defaults.ipv6),
         state_survives,
+        ..defaults
     })
+}
+
+/// How routes are derived where nobody said anything but the app domain.
+pub(super) fn default_options(app_domain: Hostname) -> Options {
+    let reserved = reserved(std::slice::from_ref(&app_domain), &[]);
+    Options {
+        domains: vec![app_domain.clone()],
+        app_domain,
+        reserved_hosts: reserved.hosts,
+        reserved_domains: reserved.domains,
+        host_grants: Vec::new(),
+        port_grants: Vec::new(),
+        max_backends: HTTP_BACKENDS,
+        max_tcp_backends: TCP_BACKENDS,
+        ipv6: false,
+        state_survives: false,
+    }
 }
 
 fn host_grants(reader: &mut Reader, policy: &Group<'_>) -> Vec<HostGrant> {

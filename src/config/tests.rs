@@ -257,7 +257,7 @@ fn a_syntax_error_tells_its_place_and_no_content() {
     let error = parse(text).unwrap_err();
     let debug = format!("{error:?}");
     let shown = format!("{debug} {:#}", anyhow::Error::new(error));
-    assert!(shown.contains("line 2"), "{shown}");
+    assert!(shown.contains("line 3, column 1"), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 

@@ -54,12 +54,13 @@ where
     }
 }
 
-/// The module below our crate with dots: `route_sync::publish::tcp` is `publish.tcp`.
+/// The module below our crate with dots and a dot after it: `route_sync::publish::tcp` is `publish.tcp.`, and
+/// the crate itself is nothing.
 fn place(target: &str) -> String {
-    target
-        .strip_prefix("route_sync::")
-        .unwrap_or(target)
-        .replace("::", ".")
+    match target.strip_prefix("route_sync").unwrap_or(target) {
+        "" => String::new(),
+        below => format!("{}.", below.trim_start_matches("::").replace("::", ".")),
+    }
 }
 
 fn text(
@@ -77,7 +78,10 @@ fn text(
         (true, Level::INFO) => ("\x1b[32m", "\x1b[0m"),
         (true, _) => ("\x1b[2m", "\x1b[0m"),
     };
-    write!(writer, "{now:.3} {on}{level:>5}{off} {place}: ")?;
+    write!(writer, "{now:.3} {on}{level:>5}{off} ")?;
+    if let Some(place) = place.strip_suffix('.') {
+        write!(writer, "{place}: ")?;
+    }
     // A line stays a line, whatever a Service is called or a server answers.
     write_one_line(&mut writer, &fields.message)?;
     for (name, value) in &fields.data {
@@ -125,7 +129,7 @@ fn lager(
         "timestamp": format!("{now:.9}"),
         "level": word,
         "source": SOURCE,
-        "message": format!("{SOURCE}.{place}.{}", fields.message),
+        "message": format!("{SOURCE}.{place}{}", fields.message),
         "data": fields.data,
     });
     writeln!(writer, "{line}")

@@ -1,0 +1,153 @@
+//! `lint`: what the labels and annotations of manifests would come to, without a cluster.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{Output, render, wires};
+use crate::Uptime;
+use crate::admin::json::Finding;
+use crate::config::{Config, Surroundings, default_options};
+use crate::desired::{self, Memory, Options, Severity};
+use crate::kubernetes::snapshot::{Node, Snapshot};
+use crate::route::{Hostname, NodeUid, RouteTable};
+
+/// A directory of manifests is some megabytes at most.
+const INPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+#[derive(Serialize)]
+struct View {
+    http: BTreeMap<String, String>,
+    tcp: BTreeMap<String, String>,
+    findings: Vec<Finding>,
+}
+
+pub(super) fn lint(
+    files: &[PathBuf],
+    config: Option<&Path>,
+    app_domain: &str,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let options = options(config, app_domain)?;
+    let mut texts = Vec::new();
+    for file in files {
+        let text = read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        texts.push((file.display().to_string(), text));
+    }
+    let mut snapshot = wires::snapshot_of_manifests(&texts)?;
+    with_a_node(&mut snapshot);
+    let found = desired::derive(&snapshot, &mut Memory::default(), &options, Uptime::ZERO);
+    let mut all: Vec<_> = snapshot.findings.iter().chain(&found.findings).collect();
+    all.sort();
+    all.dedup();
+    let lost = all
+        .iter()
+        .any(|finding| finding.code.severity() == Severity::Error);
+    let view = View::of(&found.table, all.into_iter().map(Finding::of).collect());
+    match output {
+        Output::Json => render::print_json(&view)?,
+        Output::Text => render::print(&view.text())?,
+    }
+    Ok(if lost {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn options(config: Option<&Path>, app_domain: &str) -> anyhow::Result<Options> {
+    let Some(path) = config else {
+        let domain = Hostname::parse(app_domain)
+            .with_context(|| format!("`--app-domain {app_domain}` is no DNS name"))?;
+        // Whether state survives is known only by a configuration; what it would forbid is no mistake of a manifest.
+        return Ok(Options {
+            state_survives: true,
+            ..default_options(domain)
+        });
+    };
+    // The files it names are on another machine.
+    let surroundings = Surroundings {
+        in_pod: true,
+        files: false,
+    };
+    Ok(Config::load(path, surroundings)?.routes)
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    if file == Path::new("-") {
+        std::io::stdin()
+            .lock()
+            .take(INPUT_BYTES_MAX)
+            .read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(file)?
+            .take(INPUT_BYTES_MAX)
+            .read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+/// Manifests rarely hold Nodes, and their absence is no mistake of a Service. Addresses for documentation
+/// (RFC 5737, RFC 3849).
+fn with_a_node(snapshot: &mut Snapshot) {
+    if snapshot.nodes.is_empty() {
+        let node = Node {
+            uid: NodeUid("any".to_owned()),
+            internal_ips: vec![
+                IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+                IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+            ],
+            ready: true,
+            deleting: false,
+            excluded: false,
+            zone: None,
+        };
+        snapshot.nodes.insert("any".to_owned(), node);
+    }
+    // Where pods will be is nothing a manifest tells.
+    snapshot.endpoints = Some(BTreeMap::new());
+}
+
+impl View {
+    fn of(table: &RouteTable, findings: Vec<Finding>) -> Self {
+        let http = |(uri, route): (&_, &crate::route::HttpRoute)| {
+            (ToString::to_string(uri), route.service.key.to_string())
+        };
+        let tcp = |(port, route): (&crate::route::RouterPort, &crate::route::TcpRoute)| {
+            (port.to_string(), route.service.key.to_string())
+        };
+        Self {
+            http: table
+                .http
+                .iter()
+                .map(http)
+                .collect::<BTreeMap<String, String>>(),
+            tcp: table.tcp.iter().map(tcp).collect(),
+            findings,
+        }
+    }
+
+    fn text(&self) -> String {
+        let row = |lane: &str, (name, service): (&String, &String)| {
+            vec![
+                lane.to_owned(),
+                name.clone(),
+                "→".to_owned(),
+                service.clone(),
+            ]
+        };
+        let mut rows: Vec<_> = self.http.iter().map(|route| row("http", route)).collect();
+        rows.extend(self.tcp.iter().map(|route| row("tcp", route)));
+        format!(
+            "{}{}",
+            render::columns(&rows),
+            render::findings(&self.findings)
+        )
+    }
+}

@@ -1,0 +1,166 @@
+//! `plan`: one look at everything, and what a run would change; nothing is written.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{Output, render, wires};
+use crate::Uptime;
+use crate::admin::json::Finding;
+use crate::config::Config;
+use crate::desired::{self, Desired, Memory};
+
+/// Changes are pending.
+const PENDING: u8 = 2;
+
+#[derive(Serialize)]
+struct View {
+    in_sync: bool,
+    /// Absent where the lane is off.
+    tcp: Option<Tcp>,
+    /// What would be announced; gorouter's table cannot be read, so there is nothing to compare it with.
+    http: Vec<HttpRow>,
+    findings: Vec<Finding>,
+}
+
+/// What the TCP lane would do, row by row.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Tcp {
+    /// Whether the routing API's table could be read.
+    pub(super) readable: bool,
+    pub(super) add: Vec<TcpRow>,
+    pub(super) remove: Vec<TcpRow>,
+    pub(super) keep: Vec<TcpRow>,
+    /// Ports that may not be published now.
+    pub(super) held: Vec<u16>,
+}
+
+/// One row of the routing API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct TcpRow {
+    pub(super) port: u16,
+    pub(super) backend: String,
+}
+
+#[derive(Serialize)]
+struct HttpRow {
+    uri: String,
+    service: String,
+    backends: Vec<String>,
+}
+
+pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitCode> {
+    let snapshot = wires::snapshot_once(&config.kubernetes).await?;
+    let desired = desired::derive(
+        &snapshot,
+        &mut Memory::default(),
+        &config.routes,
+        Uptime::ZERO,
+    );
+    let mut findings: Vec<_> = snapshot.findings.into_iter().collect();
+    let tcp = match (&config.uaa, &config.routing_api) {
+        (Some(uaa), Some(api)) => {
+            let (tcp, found) = wires::tcp_changes(uaa, api, &desired).await?;
+            findings.extend(found);
+            Some(tcp)
+        }
+        _ => None,
+    };
+    let http = if config.nats.is_some() {
+        http(&desired)
+    } else {
+        Vec::new()
+    };
+    findings.extend(desired.findings);
+    findings.sort();
+    findings.dedup();
+    let in_sync = tcp.as_ref().is_none_or(Tcp::in_sync);
+    let findings = findings.iter().map(Finding::of).collect();
+    let view = View {
+        in_sync,
+        tcp,
+        http,
+        findings,
+    };
+    match output {
+        Output::Json => render::print_json(&view)?,
+        Output::Text => render::print(&view.text())?,
+    }
+    Ok(if in_sync {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(PENDING)
+    })
+}
+
+fn http(desired: &Desired) -> Vec<HttpRow> {
+    let routes = desired.table.http.iter();
+    routes
+        .map(|(uri, route)| HttpRow {
+            uri: uri.to_string(),
+            service: route.service.key.to_string(),
+            backends: route.backends.iter().map(ToString::to_string).collect(),
+        })
+        .collect()
+}
+
+impl Tcp {
+    fn in_sync(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+impl View {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(tcp) = &self.tcp {
+            text.push_str(&tcp_text(tcp));
+        }
+        if !self.http.is_empty() {
+            let _ = writeln!(
+                text,
+                "http: {} announced",
+                render::counted(self.http.len(), "route")
+            );
+            let row = |route: &HttpRow| {
+                vec![
+                    format!("  {}", route.uri),
+                    route.service.clone(),
+                    route.backends.join(" "),
+                ]
+            };
+            let rows: Vec<_> = self.http.iter().map(row).collect();
+            text.push_str(&render::columns(&rows));
+        }
+        text.push_str(&render::findings(&self.findings));
+        text
+    }
+}
+
+fn tcp_text(tcp: &Tcp) -> String {
+    let mut text = format!(
+        "tcp: {} to add, {} to remove, {} to keep",
+        tcp.add.len(),
+        tcp.remove.len(),
+        tcp.keep.len()
+    );
+    if !tcp.readable {
+        text.push_str(" (the routing API's table cannot be read)");
+    }
+    text.push('\n');
+    let rows = |sign: &str, rows: &[TcpRow]| -> Vec<Vec<String>> {
+        let row = |row: &TcpRow| vec![format!("  {sign} {}", row.port), row.backend.clone()];
+        rows.iter().map(row).collect()
+    };
+    let mut all = rows("+", &tcp.add);
+    all.extend(rows("-", &tcp.remove));
+    all.extend(rows("=", &tcp.keep));
+    all.extend(
+        tcp.held
+            .iter()
+            .map(|port| vec![format!("  ! {port}"), "held".to_owned()]),
+    );
+    text.push_str(&render::columns(&all));
+    text
+}

@@ -1,0 +1,170 @@
+//! `status`: asks the running process's admin listener.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use super::{Output, render};
+use crate::admin::json::{Lane, Report};
+use crate::config::{Config, Surroundings};
+
+/// It answers from memory.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+pub(super) async fn status(
+    admin: Option<SocketAddr>,
+    path: &Path,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let address = match admin {
+        Some(address) => address,
+        None => configured(path)?,
+    };
+    let text = ask(address).await.with_context(|| {
+        format!(
+            "cannot ask route-sync at `{address}`; is it running, and is this its `admin.listen`?"
+        )
+    })?;
+    if output == Output::Json {
+        render::print(&format!("{text}\n"))?;
+    } else {
+        let report: Report = serde_json::from_str(&text)
+            .with_context(|| format!("`{address}` answered something else than a status"))?;
+        render::print(&shown(&report))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn configured(path: &Path) -> anyhow::Result<SocketAddr> {
+    // Whoever asks need not be allowed to read the secrets.
+    let surroundings = Surroundings {
+        in_pod: true,
+        files: false,
+    };
+    match Config::load(path, surroundings)?.admin {
+        Some(address) => Ok(address),
+        None => bail!("`admin.listen` is off in `{}`", path.display()),
+    }
+}
+
+async fn ask(address: SocketAddr) -> anyhow::Result<String> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ANSWER_WAIT)
+        .build()?;
+    let answer = client
+        .get(format!("http://{address}/status.json"))
+        .send()
+        .await?;
+    Ok(answer.error_for_status()?.text().await?)
+}
+
+fn shown(report: &Report) -> String {
+    let mut text = String::new();
+    let ready = if report.ready { "ready" } else { "not ready" };
+    let cluster = report.cluster.as_deref().unwrap_or("unknown");
+    let _ = writeln!(
+        text,
+        "route-sync {} up {}, cluster {cluster}: {ready}",
+        report.version,
+        age(report.uptime_seconds)
+    );
+    for missing in &report.missing {
+        let _ = writeln!(text, "  missing: {missing}");
+    }
+    text.push_str(&sources(report));
+    for (name, lane) in &report.lanes {
+        text.push_str(&lane_shown(name, lane));
+    }
+    if !report.findings.is_empty() {
+        text.push('\n');
+        text.push_str(&render::findings(&report.findings));
+    }
+    text
+}
+
+fn sources(report: &Report) -> String {
+    let head = ["source", "state", "by", "heard", "error"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for (name, source) in &report.sources {
+        rows.push(vec![
+            name.clone(),
+            if source.synced {
+                "complete"
+            } else {
+                "incomplete"
+            }
+            .to_owned(),
+            source.mode.clone(),
+            ago(source.heard_seconds_ago),
+            source.error.clone().unwrap_or_default(),
+        ]);
+    }
+    format!("\n{}", render::columns(&rows))
+}
+
+fn lane_shown(name: &str, lane: &Lane) -> String {
+    let mut text = format!("\nlane {name}: ");
+    let confirmed = if lane.confirmed {
+        "confirmed"
+    } else {
+        "not confirmed yet"
+    };
+    let _ = write!(
+        text,
+        "{confirmed}, last success {}",
+        ago(lane.success_seconds_ago)
+    );
+    if let Some(error) = &lane.error {
+        let failures = render::counted(lane.consecutive_failures as usize, "failure");
+        let _ = write!(text, ", {failures}: {error}");
+    }
+    text.push('\n');
+    for (key, value) in &lane.facts {
+        let _ = writeln!(text, "  {key}: {value}");
+    }
+    let mut rows = Vec::new();
+    for (route, shown) in &lane.routes {
+        rows.push(vec![
+            format!("  {route}"),
+            shown.state.clone(),
+            age(shown.since_seconds_ago),
+            shown.service.clone(),
+            shown.backends.join(" "),
+        ]);
+    }
+    text.push_str(&render::columns(&rows));
+    text
+}
+
+fn ago(seconds: Option<f64>) -> String {
+    seconds.map_or_else(
+        || "never".to_owned(),
+        |seconds| format!("{} ago", age(seconds)),
+    )
+}
+
+/// `12s`, `3m`, `2h`, `5d`.
+fn age(seconds: f64) -> String {
+    for (length, unit) in [(86_400.0, "d"), (3_600.0, "h"), (60.0, "m")] {
+        if seconds >= 2.0 * length {
+            return format!("{:.0}{unit}", (seconds / length).floor());
+        }
+    }
+    format!("{seconds:.0}s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_one_unit() {
+        let shown: Vec<_> = [0.4, 119.0, 120.0, 7200.0, 200_000.0].map(age).to_vec();
+        assert_eq!(shown, ["0s", "119s", "2m", "2h", "2d"]);
+    }
+}
