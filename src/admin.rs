@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/live` | 200 while the process runs, whatever a remote does |
 //! | `/ready` | 200 once every required source is complete and each lane was confirmed once; else 503 and what is missing, one a line |
-//! | `/metrics` | OpenMetrics |
+//! | `/metrics` | `OpenMetrics` text |
 //! | `/status.json` | [`json::Report`] |
 //!
 //! An address already taken is a warning: routes matter more than being asked about them.

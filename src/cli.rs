@@ -156,7 +156,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 &config.log.level,
                 telemetry::Output::Stdout,
             );
-            run::run(config, &path, log)
+            run::run(config, &path, &log)
         }
         Command::Plan => {
             let config = Config::load(&path, surroundings())?;

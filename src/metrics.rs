@@ -63,7 +63,7 @@ impl Metrics {
         Self { status, counters }
     }
 
-    /// The text of a scrape, in OpenMetrics.
+    /// The text of a scrape, in the `OpenMetrics` format.
     #[must_use]
     pub fn scrape(&self) -> String {
         let mut registry = Registry::with_prefix("route_sync");

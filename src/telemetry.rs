@@ -49,13 +49,10 @@ pub fn start(format: Option<LogFormat>, level: &str, output: Output) -> Guard {
     };
     let line = match format {
         Some(LogFormat::Lager) => Line::Lager,
-        Some(LogFormat::Text) => Line::Text {
+        None if !terminal => Line::Lager,
+        Some(LogFormat::Text) | None => Line::Text {
             colour: colour(terminal),
         },
-        None if terminal => Line::Text {
-            colour: colour(terminal),
-        },
-        None => Line::Lager,
     };
     let (lines, guard) = match output {
         Output::Stdout => writer::start(io::stdout()),

@@ -26,22 +26,27 @@ fn printed(table: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The text between a table's marker and its end.
-fn section<'a>(readme: &'a str, table: &str) -> &'a str {
+/// What stands before a table's content, the content, and what follows.
+fn split<'a>(readme: &'a str, table: &str) -> [&'a str; 3] {
     let marker = format!("<!-- table: {table} -->\n");
-    let (_, rest) = readme
-        .split_once(&marker)
-        .unwrap_or_else(|| panic!("README.md has no marker `{}`", marker.trim()));
-    rest.split_once("<!-- end -->").expect("a table must end").0
+    let start = readme.find(&marker);
+    let start =
+        start.unwrap_or_else(|| panic!("README.md has no `{}`", marker.trim())) + marker.len();
+    let length = readme[start..]
+        .find("<!-- end -->")
+        .expect("a table must end");
+    let (before, rest) = readme.split_at(start);
+    let (content, after) = rest.split_at(length);
+    [before, content, after]
 }
 
 #[test]
 fn the_tables_of_the_readme_are_those_of_the_code() {
     for table in ["config", "metrics", "findings"] {
         let (readme, printed) = (read("README.md"), printed(table));
-        let written = section(&readme, table);
+        let [before, written, after] = split(&readme, table);
         if std::env::var_os("UPDATE").is_some() {
-            fs::write(file("README.md"), readme.replace(written, &printed)).unwrap();
+            fs::write(file("README.md"), format!("{before}{printed}{after}")).unwrap();
         } else {
             assert_eq!(written, printed, "UPDATE=1 cargo test --test documents");
         }

@@ -186,5 +186,5 @@ impl Finding {
 
 fn ago(now: Uptime, then: Uptime) -> f64 {
     // Milliseconds are enough for people and keep the text short.
-    now.saturating_sub(then).as_millis() as f64 / 1000.0
+    (now.saturating_sub(then).as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 /// A scraper, a probe, a few people.
 const CONNECTIONS_MAX: usize = 32;
 /// After this a connection is cut, idle or not; Prometheus opens a new one.
-const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(120);
+const CONNECTION_LIFE_MAX: Duration = Duration::from_mins(2);
 /// Running out of file descriptors is answered by waiting, not by a hot loop.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 

@@ -27,7 +27,7 @@ use crate::telemetry::{Dropped, Guard};
 /// What still blocks after the tasks ended is not worth waiting for.
 const RUNTIME_END_WAIT: Duration = Duration::from_millis(200);
 
-pub(super) fn run(config: Config, path: &Path, log: Guard) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<ExitCode> {
     info!(
         target: "route_sync",
         version = env!("CARGO_PKG_VERSION"),

@@ -17,12 +17,12 @@ use crate::desired::{HostGrant, Options, PortGrant};
 use crate::route::{Hostname, PortRanges};
 
 /// decisions: 5 min catches what a watch missed; below 30 s the listing itself would be the load.
-const RESCAN_INTERVAL: Duration = Duration::from_secs(5 * 60);
+const RESCAN_INTERVAL: Duration = Duration::from_mins(5);
 const POLL_INTERVAL: Duration = Duration::from_secs(15);
 /// cf-deployment's name for it.
 const ROUTER_GROUP: &str = "default-tcp";
 /// The routing API's own `max_ttl` default.
-const TTL_MAX: Duration = Duration::from_secs(120);
+const TTL_MAX: Duration = Duration::from_mins(2);
 /// Below this one slow request would let a row lapse between two refreshes.
 const TTL_MIN: Duration = Duration::from_secs(5);
 /// What routers tell by default, and the bounds within which one may tell another.
@@ -33,9 +33,9 @@ const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const MESSAGES_PER_SECOND: u32 = 5000;
 const HTTP_BACKENDS: usize = 8;
 const TCP_BACKENDS: usize = 3;
-const STATE_AGE: Duration = Duration::from_secs(10 * 60);
+const STATE_AGE: Duration = Duration::from_mins(10);
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 
 /// The two ways to meet strangers on a name of ours.
 const FOREIGN: &[(&str, bool)] = &[("hold", false), ("join", true)];
@@ -112,7 +112,7 @@ fn kubernetes(reader: &mut Reader, root: &Group<'_>, in_pod: bool) -> Kubernetes
     let poll = reader.duration(
         &group,
         "poll_interval",
-        Duration::from_secs(1)..=Duration::from_secs(3600),
+        Duration::from_secs(1)..=Duration::from_hours(1),
     );
     let proxy = reader.parsed(&group, "proxy_url", |text| {
         match text.parse::<reqwest::Url>() {

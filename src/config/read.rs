@@ -3,6 +3,7 @@
 //! Reading never stops at a mistake: each question answers [`Field::Wrong`] after noting it, so that an
 //! operator sees all of them in one go.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::Read as _;
@@ -42,9 +43,8 @@ pub(super) struct Reader {
     pub(super) mistakes: Vec<Mistake>,
     /// Whether files that the configuration names must be there.
     check_files: bool,
-    /// Patterns of every key that was asked for.
-    #[cfg(test)]
-    pub(super) asked: std::collections::BTreeSet<String>,
+    /// Patterns of every key that was asked for: what a test holds against the table.
+    pub(super) asked: BTreeSet<String>,
 }
 
 /// One group of keys, or one item of a list.
@@ -118,8 +118,7 @@ impl Reader {
         Self {
             mistakes: Vec::new(),
             check_files,
-            #[cfg(test)]
-            asked: std::collections::BTreeSet::new(),
+            asked: BTreeSet::new(),
         }
     }
 
@@ -438,7 +437,6 @@ impl Reader {
             keys::is_known(&pattern),
             "`{pattern}` must stand in the table of keys"
         );
-        #[cfg(test)]
         self.asked.insert(pattern);
     }
 }

@@ -79,7 +79,7 @@ fn a_file_of_the_original_loads_unchanged() {
     assert_eq!(api.url, "https://api.sys.test");
     assert_eq!(
         (api.router_group.as_str(), api.ttl),
-        ("default-tcp", Duration::from_secs(120))
+        ("default-tcp", Duration::from_mins(2))
     );
     let uaa = config.uaa.unwrap();
     assert_eq!(uaa.client_secret.expose(), "0x1F");
