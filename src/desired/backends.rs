@@ -6,13 +6,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
-use super::nodes::EligibleNodes;
+use super::nodes::{EligibleNode, EligibleNodes};
 use super::{Code, earliest};
 use crate::Uptime;
-use crate::kubernetes::snapshot::{Endpoints, Node, Service, Snapshot};
+use crate::kubernetes::snapshot::{Endpoints, Service, Snapshot};
 use crate::route::{Backend, Backends, NodePort, NodeUid, ServiceKey};
 
 /// How long a Service may be without a ready pod before its routes go. A rolling update of a single replica
@@ -43,7 +42,8 @@ pub(super) struct Placement<'a> {
 
 /// Places all routes of one pass.
 pub(super) struct Placements<'a> {
-    eligible: &'a EligibleNodes<'a>,
+    pool: Vec<Ranked<'a>>,
+    zones: usize,
     endpoints: Option<&'a BTreeMap<ServiceKey, Endpoints>>,
     memory: &'a mut Memory,
     seen: BTreeSet<ServiceKey>,
@@ -51,20 +51,47 @@ pub(super) struct Placements<'a> {
     now: Uptime,
 }
 
-type Chosen<'a> = Vec<(&'a Node, IpAddr)>;
+/// An eligible node with what ranking it needs.
+struct Ranked<'a> {
+    chosen: EligibleNode<'a>,
+    hash: u64,
+    zone: usize,
+}
+
+/// Which nodes of the pool a route may lead to.
+enum Allowed {
+    All,
+    Only(BTreeSet<NodeUid>),
+}
+
 type Told = Option<(Code, String)>;
 
 impl<'a> Placements<'a> {
     pub(super) fn new(
         snapshot: &'a Snapshot,
-        eligible: &'a EligibleNodes<'a>,
+        eligible: &EligibleNodes<'a>,
         memory: &'a mut Memory,
         now: Uptime,
     ) -> Self {
-        let endpoints = snapshot.endpoints.as_ref();
+        let names: BTreeSet<Option<&str>> = eligible
+            .nodes
+            .iter()
+            .map(|chosen| chosen.node.zone.as_deref())
+            .collect();
+        let zones: BTreeMap<Option<&str>, usize> = names
+            .into_iter()
+            .enumerate()
+            .map(|(index, zone)| (zone, index))
+            .collect();
+        let ranked = |chosen: &EligibleNode<'a>| Ranked {
+            chosen: *chosen,
+            hash: hash(&chosen.node.uid.0),
+            zone: zones[&chosen.node.zone.as_deref()],
+        };
         Self {
-            eligible,
-            endpoints,
+            pool: eligible.nodes.iter().map(ranked).collect(),
+            zones: zones.len(),
+            endpoints: snapshot.endpoints.as_ref(),
             memory,
             seen: BTreeSet::new(),
             revisit: None,
@@ -74,26 +101,26 @@ impl<'a> Placements<'a> {
 
     /// The backends of one route, and what its Service should be told.
     pub(super) fn place(&mut self, placement: &Placement<'_>) -> (Option<Backends>, Told) {
-        let (nodes, told) = self.nodes_for(placement);
-        if nodes.is_empty() {
-            let told = told.or_else(|| {
-                Some((
-                    Code::NoBackend,
-                    "no node of the cluster can serve it".to_owned(),
-                ))
-            });
-            return (None, told);
-        }
-        let uid = &placement.service.service.uid;
-        let picked = pick(uid, nodes, placement.cap)
-            .into_iter()
-            .map(|(node, ip)| Backend {
-                ip,
-                port: placement.node_port,
-                node: node.uid.clone(),
-                zone: node.zone.clone(),
-            });
-        (Backends::new(picked), told)
+        let (allowed, told) = self.allowed(placement);
+        let picked = self.pick(&placement.service.service.uid, &allowed, placement.cap);
+        let backends = Backends::new(picked.into_iter().map(|chosen| Backend {
+            ip: chosen.ip,
+            port: placement.node_port,
+            node: chosen.node.uid.clone(),
+            zone: chosen.node.zone.clone(),
+        }));
+        let nothing = || {
+            (
+                Code::NoBackend,
+                "no node of the cluster can serve it".to_owned(),
+            )
+        };
+        let told = if backends.is_none() {
+            told.or_else(|| Some(nothing()))
+        } else {
+            told
+        };
+        (backends, told)
     }
 
     /// Ends the pass: forgets Services that are gone, and says when time alone may change the answer.
@@ -103,34 +130,30 @@ impl<'a> Placements<'a> {
     }
 
     /// Every node that may serve this Service, before any is picked.
-    fn nodes_for(&mut self, placement: &Placement<'_>) -> (Chosen<'a>, Told) {
+    fn allowed(&mut self, placement: &Placement<'_>) -> (Allowed, Told) {
         let service = placement.service;
-        let all = || {
-            self.eligible
-                .nodes
-                .values()
-                .copied()
-                .collect::<Chosen<'a>>()
-        };
         if !service.local_traffic_only && !placement.require_ready {
-            return (all(), None);
+            return (Allowed::All, None);
         }
         let key = &service.service.key;
         let Some(endpoints) = self.endpoints.and_then(|all| all.get(key)) else {
-            return (all(), Some((Code::EndpointsUnknown, unknown_text(service))));
+            return (
+                Allowed::All,
+                Some((Code::EndpointsUnknown, unknown_text(service))),
+            );
         };
         let nodes = if service.local_traffic_only {
             self.on(&endpoints.ready_nodes)
                 .or_else(|| self.on(&endpoints.terminating_nodes))
         } else {
-            endpoints.any_ready.then(all)
+            endpoints.any_ready.then(|| self.uids(|_| true))
         };
         self.seen.insert(key.clone());
         let last = self.memory.0.entry(key.clone()).or_default();
         if let Some(nodes) = nodes {
             last.empty_since = None;
-            last.nodes = nodes.iter().map(|(node, _)| node.uid.clone()).collect();
-            return (nodes, None);
+            last.nodes.clone_from(&nodes);
+            return (Allowed::Only(nodes), None);
         }
         let deadline = *last.empty_since.get_or_insert(self.now) + NO_ENDPOINT_GRACE;
         if self.now >= deadline {
@@ -138,17 +161,14 @@ impl<'a> Placements<'a> {
         } else {
             self.revisit = earliest(self.revisit, Some(deadline));
         }
-        let still = self.eligible.nodes.values().copied();
-        let kept: Chosen<'a> = still
-            .filter(|(node, _)| last.nodes.contains(&node.uid))
-            .collect();
+        let kept = last.nodes.clone();
         let fate = if kept.is_empty() {
             "it has no route"
         } else {
-            "its routes go in 30 s"
+            "its routes go within 30 s"
         };
         (
-            kept,
+            Allowed::Only(kept),
             Some((
                 Code::NoReadyEndpoint,
                 format!("none of its pods is ready; {fate}"),
@@ -156,12 +176,51 @@ impl<'a> Placements<'a> {
         )
     }
 
-    fn on(&self, names: &BTreeSet<String>) -> Option<Chosen<'a>> {
-        let found: Chosen<'a> = names
-            .iter()
-            .filter_map(|name| self.eligible.nodes.get(name.as_str()).copied())
-            .collect();
+    fn on(&self, names: &BTreeSet<String>) -> Option<BTreeSet<NodeUid>> {
+        let found = self.uids(|chosen| names.contains(chosen.name));
         (!found.is_empty()).then_some(found)
+    }
+
+    fn uids(&self, wanted: impl Fn(&EligibleNode<'_>) -> bool) -> BTreeSet<NodeUid> {
+        let nodes = self.pool.iter().map(|ranked| &ranked.chosen);
+        nodes
+            .filter(|chosen| wanted(chosen))
+            .map(|chosen| chosen.node.uid.clone())
+            .collect()
+    }
+
+    /// The `cap` nodes that rank highest for this Service, highest first, spread over zones: the best of
+    /// every zone before the second of any.
+    fn pick(&self, service_uid: &str, allowed: &Allowed, cap: usize) -> Vec<EligibleNode<'a>> {
+        let cap = if cap == 0 { usize::MAX } else { cap };
+        let service = hash(service_uid);
+        let mut zones: Vec<Vec<(Reverse<u64>, usize)>> = Vec::new();
+        let room = cap.min(self.pool.len());
+        zones.resize_with(self.zones, || Vec::with_capacity(room + 1));
+        for (index, ranked) in self.pool.iter().enumerate() {
+            if matches!(allowed, Allowed::Only(uids) if !uids.contains(&ranked.chosen.node.uid)) {
+                continue;
+            }
+            let entry = (Reverse(mix(ranked.hash ^ service)), index);
+            let best = &mut zones[ranked.zone];
+            // A few of many: inserting into the best so far beats sorting them all.
+            if best.len() < cap || best.last().is_some_and(|last| entry < *last) {
+                best.insert(best.partition_point(|other| *other < entry), entry);
+                best.truncate(cap);
+            }
+        }
+        let rounds = zones.iter().map(Vec::len).max().unwrap_or(0);
+        let mut picked = Vec::new();
+        for round in 0..rounds {
+            let mut this: Vec<_> = zones.iter().filter_map(|zone| zone.get(round)).collect();
+            this.sort_unstable();
+            picked.extend(this.into_iter().map(|(_, index)| self.pool[*index].chosen));
+            if picked.len() >= cap {
+                break;
+            }
+        }
+        picked.truncate(cap);
+        picked
     }
 }
 
@@ -174,45 +233,18 @@ fn unknown_text(service: &Service) -> String {
     format!("{why} cannot be honoured: where its pods are is not known, so every node is taken")
 }
 
-/// The `cap` nodes that rank highest for this Service, highest first, spread over zones: the best of every
-/// zone before the second of any.
-fn pick<'a>(service_uid: &str, nodes: Chosen<'a>, cap: usize) -> Chosen<'a> {
-    let mut ranked: Vec<(Reverse<u64>, &Node, IpAddr)> = nodes
-        .into_iter()
-        .map(|(node, ip)| (Reverse(rank(service_uid, &node.uid)), node, ip))
-        .collect();
-    ranked.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.uid.cmp(&b.1.uid)));
-    let mut rounds: BTreeMap<Option<&str>, usize> = BTreeMap::new();
-    let round_of = |node: &'a Node| {
-        let round = rounds.entry(node.zone.as_deref()).or_default();
-        *round += 1;
-        *round
-    };
-    let rounds: Vec<usize> = ranked
-        .iter()
-        .map(|(_, node, _)| *node)
-        .map(round_of)
-        .collect();
-    let mut order: Vec<usize> = (0..ranked.len()).collect();
-    // Stable: within a round the ranking stays.
-    order.sort_by_key(|index| rounds[*index]);
-    let cap = if cap == 0 { usize::MAX } else { cap };
-    order
-        .into_iter()
-        .take(cap)
-        .map(|index| (ranked[index].1, ranked[index].2))
-        .collect()
-}
-
-/// FNV-1a over both identities, then a finalizer, because FNV alone ranks similar texts alike. Ours rather than
-/// the standard library's hash, which may change with the toolchain: every instance must pick the same nodes.
-fn rank(service_uid: &str, node: &NodeUid) -> u64 {
+/// FNV-1a. Ours rather than the standard library's, which may change with the toolchain: every instance must
+/// pick the same nodes.
+fn hash(text: &str) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    let bytes = service_uid.bytes().chain([0]).chain(node.0.bytes());
-    let mut hash = bytes.fold(OFFSET, |hash, byte| {
+    text.bytes().fold(OFFSET, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    });
+    })
+}
+
+/// A 64-bit finalizer (the constants are MurmurHash3's), because FNV ranks similar texts alike.
+fn mix(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^= hash >> 33;

@@ -37,10 +37,19 @@ struct Standing {
 /// The nodes that take traffic.
 #[derive(Debug)]
 pub(super) struct EligibleNodes<'a> {
-    /// By name, because endpoints name their nodes.
-    pub nodes: BTreeMap<&'a str, (&'a Node, IpAddr)>,
+    /// In order of their names.
+    pub nodes: Vec<EligibleNode<'a>>,
     /// When damping may change the set.
     pub revisit: Option<Uptime>,
+}
+
+/// A node that takes traffic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EligibleNode<'a> {
+    /// Endpoints name their nodes.
+    pub name: &'a str,
+    pub node: &'a Node,
+    pub ip: IpAddr,
 }
 
 /// Judges every node anew.
@@ -54,37 +63,26 @@ pub(super) fn eligible<'a>(
     let candidates = candidates(nodes, ipv6, findings);
     let known: BTreeSet<&NodeUid> = nodes.values().map(|node| &node.uid).collect();
     memory.nodes.retain(|uid, _| known.contains(uid));
-    let mut revisit = None;
-    for node in nodes.values() {
-        let deadline = memory.stand(node, now);
-        revisit = super::earliest(revisit, deadline);
-    }
+    let deadlines = nodes.values().filter_map(|node| memory.stand(node, now));
+    let revisit = deadlines.min();
     let out: Vec<&str> = candidates
         .iter()
-        .filter(|(_, (node, _))| !memory.in_use(node))
-        .map(|(name, _)| *name)
+        .filter(|candidate| !memory.in_use(candidate.node))
+        .map(|candidate| candidate.name)
         .collect();
     let held = !out.is_empty() && out.len() * 2 > candidates.len();
     if held {
         findings.push(held_finding(&out, candidates.len()));
     }
+    let served = |candidate: &EligibleNode<'_>| memory.served.contains(&candidate.node.uid);
     // Nobody was served yet and nobody is ready: then all of them, rather than none.
-    let nobody = out.len() == candidates.len()
-        && !candidates
-            .values()
-            .any(|(node, _)| memory.served.contains(&node.uid));
-    let keep = |node: &Node| {
-        memory.in_use(node) || (held && (nobody || memory.served.contains(&node.uid)))
+    let nobody = out.len() == candidates.len() && !candidates.iter().any(served);
+    let keep = |candidate: &EligibleNode<'_>| {
+        memory.in_use(candidate.node) || (held && (nobody || served(candidate)))
     };
-    let chosen: BTreeMap<_, _> = candidates
-        .into_iter()
-        .filter(|(_, (node, _))| keep(node))
-        .collect();
-    memory.served = chosen.values().map(|(node, _)| node.uid.clone()).collect();
-    EligibleNodes {
-        nodes: chosen,
-        revisit,
-    }
+    let nodes: Vec<_> = candidates.into_iter().filter(keep).collect();
+    memory.served = nodes.iter().map(|chosen| chosen.node.uid.clone()).collect();
+    EligibleNodes { nodes, revisit }
 }
 
 /// Nodes that nobody took away and that have an address of the wanted family.
@@ -92,17 +90,19 @@ fn candidates<'a>(
     nodes: &'a BTreeMap<String, Node>,
     ipv6: bool,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<&'a str, (&'a Node, IpAddr)> {
+) -> Vec<EligibleNode<'a>> {
     let family = if ipv6 { "IPv6" } else { "IPv4" };
-    let mut candidates = BTreeMap::new();
-    for (name, node) in nodes
+    let present = nodes
         .iter()
-        .filter(|(_, node)| !node.deleting && !node.excluded)
-    {
+        .filter(|(_, node)| !node.deleting && !node.excluded);
+    let mut candidates = Vec::with_capacity(nodes.len());
+    for (name, node) in present {
         match node.internal_ips.iter().find(|ip| ip.is_ipv6() == ipv6) {
-            Some(ip) => {
-                candidates.insert(name.as_str(), (node, *ip));
-            }
+            Some(ip) => candidates.push(EligibleNode {
+                name,
+                node,
+                ip: *ip,
+            }),
             None => findings.push(
                 Finding::new(
                     Code::NodeWithoutAddress,

@@ -87,7 +87,7 @@ impl Build {
 
 fn node(index: u8) -> Node {
     Node {
-        uid: NodeUid(format!("node-uid-{index}")),
+        uid: NodeUid(format!("node-uid-{index}").into()),
         internal_ips: vec![[10, 0, 0, index].into()],
         ready: true,
         deleting: false,
@@ -660,7 +660,7 @@ fn a_service_may_ask_for_no_route_while_nobody_is_ready() {
 fn a_route_gets_a_few_nodes_spread_over_zones() {
     let mut passes = Passes::new(service("a/x", 30001).http("x").tcp("2000"), 12);
     for index in 1..=12 {
-        passes.node(index).zone = Some(format!("z{}", index % 3));
+        passes.node(index).zone = Some(format!("z{}", index % 3).into());
     }
     let desired = passes.at(0);
     let tcp = &desired.table.tcp.values().next().unwrap().backends;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::desired::Finding;
 use crate::route::{ClusterId, NodePort, NodeUid, ServiceKey, ServiceRef};
@@ -85,7 +86,7 @@ pub struct Node {
     /// A label excludes it from load balancers, or the autoscaler is about to delete it.
     pub excluded: bool,
     /// `topology.kubernetes.io/zone`, or its old name.
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
 }
 
 /// On which nodes a Service's pods are.

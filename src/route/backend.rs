@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::NodePort;
 
-/// The identity of a Node object; a machine that comes back under the same name has another one.
+/// The identity of a Node object; a machine that comes back under the same name has another one. Shared,
+/// because every route names several of a few nodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeUid(pub String);
+pub struct NodeUid(pub Arc<str>);
 
 /// One node serving one route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,7 +21,7 @@ pub struct Backend {
     /// Which Node it is.
     pub node: NodeUid,
     /// Its `topology.kubernetes.io/zone`, if it has one.
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
 }
 
 /// The backends of one route: never none, no address twice, in order of preference. The first is announced
