@@ -69,7 +69,7 @@ fn kubeconfig(server: &ApiServer, user: &str) -> (KubernetesConfig, tempfile::Te
     std::fs::write(&file, text).unwrap();
     let config = KubernetesConfig {
         kubeconfig: Some(file),
-        rescan_interval: Duration::from_secs(300),
+        rescan_interval: Duration::from_mins(5),
         poll_interval: Duration::from_millis(200),
         proxy_url: None,
         cluster_id: None,
@@ -578,6 +578,26 @@ fn the_clusters_name_falls_back_to_the_apiservers_address() {
         let snapshot = watched.until("complete", |_| true).await;
         assert_eq!(snapshot.cluster.0, server.url());
         assert!(found(&snapshot, Code::RightMissing, "`namespaces`"));
+    });
+}
+
+#[test]
+fn asked_to_stop_it_ends_whatever_the_apiserver_does() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Hang);
+        let (config, _files) = kubeconfig(&server, "{}");
+        let counters = WatchCounters::default();
+        let (watches, _receivers) = watch_with(config, Clock::start(), counters, quick());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(watches.run(stop.clone()));
+        eventually("listed", || server.count("list", "nodes") > 0).await;
+        assert!(!running.is_finished());
+        stop.cancel();
+        tokio::time::timeout(DEADLINE, running)
+            .await
+            .unwrap()
+            .unwrap();
     });
 }
 

@@ -181,8 +181,8 @@ fn a_refused_request_is_told_and_not_repeated_out_of_sight() {
         let mut watched = watching(
             &server,
             Timing {
-                backoff_first: Duration::from_secs(600),
-                backoff_max: Duration::from_secs(600),
+                backoff_first: Duration::from_mins(10),
+                backoff_max: Duration::from_mins(10),
                 ..quick()
             },
         );
