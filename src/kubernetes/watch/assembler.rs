@@ -194,7 +194,7 @@ impl Assembler {
         let now = Instant::now();
         let timing = &self.api.timing;
         let mut wake = now + timing.stale_after / 4;
-        if !self.undecided.is_empty() {
+        if self.confirming.is_none() && !self.undecided.is_empty() {
             wake = wake.min(self.undecided_again.max(now + WAKE_MIN));
         }
         if let (Some(since), None) = (self.complete_since, &*self.snapshots.borrow()) {
