@@ -383,15 +383,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_refresh_stretches_from_a_quarter_to_half_of_the_life() {
-        let ttl = Duration::from_secs(120);
-        assert_eq!(refresh_after(ttl, 12, 0.003), Duration::from_secs(30));
-        assert_eq!(refresh_after(ttl, 30_000, 0.003), Duration::from_secs(60));
-        let between = refresh_after(ttl, 10_000, 0.006);
-        assert_eq!(between, Duration::from_secs(40));
-    }
-}
+mod tests;
