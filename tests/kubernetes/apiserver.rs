@@ -19,8 +19,12 @@ use tokio::sync::watch;
 pub(crate) enum Fault {
     /// An HTTP error; 410 and 403 among them.
     Status(u16),
-    /// The request is never answered.
+    /// The request is not answered while this lasts.
     Hang,
+    /// Of a server in between: 404, and not in the apiserver's words.
+    Stray404,
+    /// 200, and the body is no object.
+    Hollow,
     /// The body ends at once.
     Eof,
     /// An ERROR event with code 410, then the end.
@@ -229,7 +233,9 @@ async fn answer(State(server): State<ApiServer>, uri: Uri, headers: HeaderMap) -
     };
     match fault {
         Some(Fault::Status(code)) => return status(code),
-        Some(Fault::Hang) => std::future::pending::<()>().await,
+        Some(Fault::Stray404) => return (StatusCode::NOT_FOUND, "no such page").into_response(),
+        Some(Fault::Hollow) => return axum_json(&json!({})),
+        Some(Fault::Hang) => server.hang(verb, resource).await,
         _ => {}
     }
     match (verb, name) {
@@ -240,6 +246,13 @@ async fn answer(State(server): State<ApiServer>, uri: Uri, headers: HeaderMap) -
 }
 
 impl ApiServer {
+    async fn hang(&self, verb: &'static str, resource: &str) {
+        let key = (verb, resource.to_owned());
+        while self.world().faults.get(&key) == Some(&Fault::Hang) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn discovery(&self) -> Response {
         if self.world().no_slices {
             return status(404);
@@ -389,9 +402,12 @@ fn selected(object: &Value, params: &Params) -> bool {
 }
 
 fn status(code: u16) -> Response {
-    let body = json!({
+    let mut body = json!({
         "kind": "Status", "status": "Failure", "code": code, "message": format!("scripted {code}"),
     });
+    if code == 404 {
+        body["reason"] = "NotFound".into();
+    }
     let code = StatusCode::from_u16(code).unwrap();
     (code, body.to_string()).into_response()
 }

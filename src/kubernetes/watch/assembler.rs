@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::absence::{Confirmation, confirm};
-use super::identity::{Identity, by_address, identify};
+use super::identity::{Identity, identify};
 use super::source::Change;
 use super::view::{Absence, SourceId, View, right_missing};
 use crate::Uptime;
@@ -224,23 +224,31 @@ impl Assembler {
             wake = wake.min(self.relist_at.max(now + WAKE_MIN));
         }
         if let (Some(since), None) = (self.complete_since, &*self.snapshots.borrow()) {
-            let waits = [timing.optional_wait, timing.identity_wait];
-            let ahead = waits.into_iter().map(|wait| since + wait);
-            wake = ahead.filter(|at| *at > now).fold(wake, Instant::min);
+            let until = since + timing.optional_wait;
+            if until > now {
+                wake = wake.min(until);
+            }
         }
         wake
+    }
+
+    /// The apiserver is back: whoever sleeps after a failure asks at once.
+    fn completed(&mut self) -> Instant {
+        if self.identity.is_none() {
+            self.identifying = Some(Box::pin(identify(Arc::clone(&self.api))));
+        }
+        *self.complete_since.insert(Instant::now())
     }
 
     fn publish(&mut self) {
         if !self.view.complete() {
             return;
         }
-        let since = *self.complete_since.get_or_insert_with(Instant::now);
+        let since = match self.complete_since {
+            Some(since) => since,
+            None => self.completed(),
+        };
         let Some(identity) = &self.identity else {
-            if since.elapsed() >= self.api.timing.identity_wait {
-                // From here on it keeps this name: a name that changes would disown every row.
-                self.identifying = Some(Box::pin(name_by_address(Arc::clone(&self.api))));
-            }
             return;
         };
         let first = self.snapshots.borrow().is_none();
@@ -303,14 +311,6 @@ impl Assembler {
             }
             new
         });
-    }
-}
-
-async fn name_by_address(api: Arc<Api>) -> Identity {
-    match by_address(&api).await {
-        Ok(identity) => identity,
-        // The kubeconfig was readable a moment ago; whoever took it away may bring it back.
-        Err(_) => identify(api).await,
     }
 }
 

@@ -162,7 +162,7 @@ impl Source {
                 true
             }
             Err(error) => {
-                if matches!(error, ApiError::NotFound) {
+                if matches!(error, ApiError::NotFound | ApiError::NotServed) {
                     // An apiserver of another version took over: the API may be gone or come.
                     self.status.resource = self.id.resource();
                 }
@@ -481,7 +481,7 @@ pub(super) async fn discover_endpoints(
             }
         }
         // Up to Kubernetes 1.20.
-        Err(ApiError::NotFound) => Kind::Endpoints,
+        Err(ApiError::NotFound | ApiError::NotServed) => Kind::Endpoints,
         // Everyone may discover by default; who may not is told by the list.
         Err(ApiError::Forbidden(_)) => Kind::EndpointSlice,
         Err(error) => return Err(error),
