@@ -47,6 +47,8 @@ struct World {
     objects: BTreeMap<(String, String, String), Value>,
     history: Vec<Change>,
     faults: BTreeMap<(&'static str, String), Fault>,
+    /// What goes wrong first, once each.
+    first_faults: BTreeMap<(&'static str, String), Vec<Fault>>,
     requests: Vec<(&'static str, String, String)>,
     token: Option<String>,
     no_slices: bool,
@@ -168,6 +170,12 @@ impl ApiServer {
         self.world().faults.insert(key, fault);
     }
 
+    /// The next requests fail like this, before any other fault counts.
+    pub(crate) fn fail_first(&self, verb: &'static str, resource: &str, faults: &[Fault]) {
+        let key = (verb, resource.to_owned());
+        self.world().first_faults.insert(key, faults.to_vec());
+    }
+
     /// Takes one fault back.
     pub(crate) fn mend(&self, verb: &'static str, resource: &str) {
         self.world().faults.remove(&(verb, resource.to_owned()));
@@ -229,7 +237,7 @@ async fn answer(State(server): State<ApiServer>, uri: Uri, headers: HeaderMap) -
         if expected.is_some() && expected.as_deref() != sent {
             return status(401);
         }
-        world.faults.get(&(verb, resource.to_owned())).copied()
+        world.fault(verb, resource)
     };
     match fault {
         Some(Fault::Status(code)) => return status(code),
@@ -242,6 +250,17 @@ async fn answer(State(server): State<ApiServer>, uri: Uri, headers: HeaderMap) -
         ("get", Some(name)) => server.get(resource, namespace, name),
         ("watch", _) => server.watch(resource, &params, fault),
         _ => server.list(resource, &params, fault),
+    }
+}
+
+impl World {
+    fn fault(&mut self, verb: &'static str, resource: &str) -> Option<Fault> {
+        let key = (verb, resource.to_owned());
+        let first = self.first_faults.get_mut(&key);
+        if let Some(first) = first.filter(|first| !first.is_empty()) {
+            return Some(first.remove(0));
+        }
+        self.faults.get(&key).copied()
     }
 }
 

@@ -1,7 +1,12 @@
 //! An apiserver that is down, comes up or hides behind a proxy: what it then says is no proof of anything.
 
+use std::time::Duration;
+
+use route_sync::desired::Code;
+use route_sync::kubernetes::snapshot::Snapshot;
+
 use super::apiserver::{ApiServer, Fault};
-use super::{DEADLINE, HTTP, Timing, block_on, eventually, has, quick, watching};
+use super::{DEADLINE, HTTP, Timing, block_on, eventually, found, has, quick, stays, watching};
 
 /// Whoever fails once sleeps past the end of the test, unless woken.
 fn asleep() -> Timing {
@@ -12,6 +17,60 @@ fn asleep() -> Timing {
         list_timeout: DEADLINE,
         ..quick()
     }
+}
+
+#[test]
+fn endpoints_outlive_an_outage_that_begins_and_ends_with_a_refusal() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        let timing = Timing {
+            backoff_max: Duration::from_millis(100),
+            watch_timeout: Duration::from_secs(1),
+            watch_jitter: Duration::ZERO,
+            // Long against the distance of two lists, so that a few refusals are none that lasts.
+            stale_after: Duration::from_secs(2),
+            ..quick()
+        };
+        let mut watched = watching(&server, timing);
+        watched.until("settled", |it| it.endpoints.is_some()).await;
+        let refusals = [Fault::Status(403); 4];
+        server.fail_first("list", "endpointslices", &refusals);
+        server.fail("list", "endpointslices", Fault::Status(503));
+        server.fail("watch", "endpointslices", Fault::Status(410));
+        for source in ["endpoints-http", "endpoints-tcp"] {
+            watched.reported(source, "answers 503").await;
+        }
+        let stale = |it: &Snapshot| found(it, Code::SourceStale, "not been heard of");
+        let snapshot = watched.until("stale", stale).await;
+        assert!(snapshot.endpoints.is_some());
+        server.fail_first("list", "endpointslices", &refusals);
+        stays("known", || watched.current().unwrap().endpoints.is_some()).await;
+        // A refusal that lasts is another thing.
+        server.fail("list", "endpointslices", Fault::Status(403));
+        watched
+            .until("forgotten", |it| it.endpoints.is_none())
+            .await;
+    });
+}
+
+#[test]
+fn the_first_snapshot_waits_for_endpoints_that_only_the_outage_kept_away() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Hang);
+        server.fail("list", "endpointslices", Fault::Status(503));
+        let timing = Timing {
+            optional_wait: DEADLINE,
+            ..asleep()
+        };
+        let mut watched = watching(&server, timing);
+        for source in ["endpoints-http", "endpoints-tcp"] {
+            watched.reported(source, "answers 503").await;
+        }
+        server.heal();
+        let first = watched.until("complete", |_| true).await;
+        assert!(first.endpoints.is_some());
+    });
 }
 
 #[test]
