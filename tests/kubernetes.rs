@@ -6,6 +6,8 @@
 mod apiserver;
 #[path = "kubernetes/defects.rs"]
 mod defects;
+#[path = "kubernetes/outages.rs"]
+mod outages;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -47,9 +47,12 @@ pub enum ApiError {
     /// 401.
     #[error("the apiserver does not accept our credentials")]
     Unauthorized,
-    /// 404.
+    /// 404, and it is the apiserver that says so.
     #[error("the apiserver has no such thing")]
     NotFound,
+    /// 404 in no words of the API: of a server in between, or where the API itself is absent.
+    #[error("nothing is served at that path")]
+    NotServed,
     /// 410: what we go on from is too old.
     #[error("the resource version or continue token has expired")]
     Gone,
@@ -70,6 +73,9 @@ pub enum ApiError {
     /// The answer is not what it should be.
     #[error("the answer cannot be read")]
     Malformed(#[source] serde_json::Error),
+    /// The answer is JSON, but no object of the API.
+    #[error("the answer is no object with a UID")]
+    NoObject,
     /// The answer is larger or longer than anything sensible.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(u64),
@@ -373,6 +379,10 @@ fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
 impl ApiError {
     fn from_kube(error: kube::Error) -> Self {
         match error {
+            // kube (5.0.0) makes a Status up, under another reason, where the body is none.
+            kube::Error::Api(status) if status.code == 404 && status.reason != "NotFound" => {
+                Self::NotServed
+            }
             kube::Error::Api(status) => Self::from_status(status.code, status.message),
             other => Self::Transport(Box::new(other)),
         }

@@ -37,8 +37,6 @@ pub struct Timing {
     /// How long the first snapshot waits for what is not required: 2 s. Routes of Services with local traffic
     /// would else be announced on every node for a moment.
     pub optional_wait: Duration,
-    /// How long the first snapshot waits for the cluster's own name: 5 s.
-    pub identity_wait: Duration,
     /// A source that was not heard of for so long is a finding: 5 min.
     pub stale_after: Duration,
 }
@@ -61,7 +59,6 @@ impl Default for Timing {
             backoff_first: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
             optional_wait: Duration::from_secs(2),
-            identity_wait: Duration::from_secs(5),
             stale_after: Duration::from_mins(5),
         }
     }

@@ -19,8 +19,12 @@ use tokio::sync::watch;
 pub(crate) enum Fault {
     /// An HTTP error; 410 and 403 among them.
     Status(u16),
-    /// The request is never answered.
+    /// The request is not answered while this lasts.
     Hang,
+    /// Of a server in between: 404, and not in the apiserver's words.
+    Stray404,
+    /// 200, and the body is no object.
+    Hollow,
     /// The body ends at once.
     Eof,
     /// An ERROR event with code 410, then the end.
@@ -43,6 +47,8 @@ struct World {
     objects: BTreeMap<(String, String, String), Value>,
     history: Vec<Change>,
     faults: BTreeMap<(&'static str, String), Fault>,
+    /// What goes wrong first, once each.
+    first_faults: BTreeMap<(&'static str, String), Vec<Fault>>,
     requests: Vec<(&'static str, String, String)>,
     token: Option<String>,
     no_slices: bool,
@@ -164,6 +170,12 @@ impl ApiServer {
         self.world().faults.insert(key, fault);
     }
 
+    /// The next requests fail like this, before any other fault counts.
+    pub(crate) fn fail_first(&self, verb: &'static str, resource: &str, faults: &[Fault]) {
+        let key = (verb, resource.to_owned());
+        self.world().first_faults.insert(key, faults.to_vec());
+    }
+
     /// Takes one fault back.
     pub(crate) fn mend(&self, verb: &'static str, resource: &str) {
         self.world().faults.remove(&(verb, resource.to_owned()));
@@ -225,11 +237,13 @@ async fn answer(State(server): State<ApiServer>, uri: Uri, headers: HeaderMap) -
         if expected.is_some() && expected.as_deref() != sent {
             return status(401);
         }
-        world.faults.get(&(verb, resource.to_owned())).copied()
+        world.fault(verb, resource)
     };
     match fault {
         Some(Fault::Status(code)) => return status(code),
-        Some(Fault::Hang) => std::future::pending::<()>().await,
+        Some(Fault::Stray404) => return (StatusCode::NOT_FOUND, "no such page").into_response(),
+        Some(Fault::Hollow) => return axum_json(&json!({})),
+        Some(Fault::Hang) => server.hang(verb, resource).await,
         _ => {}
     }
     match (verb, name) {
@@ -239,7 +253,25 @@ async fn answer(State(server): State<ApiServer>, uri: Uri, headers: HeaderMap) -
     }
 }
 
+impl World {
+    fn fault(&mut self, verb: &'static str, resource: &str) -> Option<Fault> {
+        let key = (verb, resource.to_owned());
+        let first = self.first_faults.get_mut(&key);
+        if let Some(first) = first.filter(|first| !first.is_empty()) {
+            return Some(first.remove(0));
+        }
+        self.faults.get(&key).copied()
+    }
+}
+
 impl ApiServer {
+    async fn hang(&self, verb: &'static str, resource: &str) {
+        let key = (verb, resource.to_owned());
+        while self.world().faults.get(&key) == Some(&Fault::Hang) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn discovery(&self) -> Response {
         if self.world().no_slices {
             return status(404);
@@ -389,9 +421,12 @@ fn selected(object: &Value, params: &Params) -> bool {
 }
 
 fn status(code: u16) -> Response {
-    let body = json!({
+    let mut body = json!({
         "kind": "Status", "status": "Failure", "code": code, "message": format!("scripted {code}"),
     });
+    if code == 404 {
+        body["reason"] = "NotFound".into();
+    }
     let code = StatusCode::from_u16(code).unwrap();
     (code, body.to_string()).into_response()
 }

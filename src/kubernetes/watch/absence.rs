@@ -104,8 +104,11 @@ async fn confirm_by_get(
 async fn look(api: &Api, resource: Resource, absence: &Absence) -> Verdict {
     let verdict = match api.get(resource, &absence.key).await {
         Err(ApiError::NotFound) => return Verdict::Gone,
-        Ok(object) if is_gone(&object, resource, &absence.uid) => return Verdict::Gone,
-        Ok(_) => Verdict::There,
+        Ok(object) => match object["metadata"]["uid"].as_str() {
+            Some(uid) if uid != absence.uid || has_left(&object, resource) => return Verdict::Gone,
+            Some(_) => Verdict::There,
+            None => Verdict::Undecided(ApiError::NoObject),
+        },
         Err(ApiError::Forbidden(_)) => Verdict::Forbidden,
         Err(error) => Verdict::Undecided(error),
     };
@@ -117,12 +120,12 @@ async fn look(api: &Api, resource: Resource, absence: &Absence) -> Verdict {
     verdict
 }
 
-fn is_gone(object: &Value, resource: Resource, uid: &str) -> bool {
-    let metadata = &object["metadata"];
-    metadata["uid"] != uid
-        || resource
-            .label
-            .is_some_and(|label| metadata["labels"][label].is_null() || is_deleting(object))
+/// Whether it is no longer one of those that its source lists.
+fn has_left(object: &Value, resource: Resource) -> bool {
+    let labels = &object["metadata"]["labels"];
+    resource
+        .label
+        .is_some_and(|label| labels[label].is_null() || is_deleting(object))
 }
 
 fn is_deleting(object: &Value) -> bool {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::absence::{Confirmation, confirm};
-use super::identity::{Identity, by_address, identify};
+use super::identity::{Identity, identify};
 use super::source::Change;
 use super::view::{Absence, SourceId, View, right_missing};
 use crate::Uptime;
@@ -38,6 +38,8 @@ pub(super) struct Assembler {
     pub(super) reports: watch::Sender<SourceReport>,
     view: View,
     heard: BTreeMap<SourceId, Uptime>,
+    /// Sources whose list is refused, and since when without a break.
+    refused: BTreeMap<SourceId, Uptime>,
     identity: Option<Identity>,
     identifying: Option<BoxFuture<'static, Identity>>,
     confirming: Option<BoxFuture<'static, Confirmation>>,
@@ -74,6 +76,7 @@ impl Assembler {
             reports,
             view: View::default(),
             heard: BTreeMap::new(),
+            refused: BTreeMap::new(),
             identity: None,
             confirming: None,
             confirm_backoff,
@@ -133,7 +136,14 @@ impl Assembler {
             Change::Heard(source) => {
                 self.heard.insert(source, now);
             }
-            Change::Status(source, status) => self.view.set_status(source, status),
+            Change::Status(source, status) => {
+                if status.is_refused() {
+                    self.refused.entry(source).or_insert(now);
+                } else {
+                    self.refused.remove(&source);
+                }
+                self.view.set_status(source, status);
+            }
         }
     }
 
@@ -207,8 +217,33 @@ impl Assembler {
     fn look_for_stale(&mut self) {
         let now = self.clock.now();
         for (source, heard) in &self.heard {
-            let stale = now.saturating_sub(*heard) >= self.api.timing.stale_after;
-            self.view.set_stale(*source, stale);
+            let stale_after = self.stale_after(*source);
+            let long_ago = |since: &Uptime| now.saturating_sub(*since) >= stale_after;
+            self.view.set_stale(*source, long_ago(heard));
+            // An apiserver that starts may refuse for a moment.
+            if self.refused.get(source).is_some_and(long_ago) {
+                self.view.refused_for_long(*source);
+            }
+        }
+    }
+
+    /// A source that is polled is heard of once in an interval; two of them are one poll that failed.
+    fn stale_after(&self, source: SourceId) -> Duration {
+        let stale_after = self.api.timing.stale_after;
+        match self.view.status(source) {
+            Some(status) if status.polling => stale_after.max(self.api.config.poll_interval * 2),
+            _ => stale_after,
+        }
+    }
+
+    /// The required sources are back from an outage; the others may still sleep after their last failure.
+    fn wake_optional_sources(&self) {
+        for (source, relist) in &self.relist {
+            let status = self.view.status(*source);
+            let failed = status.is_some_and(|status| status.error.is_some());
+            if failed && !self.view.synced(*source) {
+                relist.notify_one();
+            }
         }
     }
 
@@ -224,23 +259,32 @@ impl Assembler {
             wake = wake.min(self.relist_at.max(now + WAKE_MIN));
         }
         if let (Some(since), None) = (self.complete_since, &*self.snapshots.borrow()) {
-            let waits = [timing.optional_wait, timing.identity_wait];
-            let ahead = waits.into_iter().map(|wait| since + wait);
-            wake = ahead.filter(|at| *at > now).fold(wake, Instant::min);
+            let until = since + timing.optional_wait;
+            if until > now {
+                wake = wake.min(until);
+            }
         }
         wake
+    }
+
+    /// The apiserver is back: whoever sleeps after a failure asks at once.
+    fn completed(&mut self) -> Instant {
+        self.wake_optional_sources();
+        if self.identity.is_none() {
+            self.identifying = Some(Box::pin(identify(Arc::clone(&self.api))));
+        }
+        *self.complete_since.insert(Instant::now())
     }
 
     fn publish(&mut self) {
         if !self.view.complete() {
             return;
         }
-        let since = *self.complete_since.get_or_insert_with(Instant::now);
+        let since = match self.complete_since {
+            Some(since) => since,
+            None => self.completed(),
+        };
         let Some(identity) = &self.identity else {
-            if since.elapsed() >= self.api.timing.identity_wait {
-                // From here on it keeps this name: a name that changes would disown every row.
-                self.identifying = Some(Box::pin(name_by_address(Arc::clone(&self.api))));
-            }
             return;
         };
         let first = self.snapshots.borrow().is_none();
@@ -303,14 +347,6 @@ impl Assembler {
             }
             new
         });
-    }
-}
-
-async fn name_by_address(api: Arc<Api>) -> Identity {
-    match by_address(&api).await {
-        Ok(identity) => identity,
-        // The kubeconfig was readable a moment ago; whoever took it away may bring it back.
-        Err(_) => identify(api).await,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Which cluster this is: the UID of its namespace `kube-system`, which survives everything but the cluster.
 //!
-//! Where it may not be read, the apiserver's address stands in, with a finding.
+//! Where it may not be read, the apiserver's address stands in, with a finding. An answer that does not come
+//! is waited for: the name is kept for as long as we run, and under another one our own rows would be a
+//! stranger's.
 
 use std::sync::Arc;
 
@@ -14,6 +16,9 @@ use crate::route::ClusterId;
 const BY_NAME: &str = "/api/v1/namespaces/kube-system";
 const BY_LIST: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube-system";
 
+/// So many failures in a row are no restart of the apiserver any more.
+const FAILURES_MAX: u32 = 5;
+
 /// A name for the cluster, and what is wrong with it.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
@@ -25,11 +30,20 @@ pub(super) struct Identity {
 pub(super) async fn identify(api: Arc<Api>) -> Identity {
     let mut backoff = Backoff::new(api.timing.backoff_first, api.timing.backoff_max);
     loop {
-        match ask(&api).await {
+        let error = match ask(&api).await {
             Ok(identity) => return identity,
-            Err(error) => tracing::debug!(error = chain(&error), "cluster not identified yet"),
+            Err(error) => chain(&error),
+        };
+        let wait = backoff.fail();
+        if backoff.failures() == FAILURES_MAX {
+            tracing::warn!(
+                error,
+                "no route before the UID of `kube-system` can be read"
+            );
+        } else {
+            tracing::debug!(error, "cluster not identified yet");
         }
-        tokio::time::sleep(backoff.fail()).await;
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -42,7 +56,10 @@ pub(super) async fn ask(api: &Api) -> Result<Identity, ApiError> {
         });
     }
     let uid = match api.get_json(BY_NAME).await {
-        Ok(namespace) => namespace["metadata"]["uid"].as_str().map(str::to_owned),
+        Ok(namespace) => match namespace["metadata"]["uid"].as_str() {
+            Some(uid) => Some(uid.to_owned()),
+            None => return Err(ApiError::NoObject),
+        },
         Err(ApiError::NotFound) => None,
         Err(ApiError::Forbidden(_)) => match api.get_json(BY_LIST).await {
             // Servers that ignore the field selector send all of them.
@@ -68,7 +85,7 @@ pub(super) async fn ask(api: &Api) -> Result<Identity, ApiError> {
 }
 
 /// Names the cluster by its apiserver's address.
-pub(super) async fn by_address(api: &Api) -> Result<Identity, ApiError> {
+async fn by_address(api: &Api) -> Result<Identity, ApiError> {
     let url = server_url(&api.config).await.map_err(ApiError::Connect)?;
     Ok(Identity {
         cluster: ClusterId(url),

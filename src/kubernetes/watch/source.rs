@@ -162,7 +162,7 @@ impl Source {
                 true
             }
             Err(error) => {
-                if matches!(error, ApiError::NotFound) {
+                if matches!(error, ApiError::NotFound | ApiError::NotServed) {
                     // An apiserver of another version took over: the API may be gone or come.
                     self.status.resource = self.id.resource();
                 }
@@ -179,9 +179,7 @@ impl Source {
         self.resource_version = listed.resource_version;
         self.last_heard = Instant::now();
         self.send(Change::Listed(self.id, listed.items)).await;
-        if self.status.forbidden == Some("list") {
-            self.status.forbidden = None;
-        }
+        self.status.forbidden = self.status.polling.then_some("watch");
         self.status.error = None;
         self.tell_status().await;
     }
@@ -413,18 +411,23 @@ impl Source {
     /// Remembers a failed request and waits.
     async fn failed(&mut self, verb: &'static str, error: &ApiError) {
         self.status.error = Some(format!("{verb}: {}", chain(error)));
-        if let ("list", ApiError::Forbidden(_)) = (verb, error) {
-            self.status.forbidden = Some("list");
-        }
-        self.pause().await;
+        self.status.forbidden = match (verb, error) {
+            ("list", ApiError::Forbidden(_)) => Some("list"),
+            // An apiserver that is away refuses nothing.
+            _ => self.status.polling.then_some("watch"),
+        };
+        // A list comes next, so whoever asks for one need not wait. Polls go on at their own pace.
+        let wakeable = !self.status.polling;
+        self.pause(wakeable).await;
     }
 
     async fn failed_watch(&mut self, error: &str) {
         self.status.error = Some(format!("watch: {error}"));
-        self.pause().await;
+        // Asked for a list, the next watch ends at once.
+        self.pause(false).await;
     }
 
-    async fn pause(&mut self) {
+    async fn pause(&mut self, wakeable: bool) {
         let wait = self.backoff.fail();
         let (name, failures) = (self.id.name(), self.backoff.failures());
         let error = self.status.error.as_deref();
@@ -442,6 +445,7 @@ impl Source {
         self.tell_status().await;
         tokio::select! {
             () = sleep(wait) => {}
+            () = self.relist.notified(), if wakeable => {}
             () = self.changes.closed() => {}
         }
     }
@@ -481,7 +485,7 @@ pub(super) async fn discover_endpoints(
             }
         }
         // Up to Kubernetes 1.20.
-        Err(ApiError::NotFound) => Kind::Endpoints,
+        Err(ApiError::NotFound | ApiError::NotServed) => Kind::Endpoints,
         // Everyone may discover by default; who may not is told by the list.
         Err(ApiError::Forbidden(_)) => Kind::EndpointSlice,
         Err(error) => return Err(error),

@@ -1,11 +1,21 @@
 //! The view on its own: what a delivery changes, and what leaves only once it is confirmed.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
 
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use super::assembler::Assembler;
+use super::source::Change;
 use super::view::{SourceId, Status, View};
+use crate::config::KubernetesConfig;
 use crate::desired::Code;
+use crate::kubernetes::Timing;
+use crate::kubernetes::api::Api;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::kubernetes::wire::{Event, Item, Kind, Object, ObjectKey, event, item, page};
+use crate::lifecycle::Clock;
 use crate::route::ClusterId;
 
 fn service(version: u64, uid: &str, labels: Value) -> Item {
@@ -137,19 +147,105 @@ fn of_two_copies_the_later_wins_and_each_label_is_its_sources_affair() {
     assert_eq!(merged.ports[0].node_port.unwrap().get(), 30_002);
 }
 
-#[test]
-fn endpoints_outlive_a_refusal_until_they_are_stale() {
-    let mut view = complete();
+/// The assembler alone, told by the test what the sources would tell.
+struct Assembled {
+    changes: mpsc::Sender<Change>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+impl Assembled {
+    async fn start(poll_interval: Duration) -> Self {
+        let config = KubernetesConfig {
+            kubeconfig: None,
+            rescan_interval: Duration::from_mins(5),
+            poll_interval,
+            proxy_url: None,
+            cluster_id: Some("c".to_owned()),
+        };
+        let api = Arc::new(Api::new(config, Timing::default()));
+        let (changes, taken) = mpsc::channel(8);
+        let (told, snapshots) = watch::channel(None);
+        let reports = watch::Sender::default();
+        let assembler = Assembler::new(api, Clock::start(), [].into(), told, reports);
+        tokio::spawn(assembler.run(taken));
+        let this = Self { changes, snapshots };
+        for source in SourceId::ALL {
+            this.tell(Change::Listed(source, Vec::new())).await;
+        }
+        this
+    }
+
+    async fn tell(&self, change: Change) {
+        assert!(self.changes.send(change).await.is_ok());
+    }
+
+    async fn status(&self, source: SourceId, forbidden: Option<&'static str>) {
+        let status = Status {
+            polling: forbidden == Some("watch"),
+            forbidden,
+            ..Status::new(source)
+        };
+        self.tell(Change::Status(source, status)).await;
+    }
+
+    /// What is known after so much (paused) time, and a moment for what is under way.
+    async fn after(&self, wait: Duration) -> Arc<Snapshot> {
+        tokio::time::sleep(wait + Duration::from_millis(1)).await;
+        self.snapshots.borrow().clone().expect("all is listed")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_outlive_an_outage_and_a_refusal_but_not_a_refusal_that_lasts() {
     let source = SourceId::HttpEndpoints;
-    let forbidden = Status {
-        forbidden: Some("list"),
+    let minutes = Duration::from_mins;
+    let assembled = Assembled::start(Duration::from_secs(15)).await;
+    assert!(assembled.after(minutes(60)).await.endpoints.is_some());
+    assembled.status(source, Some("list")).await;
+    assert!(assembled.after(minutes(4)).await.endpoints.is_some());
+    assembled.status(source, None).await;
+    assembled.status(source, Some("list")).await;
+    assert!(assembled.after(minutes(4)).await.endpoints.is_some());
+    assert_eq!(assembled.after(minutes(3)).await.endpoints, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_polled_source_is_stale_only_when_polls_failed() {
+    let stale = |snapshot: &Snapshot| {
+        let mut findings = snapshot.findings.iter();
+        findings.any(|it| it.code == Code::SourceStale)
+    };
+    let hour = Duration::from_hours(1);
+    let assembled = Assembled::start(hour).await;
+    for source in SourceId::ALL {
+        assembled.status(source, Some("watch")).await;
+    }
+    assert!(!stale(&*assembled.after(hour + hour / 2).await));
+    assert!(stale(&*assembled.after(hour).await));
+    // One that watches is heard of more often.
+    let assembled = Assembled::start(hour).await;
+    assert!(stale(&*assembled.after(hour / 2).await));
+}
+
+#[test]
+fn a_refusal_settles_a_source_and_an_error_does_not() {
+    let mut view = View::default();
+    let required = SourceId::ALL.into_iter().filter(|id| id.required());
+    required.for_each(|source| view.listed(source, Vec::new()));
+    let optional = SourceId::ALL.into_iter().filter(|id| !id.required());
+    let status = |source, forbidden| Status {
+        forbidden,
+        error: Some("list: failed".to_owned()),
         ..Status::new(source)
     };
-    view.set_status(source, forbidden);
-    view.set_stale(source, false);
-    assert!(snapshot(&view).endpoints.is_some());
-    view.set_stale(source, true);
-    assert_eq!(snapshot(&view).endpoints, None);
+    for source in optional.clone() {
+        view.set_status(source, status(source, None));
+    }
+    assert!(!view.settled());
+    for source in optional {
+        view.set_status(source, status(source, Some("list")));
+    }
+    assert!(view.settled());
 }
 
 #[test]

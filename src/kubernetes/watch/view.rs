@@ -131,6 +131,11 @@ impl Status {
         }
     }
 
+    /// Whether it may not even be listed.
+    pub(super) fn is_refused(&self) -> bool {
+        self.forbidden == Some("list")
+    }
+
     fn finding(&self, source: SourceId) -> Option<Finding> {
         let resource = self.resource?;
         let consequence = match (self.forbidden?, source.required()) {
@@ -273,10 +278,13 @@ impl View {
         let entries = self.sources.entry(source).or_default();
         self.changed |= entries.stale != stale;
         entries.stale = stale;
-        let forbidden = entries.status.as_ref().and_then(|it| it.forbidden);
-        if stale && entries.synced && !source.required() && forbidden == Some("list") {
-            // An apiserver that starts may refuse for a moment; a right that stays lost makes what was seen
-            // before it grow old, and no one could tell.
+    }
+
+    /// The right to see a source stays lost. What was seen before grows old and no one could tell; what is
+    /// required stays nevertheless.
+    pub(super) fn refused_for_long(&mut self, source: SourceId) {
+        let entries = self.sources.entry(source).or_default();
+        if entries.synced && !source.required() {
             self.changed = true;
             entries.synced = false;
             entries.objects.clear();
@@ -297,12 +305,13 @@ impl View {
         required.all(|source| self.synced(source))
     }
 
-    /// Whether no optional source is still expected to deliver soon.
+    /// Whether no source is still expected to deliver soon. One that failed may only share the outage that
+    /// the others have just come back from.
     pub(super) fn settled(&self) -> bool {
-        let failed = |id| self.status(id).is_some_and(|status| status.error.is_some());
+        let refused = |id| self.status(id).is_some_and(Status::is_refused);
         SourceId::ALL
             .into_iter()
-            .all(|source| self.synced(source) || failed(source))
+            .all(|source| self.synced(source) || refused(source))
     }
 
     /// Whether a snapshot made now may differ from the last; asking resets it.
