@@ -192,6 +192,48 @@ fn check_accepts_the_originals_file_in_every_form_of_its_flag() {
 }
 
 #[test]
+fn a_token_may_end_in_a_newline() {
+    let place = Place::new();
+    place.original();
+    let text = KUBECONFIG.replace("hunter4", "\"hunter4\\n\"");
+    place.write("kubeconfig", &text);
+    assert_eq!(place.run(&["check", "--offline"]).code, 0);
+    let answer = place.run(&["plan"]);
+    assert!(
+        answer.stderr.starts_with("error: cannot list ") && !answer.stderr.contains("panicked"),
+        "{}",
+        answer.stderr
+    );
+    assert!(answer.stderr.contains("refused"), "{}", answer.stderr);
+}
+
+#[test]
+fn an_exec_plugin_that_fails_is_told_without_its_secrets() {
+    let place = Place::new();
+    place.original();
+    for (script, told) in [
+        (
+            "echo hunter9; exit 3",
+            "the credential plugin `sh` fails (exit status: 3)",
+        ),
+        (
+            "echo hunter9",
+            "the credential plugin `sh` prints no `ExecCredential`",
+        ),
+    ] {
+        let exec = format!(
+            "exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
+             args: [-c, '{script}', hunter7], env: [{{name: AWS_SECRET_ACCESS_KEY, value: hunter8}}]}}"
+        );
+        place.write("kubeconfig", &KUBECONFIG.replace("token: hunter4", &exec));
+        let answer = place.run(&["plan"]);
+        assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
+        assert!(answer.stderr.contains(told), "{}", answer.stderr);
+        assert!(!answer.stderr.contains("hunter"), "{}", answer.stderr);
+    }
+}
+
+#[test]
 fn an_unknown_key_fails_check_with_a_suggestion() {
     let place = Place::new();
     place.original();

@@ -110,10 +110,12 @@ fn kubernetes(reader: &mut Reader, root: &Group<'_>, in_pod: bool) -> Kubernetes
         Duration::from_secs(1)..=Duration::from_hours(1),
     );
     let proxy = reader.parsed(&group, "proxy_url", |text| {
-        match text.parse::<reqwest::Url>() {
-            Ok(url) if url.scheme() == "http" && url.has_host() => Ok(text.to_owned()),
-            _ => Err("must be an `http://` URL".to_owned()),
-        }
+        let url = text.parse::<reqwest::Url>().ok();
+        let url = url.filter(|url| url.scheme() == "http" && url.has_host());
+        // Normalised, so that the client, which reads URLs strictly, can use whatever was accepted here.
+        url.map(|url| url.as_str().to_owned())
+            .filter(|url| url.parse::<http::Uri>().is_ok())
+            .ok_or_else(|| "must be an `http://` URL".to_owned())
     });
     let cluster_id = reader.text(&group, "cluster_id").ok().map(str::to_owned);
     KubernetesConfig {

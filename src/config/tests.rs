@@ -366,6 +366,25 @@ fn a_file_without_end_is_refused() {
 }
 
 #[test]
+fn a_proxy_is_kept_as_its_client_reads_it() {
+    let proxy = |url: &str| {
+        let config = parse(&with(&format!("kubernetes: {{proxy_url: '{url}'}}")));
+        config.map(|config| config.kubernetes.proxy_url.unwrap())
+    };
+    assert_eq!(
+        proxy("http://user:hunter2 pw@10.0.0.9:3128").unwrap(),
+        "http://user:hunter2%20pw@10.0.0.9:3128/"
+    );
+    for wrong in ["https://user:hunter2@h", "http://", "user:hunter2@h:3128"] {
+        let told = proxy(wrong).unwrap_err().to_string();
+        assert!(
+            told.contains("kubernetes.proxy_url: must be") && !told.contains("hunter2"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn a_syntax_error_tells_its_place_and_no_content() {
     let text = "app_domain_name: apps.test\nrouting_api_client_secret: \"hunter2\n";
     let error = parse(text).unwrap_err();
