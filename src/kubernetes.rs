@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub use api::ApiError;
 pub use client::{ConnectError, PluginError, connect};
+pub(crate) use kubeconfig::check_kubeconfig;
 pub use manifests::{ManifestError, ManifestErrors, snapshot_of_manifests};
 pub use timing::Timing;
 pub use watch::{

@@ -192,6 +192,58 @@ fn check_accepts_the_originals_file_in_every_form_of_its_flag() {
 }
 
 #[test]
+fn check_judges_the_kubeconfig_and_quotes_nothing_of_it() {
+    let place = Place::new();
+    place.original();
+    for (text, told) in [
+        ("hunter4: [\n", "is no kubeconfig (line 2)"),
+        ("", "`current-context` is not set"),
+        (
+            &KUBECONFIG.replace("current-context: x", "current-context: y"),
+            "`current-context` names `y`",
+        ),
+        (
+            &KUBECONFIG.replace("cluster: c,", "cluster: d,"),
+            "names `d`",
+        ),
+        (&KUBECONFIG.replace("user: u}", "user: v}"), "names `v`"),
+        (
+            &KUBECONFIG.replace("http://127.0.0.1:1", "127.0.0.1:6443"),
+            "`clusters[].cluster.server` lacks `https://`",
+        ),
+        (
+            &KUBECONFIG.replace("hunter4", "\"hunter4\\u0007\""),
+            "`users[].user.token` holds what no header can carry",
+        ),
+        (
+            &KUBECONFIG.replace(
+                "'http://127.0.0.1:1'",
+                "'http://h', proxy-url: 'x://hunter4@h'",
+            ),
+            "`clusters[].cluster.proxy-url` must be",
+        ),
+        (
+            &KUBECONFIG.replace(
+                "token: hunter4",
+                "client-certificate-data: QUFB, client-key-data: QUFB",
+            ),
+            "the credentials for the apiserver do not work",
+        ),
+    ] {
+        place.write("kubeconfig", text);
+        let answer = place.run(&["check", "--offline"]);
+        assert_eq!((answer.code, answer.stdout.as_str()), (2, ""), "{text}");
+        let head = "error: 1 mistake in the configuration `route-sync.yml`\n  kube_config_path: ";
+        assert!(
+            answer.stderr.starts_with(head) && answer.stderr.contains(told),
+            "{}",
+            answer.stderr
+        );
+        assert!(!answer.stderr.contains("hunter"), "{}", answer.stderr);
+    }
+}
+
+#[test]
 fn a_token_may_end_in_a_newline() {
     let place = Place::new();
     place.original();

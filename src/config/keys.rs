@@ -149,7 +149,7 @@ pub const KEYS: &[Key] = &[
     key(
         "nats.tls.server_name",
         "the dialled host",
-        "name to expect in the certificate, where servers are dialled by address",
+        "name to expect in the certificate, where servers are dialled by address; needs `nats.tls.ca_file`",
     ),
     key(
         "nats.interval",

@@ -104,7 +104,7 @@ fn each_weakness_is_one_warning() {
 
 #[test]
 fn who_skips_verification_is_told_that_nats_is_verified_all_the_same() {
-    let tls = "nats:\n  tls:\n    server_name: nats.service.cf.internal";
+    let tls = "nats:\n  tls:\n    ca_file: /ca.pem\n    server_name: nats.service.cf.internal";
     let config = parse(&with(tls)).unwrap();
     let told =
         |text: &&String| text.starts_with("`skip_tls_verification` does not reach `nats.tls`");
@@ -385,6 +385,15 @@ fn a_proxy_is_kept_as_its_client_reads_it() {
 }
 
 #[test]
+fn a_name_to_expect_needs_authorities_to_expect_it_of() {
+    let tls = "nats: {tls: {server_name: nats.service.cf.internal}}";
+    assert_eq!(
+        mistakes(&with(tls)),
+        "nats.tls.ca_file: is missing beside `server_name`; hint: give the CA of the NATS deployment"
+    );
+}
+
+#[test]
 fn a_syntax_error_tells_its_place_and_no_content() {
     let text = "app_domain_name: apps.test\nrouting_api_client_secret: \"hunter2\n";
     let error = parse(text).unwrap_err();
@@ -436,7 +445,7 @@ fn files_must_be_readable_and_secrets_lose_their_newline() {
     let config = Config::parse(&text(""), Path::new("f"), surroundings).unwrap();
     assert_eq!(config.uaa.unwrap().client_secret.expose(), "hunter2");
     for (file, message) in [
-        ("ca.pem", "holds no PEM block"),
+        ("ca.pem", "holds no certificate in PEM form"),
         ("absent", "cannot read"),
     ] {
         let ca = format!(", ca_file: '{}'", path(file));
@@ -451,6 +460,66 @@ fn files_must_be_readable_and_secrets_lose_their_newline() {
     let both = ", client_secret: x";
     let error = Config::parse(&text(both), Path::new("f"), surroundings).unwrap_err();
     assert!(error.to_string().contains("are both given"), "{error}");
+}
+
+const PEM: &str = include_str!("../../tests/self_signed.pem");
+/// The key of another certificate.
+const OTHER_KEY: &str = include_str!("../../tests/other_key.pem");
+
+#[test]
+fn files_are_judged_by_what_is_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("good.pem"), PEM).unwrap();
+    std::fs::write(path("other_key.pem"), OTHER_KEY).unwrap();
+    std::fs::write(path("no_block.pem"), "-----BEGIN FOO-----").unwrap();
+    let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(path("junk.pem"), junk).unwrap();
+    let told = |ca: &str, cert: &str, key: &str| {
+        let text = format!(
+            "{{tcp: {{enabled: false}}, routes: {{app_domain: a.test}}, nats: {{servers: [{{host: h}}], \
+             tls: {{ca_file: '{}', cert_file: '{}', key_file: '{}'}}}}}}",
+            path(ca),
+            path(cert),
+            path(key)
+        );
+        let surroundings = Surroundings {
+            in_pod: true,
+            files: true,
+        };
+        let parsed = Config::parse(&text, Path::new("f"), surroundings);
+        parsed.err().map_or_else(String::new, |it| it.to_string())
+    };
+    assert_eq!(told("good.pem", "good.pem", "good.pem"), "");
+    for (ca, cert, key, expect) in [
+        ("junk.pem", "good.pem", "good.pem", "nats.tls.ca_file: "),
+        ("no_block.pem", "good.pem", "good.pem", "nats.tls.ca_file: "),
+        (
+            "good.pem",
+            "no_block.pem",
+            "good.pem",
+            "nats.tls.cert_file: ",
+        ),
+        (
+            "good.pem",
+            "good.pem",
+            "no_block.pem",
+            "nats.tls.key_file: ",
+        ),
+        ("good.pem", "junk.pem", "good.pem", "nats.tls.cert_file: "),
+        (
+            "good.pem",
+            "good.pem",
+            "other_key.pem",
+            "nats.tls.key_file: ",
+        ),
+    ] {
+        let told = told(ca, cert, key);
+        assert!(
+            told.starts_with("1 mistake ") && told.contains(expect),
+            "{told}"
+        );
+    }
 }
 
 #[test]

@@ -6,8 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
+use futures::FutureExt as _;
 use http::{HeaderValue, Uri};
 use kube::Config;
+use kube::client::ConfigExt as _;
 use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use super::client::ConnectError;
@@ -59,6 +61,26 @@ pub(super) async fn read(file: &Path) -> Result<(Config, Option<Uri>), ConnectEr
         config.root_cert_file = cluster.certificate_authority.map(PathBuf::from);
     }
     Ok((config, proxy))
+}
+
+/// Whether a kubeconfig can be used. A plugin that it names is not run.
+pub(crate) fn check_kubeconfig(file: &Path) -> Result<(), ConnectError> {
+    // Without a word from the network it is ready at once (kube 5.0.0); else it is judged when it is used.
+    let Some(read) = read(file).now_or_never() else {
+        return Ok(());
+    };
+    let (config, _) = read?;
+    let user = &config.auth_info;
+    if user.exec.is_some() || user.auth_provider.is_some() || user.token_file.is_some() {
+        return Ok(());
+    }
+    match config.rustls_client_config() {
+        Ok(_) => Ok(()),
+        Err(source) => Err(ConnectError::Credentials {
+            origin: format!("`{}`", file.display()),
+            source: Box::new(source),
+        }),
+    }
 }
 
 /// Where the current context names a user who is nowhere. kube would ask as nobody; kubectl refuses it.
