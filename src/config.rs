@@ -16,7 +16,8 @@ mod secret;
 mod tests;
 
 use std::fmt::Write as _;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub use read::Mistake;
 pub use secret::Secret;
 
 /// A configuration is some kilobytes; a wrong path should not fill the memory.
-const FILE_BYTES_MAX: usize = 1024 * 1024;
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -222,10 +223,15 @@ impl Config {
             path: path.to_owned(),
             source,
         };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        if text.len() > FILE_BYTES_MAX {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+            .map_err(unreadable)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(unreadable(io::Error::other("it has more than 1 MiB")));
         }
+        let text =
+            String::from_utf8(bytes).map_err(|_| unreadable(io::Error::other("it is no UTF-8")))?;
         Self::parse(&text, path, surroundings)
     }
 
@@ -239,17 +245,24 @@ impl Config {
             source,
         })?;
         let mut reader = read::Reader::new(surroundings.files);
-        let strays = keys::strays(&file);
+        let strays = keys::strays(&file.root);
         for key in strays.twice {
             reader.wrong(key, "stands twice");
         }
-        let config = meaning::config(&mut reader, &file, surroundings.in_pod);
+        let config = meaning::config(&mut reader, &file.root, surroundings.in_pod);
+        let mut warnings: Vec<_> = strays.repeated.iter().map(|key| twice(key)).collect();
+        if file.more {
+            warnings.push("only the first document of the file is read, up to `---`".to_owned());
+        }
         let unknown_keys: Vec<_> = strays.unknown.into_iter().map(unknown).collect();
         match config {
-            Some(config) if reader.mistakes.is_empty() => Ok(Self {
-                unknown_keys,
-                ..config
-            }),
+            Some(mut config) if reader.mistakes.is_empty() => {
+                config.warnings.append(&mut warnings);
+                Ok(Self {
+                    unknown_keys,
+                    ..config
+                })
+            }
             // A misspelt key is why another one is missing: they belong together.
             _ => Err(ConfigError::Mistakes {
                 path: path.to_owned(),
@@ -272,6 +285,10 @@ fn unknown((key, suggestion): (String, Option<String>)) -> Mistake {
         message: "is no key of route-sync".to_owned(),
         hint: suggestion.map(|key| format!("did you mean `{key}`?")),
     }
+}
+
+fn twice(key: &str) -> String {
+    format!("`{key}` stands twice, with the same value")
 }
 
 fn all(path: &Path, mistakes: &[Mistake]) -> String {

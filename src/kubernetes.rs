@@ -14,6 +14,7 @@
 
 mod api;
 mod client;
+mod kubeconfig;
 mod manifests;
 pub mod snapshot;
 mod timing;
@@ -23,7 +24,8 @@ mod wire;
 use std::time::Duration;
 
 pub use api::ApiError;
-pub use client::{ConnectError, connect};
+pub use client::{ConnectError, PluginError, connect};
+pub(crate) use kubeconfig::check_kubeconfig;
 pub use manifests::{ManifestError, ManifestErrors, snapshot_of_manifests};
 pub use timing::Timing;
 pub use watch::{

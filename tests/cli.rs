@@ -192,6 +192,100 @@ fn check_accepts_the_originals_file_in_every_form_of_its_flag() {
 }
 
 #[test]
+fn check_judges_the_kubeconfig_and_quotes_nothing_of_it() {
+    let place = Place::new();
+    place.original();
+    for (text, told) in [
+        ("hunter4: [\n", "is no kubeconfig (line 2)"),
+        ("", "`current-context` is not set"),
+        (
+            &KUBECONFIG.replace("current-context: x", "current-context: y"),
+            "`current-context` names `y`",
+        ),
+        (
+            &KUBECONFIG.replace("cluster: c,", "cluster: d,"),
+            "names `d`",
+        ),
+        (&KUBECONFIG.replace("user: u}", "user: v}"), "names `v`"),
+        (
+            &KUBECONFIG.replace("http://127.0.0.1:1", "127.0.0.1:6443"),
+            "`clusters[].cluster.server` lacks `https://`",
+        ),
+        (
+            &KUBECONFIG.replace("hunter4", "\"hunter4\\u0007\""),
+            "`users[].user.token` holds what no header can carry",
+        ),
+        (
+            &KUBECONFIG.replace(
+                "'http://127.0.0.1:1'",
+                "'http://h', proxy-url: 'x://hunter4@h'",
+            ),
+            "`clusters[].cluster.proxy-url` must be",
+        ),
+        (
+            &KUBECONFIG.replace(
+                "token: hunter4",
+                "client-certificate-data: QUFB, client-key-data: QUFB",
+            ),
+            "the credentials for the apiserver do not work",
+        ),
+    ] {
+        place.write("kubeconfig", text);
+        let answer = place.run(&["check", "--offline"]);
+        assert_eq!((answer.code, answer.stdout.as_str()), (2, ""), "{text}");
+        let head = "error: 1 mistake in the configuration `route-sync.yml`\n  kube_config_path: ";
+        assert!(
+            answer.stderr.starts_with(head) && answer.stderr.contains(told),
+            "{}",
+            answer.stderr
+        );
+        assert!(!answer.stderr.contains("hunter"), "{}", answer.stderr);
+    }
+}
+
+#[test]
+fn a_token_may_end_in_a_newline() {
+    let place = Place::new();
+    place.original();
+    let text = KUBECONFIG.replace("hunter4", "\"hunter4\\n\"");
+    place.write("kubeconfig", &text);
+    assert_eq!(place.run(&["check", "--offline"]).code, 0);
+    let answer = place.run(&["plan"]);
+    assert!(
+        answer.stderr.starts_with("error: cannot list ") && !answer.stderr.contains("panicked"),
+        "{}",
+        answer.stderr
+    );
+    assert!(answer.stderr.contains("refused"), "{}", answer.stderr);
+}
+
+#[test]
+fn an_exec_plugin_that_fails_is_told_without_its_secrets() {
+    let place = Place::new();
+    place.original();
+    for (script, told) in [
+        (
+            "echo hunter9; exit 3",
+            "the credential plugin `sh` fails (exit status: 3)",
+        ),
+        (
+            "echo hunter9",
+            "the credential plugin `sh` prints no `ExecCredential`",
+        ),
+    ] {
+        let exec = format!(
+            "exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
+             args: [-c, '{script}', hunter7], env: [{{name: AWS_SECRET_ACCESS_KEY, value: hunter8}}]}}"
+        );
+        place.write("kubeconfig", &KUBECONFIG.replace("token: hunter4", &exec));
+        let answer = place.run(&["plan"]);
+        assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
+        assert!(answer.stderr.contains(told), "{}", answer.stderr);
+        assert!(!answer.stderr.contains("hunter"), "{}", answer.stderr);
+    }
+}
+
+#[test]
 fn an_unknown_key_fails_check_with_a_suggestion() {
     let place = Place::new();
     place.original();

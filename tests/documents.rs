@@ -87,6 +87,15 @@ fn the_example_configurations_are_valid_and_without_weakness_of_their_own() {
 /// Where the files that the examples name lie.
 const JOB: &str = "/var/vcap/jobs/route-sync/config";
 
+/// A certificate and its key: each of the files may hold both, and a secret may be any text.
+const PEM: &str = include_str!("self_signed.pem");
+const KUBECONFIG: &str = "\
+clusters: [{name: c, cluster: {server: 'https://10.0.0.1:6443'}}]
+users: [{name: u, user: {token: t}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+";
+
 /// `check --offline` of an example whose files are there: exit code, stdout, stderr.
 fn checked(name: &str) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -95,11 +104,8 @@ fn checked(name: &str) -> (Option<i32>, String, String) {
     let places = text.split_whitespace().filter(|word| word.starts_with(JOB));
     for place in places.map(|word| word.replace(JOB, home)) {
         fs::create_dir_all(Path::new(&place).parent().unwrap()).unwrap();
-        fs::write(
-            place,
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        )
-        .unwrap();
+        let is_kubeconfig = place.ends_with("kubeconfig");
+        fs::write(place, if is_kubeconfig { KUBECONFIG } else { PEM }).unwrap();
     }
     let config = folder.path().join("example.yml");
     fs::write(&config, text.replace(JOB, home)).unwrap();

@@ -13,7 +13,11 @@ use serde::de::{
     Visitor,
 };
 
+/// YAML 1.1's merge key.
+const MERGE: &str = "<<";
+
 /// One value of the file. It has no `Debug`: it may be a secret.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum Node {
     /// Nothing, `~` or `null`.
     Blank,
@@ -52,14 +56,28 @@ enum Shape {
     Tagged,
 }
 
+/// A whole file.
+pub(super) struct File {
+    pub(super) root: Node,
+    /// Another document follows the first. The original's parser (yaml.v2) read the first and said nothing.
+    pub(super) more: bool,
+}
+
 /// Reads a whole file.
-pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
-    let shape = ShapeSeed
-        .deserialize(serde_yaml::Deserializer::from_str(text))
-        .map_err(|error| SyntaxError::of(&error))?;
-    shape
-        .deserialize(serde_yaml::Deserializer::from_str(text))
-        .map_err(|error| SyntaxError::of(&error))
+pub(super) fn parse(text: &str) -> Result<File, SyntaxError> {
+    // Editors on Windows write a byte order mark, which is no part of the first key.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut documents = serde_yaml::Deserializer::from_str(text);
+    let again = serde_yaml::Deserializer::from_str(text).next();
+    let (Some(first), Some(again)) = (documents.next(), again) else {
+        let (root, more) = (Node::Blank, false);
+        return Ok(File { root, more });
+    };
+    let shape = ShapeSeed.deserialize(first);
+    let root = shape.and_then(|shape| shape.deserialize(again));
+    let root = root.map_err(|error| SyntaxError::of(&error))?;
+    let more = documents.next().is_some();
+    Ok(File { root, more })
 }
 
 // === impl SyntaxError ===
@@ -224,6 +242,33 @@ impl<'de> Visitor<'de> for NodesVisitor {
             }
         }
         entries.next_key::<IgnoredAny>()?;
-        Ok(Node::Map(nodes))
+        Ok(Node::Map(merged(nodes)))
     }
+}
+
+/// What `<<` names, put beside a group's own keys, which win. Any other value of `<<` stays and is told as a
+/// key that nobody knows.
+fn merged(nodes: Vec<(String, Node)>) -> Vec<(String, Node)> {
+    let is_merge = |(key, value): &(String, Node)| {
+        key == MERGE
+            && match value {
+                Node::Map(_) => true,
+                Node::List(items) => items.iter().all(|item| matches!(item, Node::Map(_))),
+                Node::Blank | Node::Scalar(_) | Node::Tagged => false,
+            }
+    };
+    let (merges, mut own): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_merge);
+    let groups = merges.into_iter().flat_map(|(_, value)| match value {
+        Node::List(items) => items,
+        one => vec![one],
+    });
+    for group in groups {
+        let Node::Map(entries) = group else { continue };
+        for (key, value) in entries {
+            if own.iter().all(|(known, _)| *known != key) {
+                own.push((key, value));
+            }
+        }
+    }
+    own
 }

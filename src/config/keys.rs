@@ -3,7 +3,7 @@
 //! The reader may ask only for keys of this table, so an undocumented key cannot exist; a test reads a file
 //! that holds them all, so neither can a documented one that nobody reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::file::Node;
 
@@ -149,7 +149,7 @@ pub const KEYS: &[Key] = &[
     key(
         "nats.tls.server_name",
         "the dialled host",
-        "name to expect in the certificate, where servers are dialled by address",
+        "name to expect in the certificate, where servers are dialled by address; needs `nats.tls.ca_file`",
     ),
     key(
         "nats.interval",
@@ -287,8 +287,10 @@ pub const KEYS: &[Key] = &[
 pub(super) struct Strays {
     /// Key path and what may have been meant.
     pub(super) unknown: Vec<(String, Option<String>)>,
-    /// Key paths.
+    /// Paths of keys that stand twice and say different things.
     pub(super) twice: Vec<String>,
+    /// Paths of keys that say the same twice.
+    pub(super) repeated: Vec<String>,
 }
 
 /// Walks the whole file.
@@ -308,13 +310,19 @@ pub(super) fn is_known(pattern: &str) -> bool {
 }
 
 fn walk(node: &Node, path: &str, pattern: &str, strays: &mut Strays) {
+    // What stands here is a value, though it may look like a key: a password without quotes in braces.
+    if KEYS.iter().any(|key| key.path == pattern) {
+        return;
+    }
     match node {
         Node::Map(entries) => {
-            let mut seen = BTreeSet::new();
+            let mut seen = BTreeMap::new();
             for (name, child) in entries {
                 let child_path = join(path, name);
-                if !seen.insert(name) {
-                    strays.twice.push(child_path.clone());
+                match seen.insert(name, child) {
+                    Some(before) if before == child => strays.repeated.push(child_path.clone()),
+                    Some(_) => strays.twice.push(child_path.clone()),
+                    None => {}
                 }
                 let child_pattern = join(pattern, name);
                 if is_known(&child_pattern) {
@@ -370,18 +378,21 @@ fn suggestion(group: &str, name: &str) -> Option<String> {
     KEYS.iter().find(elsewhere).map(|key| key.path.to_owned())
 }
 
-/// Levenshtein's: how many letters to add, drop or change.
+/// How many letters to add, drop, change or swap with their neighbour (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
         for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+            let changed = rows[i][j] + usize::from(x != y);
+            let mut least = changed.min(row[j] + 1).min(rows[i][j + 1] + 1);
+            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
+                least = least.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(least);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }

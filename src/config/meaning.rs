@@ -96,8 +96,8 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
 
 fn kubernetes(reader: &mut Reader, root: &Group<'_>, in_pod: bool) -> KubernetesConfig {
     let group = reader.group(root, "kubernetes");
-    let old = reader.file(root, "kube_config_path");
-    let new = reader.file(&group, "kubeconfig");
+    let old = reader.kubeconfig(root, "kube_config_path");
+    let new = reader.kubeconfig(&group, "kubeconfig");
     let kubeconfig = reader.either(("kube_config_path", old), ("kubernetes.kubeconfig", new));
     if kubeconfig.is_absent() && !in_pod {
         let hint = "only inside a pod it may be left out; `kube_config_path`, its original name, is read as well";
@@ -110,10 +110,12 @@ fn kubernetes(reader: &mut Reader, root: &Group<'_>, in_pod: bool) -> Kubernetes
         Duration::from_secs(1)..=Duration::from_hours(1),
     );
     let proxy = reader.parsed(&group, "proxy_url", |text| {
-        match text.parse::<reqwest::Url>() {
-            Ok(url) if url.scheme() == "http" && url.has_host() => Ok(text.to_owned()),
-            _ => Err("must be an `http://` URL".to_owned()),
-        }
+        let url = text.parse::<reqwest::Url>().ok();
+        let url = url.filter(|url| url.scheme() == "http" && url.has_host());
+        // Normalised, so that the client, which reads URLs strictly, can use whatever was accepted here.
+        url.map(|url| url.as_str().to_owned())
+            .filter(|url| url.parse::<http::Uri>().is_ok())
+            .ok_or_else(|| "must be an `http://` URL".to_owned())
     });
     let cluster_id = reader.text(&group, "cluster_id").ok().map(str::to_owned);
     KubernetesConfig {
@@ -173,7 +175,7 @@ fn uaa(
         ("uaa.client_secret", "routing_api_client_secret"),
         secret,
     );
-    let ca_file = reader.pem_file(&group, "ca_file").ok();
+    let ca_file = reader.ca_file(&group, "ca_file").ok();
     let skip_verification = skip_verification(reader, &group, skip);
     Some(UaaConfig {
         url: url?,
@@ -209,7 +211,7 @@ fn routing_api(
     let router_group = reader.text(&group, "router_group").ok().map(str::to_owned);
     let ttl = reader.duration(&group, "ttl", TTL_MIN..=TTL_MAX);
     let reserved_ports = ports(reader, &group, "reserved_ports");
-    let ca_file = reader.pem_file(&group, "ca_file").ok();
+    let ca_file = reader.ca_file(&group, "ca_file").ok();
     let identity = reader.identity(&group, "client_cert_file", "client_key_file");
     let skip_verification = skip_verification(reader, &group, skip);
     Some(RoutingApiConfig {

@@ -155,9 +155,18 @@ fn server(
 
 fn nats_tls(reader: &mut Reader, nats: &Group<'_>, demanded: bool) -> Option<TlsConfig> {
     let group = reader.group(nats, "tls");
-    let ca_file = reader.pem_file(&group, "ca_file").ok();
+    let ca_file = reader.ca_file(&group, "ca_file");
     let identity = reader.identity(&group, "cert_file", "key_file");
     let server_name = host(reader, &group, "server_name").ok();
+    if server_name.is_some() && ca_file.is_absent() {
+        // Names that need this key are of private authorities; the system's sign none of them.
+        reader.wrong_hint(
+            group.path_of("ca_file"),
+            "is missing beside `server_name`",
+            "give the CA of the NATS deployment",
+        );
+    }
+    let ca_file = ca_file.ok();
     let given = demanded || !group.is_empty();
     given.then_some(TlsConfig {
         ca_file,

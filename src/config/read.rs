@@ -14,6 +14,9 @@ use super::file::Node;
 use super::keys;
 use super::scalar;
 use super::{ClientIdentity, Secret};
+use crate::causes::chain;
+use crate::kubernetes;
+use crate::publish::tls;
 
 /// Secrets and certificates are far smaller; a wrong path should not fill the memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -328,25 +331,32 @@ impl Reader {
         })
     }
 
-    /// A file that can be read now.
-    pub(super) fn file(&mut self, group: &Group<'_>, name: &str) -> Field<PathBuf> {
+    /// A kubeconfig with which the apiserver can be asked now.
+    pub(super) fn kubeconfig(&mut self, group: &Group<'_>, name: &str) -> Field<PathBuf> {
+        self.readable(group, name, |path| {
+            kubernetes::check_kubeconfig(path).map_err(|error| chain(&error))
+        })
+    }
+
+    /// A file of authorities to trust.
+    pub(super) fn ca_file(&mut self, group: &Group<'_>, name: &str) -> Field<PathBuf> {
+        self.readable(group, name, |path| told(tls::authorities(path)))
+    }
+
+    /// A file that can be read and used now.
+    fn readable(
+        &mut self,
+        group: &Group<'_>,
+        name: &str,
+        usable: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Field<PathBuf> {
         let check_files = self.check_files;
         self.parsed(group, name, |text| {
             let path = PathBuf::from(text);
             if check_files {
+                // First with a bound: whoever judges the content reads all of it.
                 content(&path)?;
-            }
-            Ok(path)
-        })
-    }
-
-    /// A file of certificates or keys.
-    pub(super) fn pem_file(&mut self, group: &Group<'_>, name: &str) -> Field<PathBuf> {
-        let check_files = self.check_files;
-        self.parsed(group, name, |text| {
-            let path = PathBuf::from(text);
-            if check_files && !content(&path)?.contains("-----BEGIN ") {
-                return Err(format!("`{}` holds no PEM block", path.display()));
+                usable(&path)?;
             }
             Ok(path)
         })
@@ -385,8 +395,8 @@ impl Reader {
         cert: &str,
         key: &str,
     ) -> Option<ClientIdentity> {
-        let cert_file = self.pem_file(group, cert);
-        let key_file = self.pem_file(group, key);
+        let cert_file = self.readable(group, cert, |path| told(tls::authorities(path)));
+        let key_file = self.readable(group, key, |path| told(tls::private_key(path)));
         let lone = match (&cert_file, &key_file) {
             (Field::Is(_), Field::Absent) => Some((key, cert)),
             (Field::Absent, Field::Is(_)) => Some((cert, key)),
@@ -398,10 +408,19 @@ impl Reader {
                 format!("is missing beside `{given}`"),
             );
         }
-        Some(ClientIdentity {
+        let identity = ClientIdentity {
             cert_file: cert_file.ok()?,
             key_file: key_file.ok()?,
-        })
+        };
+        if self.check_files
+            && let Err(message) = told(tls::certified_key(&identity))
+        {
+            self.wrong(
+                group.path_of(key),
+                format!("does not fit `{cert}`: {message}"),
+            );
+        }
+        Some(identity)
     }
 
     /// A key under its original and its grouped name; both only when they say the same.
@@ -439,6 +458,11 @@ impl Reader {
         );
         self.asked.insert(pattern);
     }
+}
+
+/// Whether it works, else why not.
+fn told<T>(result: Result<T, tls::TlsError>) -> Result<(), String> {
+    result.map(drop).map_err(|error| chain(&error))
 }
 
 pub(super) fn content(path: &Path) -> Result<String, String> {

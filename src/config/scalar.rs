@@ -56,12 +56,16 @@ pub(super) fn flag(text: &str) -> Result<bool, String> {
 
 /// A base URL without its trailing slash.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
+    let no_scheme = || "must start with `https://` (or `http://`)".to_owned();
+    if !text.contains("://") {
+        return Err(no_scheme());
+    }
     // What cannot be parsed is not quoted: it may hold credentials.
     let url: reqwest::Url = text
         .parse()
         .map_err(|error| format!("is no URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("must start with `https://` (or `http://`)".to_owned());
+        return Err(no_scheme());
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold credentials".to_owned());
@@ -265,6 +269,10 @@ mod tests {
         ] {
             let error = base_url(text).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
+        }
+        for text in ["api.sys.test", "api.sys.test:8443", "ftp://x", "https:/x"] {
+            let error = base_url(text).unwrap_err();
+            assert_eq!(error, "must start with `https://` (or `http://`)", "{text}");
         }
     }
 }

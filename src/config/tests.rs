@@ -104,7 +104,7 @@ fn each_weakness_is_one_warning() {
 
 #[test]
 fn who_skips_verification_is_told_that_nats_is_verified_all_the_same() {
-    let tls = "nats:\n  tls:\n    server_name: nats.service.cf.internal";
+    let tls = "nats:\n  tls:\n    ca_file: /ca.pem\n    server_name: nats.service.cf.internal";
     let config = parse(&with(tls)).unwrap();
     let told =
         |text: &&String| text.starts_with("`skip_tls_verification` does not reach `nats.tls`");
@@ -264,6 +264,17 @@ fn unknown_keys_come_with_a_suggestion() {
             "nat: is no key of route-sync; hint: did you mean `nats`?",
         ]
     );
+    let swapped = with("log: {levle: debug}").replace("  user: nats", "  hots: h\n  user: nats");
+    let hints = parse(&swapped).unwrap().unknown_keys;
+    let hints: Vec<_> = hints.into_iter().map(|it| it.hint.unwrap()).collect();
+    assert_eq!(
+        hints,
+        [
+            "did you mean `nats_servers[].host`?",
+            "did you mean `nats_servers[].host`?",
+            "did you mean `log.level`?"
+        ]
+    );
 }
 
 #[test]
@@ -275,9 +286,111 @@ fn a_misspelt_key_is_named_beside_the_one_that_is_missing_for_it() {
 }
 
 #[test]
-fn a_key_that_stands_twice_is_a_mistake() {
+fn a_key_that_stands_twice_is_a_mistake_unless_it_says_the_same() {
     let text = format!("{ORIGINAL}\napp_domain_name: other.test\n");
     assert_eq!(mistakes(&text), "app_domain_name: stands twice");
+    let config = parse(&format!("{ORIGINAL}\napp_domain_name: apps.test\n")).unwrap();
+    assert_eq!(
+        config.warnings.last().unwrap(),
+        "`app_domain_name` stands twice, with the same value"
+    );
+}
+
+#[test]
+fn a_secret_that_looks_like_a_key_is_not_printed() {
+    for value in [
+        "{hunter2}",
+        "{hunter2: 1, hunter2: 2}",
+        "[{hunter2: x}]",
+        "{a: {hunter2: x}}",
+    ] {
+        let text = with(&format!("routing_api_client_secret: {value}")).replace("1e3", value);
+        assert_eq!(
+            mistakes(&text),
+            "routing_api_client_secret: must be a single value\n\
+             nats_servers[1].password: must be a single value"
+        );
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_key() {
+    let config = parse(&format!("\u{feff}{}", ORIGINAL.trim_start())).unwrap();
+    assert_eq!(config.unknown_keys, []);
+}
+
+#[test]
+fn only_the_first_document_is_read_and_that_is_told() {
+    for more in ["---\n", "---\napp_domain_name: other.test\n", "---\na: [\n"] {
+        let config = parse(&format!("---\n{ORIGINAL}{more}")).unwrap();
+        assert_eq!(config.routes.app_domain.as_str(), "apps.test");
+        let told = config.warnings.last().unwrap();
+        assert!(told.starts_with("only the first document"), "{told}");
+    }
+    let alone = parse(&format!("---\n{ORIGINAL}...\n")).unwrap();
+    assert_eq!(alone.warnings.len(), 3, "{:?}", alone.warnings);
+}
+
+#[test]
+fn merge_keys_bring_what_a_group_does_not_say_itself() {
+    let servers = "nats_servers:\n- &first\n  host: 10.0.0.1\n  user: nats\n  password: 0123\n\
+        - <<: *first\n  host: 10.0.0.2\n- host: 10.0.0.3\n  <<: [{user: other}, *first]";
+    let rest = ORIGINAL.split_once("routing_api_url").unwrap().1;
+    let config = parse(&format!("{servers}\nrouting_api_url{rest}")).unwrap();
+    assert_eq!(config.unknown_keys, []);
+    let servers = config.nats.unwrap().servers;
+    let read: Vec<_> = servers
+        .iter()
+        .map(|server| {
+            let (user, password) = server.login.as_ref().unwrap();
+            (server.host.as_str(), user.as_str(), password.expose())
+        })
+        .collect();
+    assert_eq!(
+        read,
+        [
+            ("10.0.0.1", "nats", "0123"),
+            ("10.0.0.2", "nats", "0123"),
+            ("10.0.0.3", "other", "0123")
+        ]
+    );
+}
+
+#[test]
+fn a_file_without_end_is_refused() {
+    let error = Config::load(Path::new("/dev/zero"), ANYWHERE).unwrap_err();
+    assert!(
+        crate::causes::chain(&error).ends_with("it has more than 1 MiB"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_proxy_is_kept_as_its_client_reads_it() {
+    let proxy = |url: &str| {
+        let config = parse(&with(&format!("kubernetes: {{proxy_url: '{url}'}}")));
+        config.map(|config| config.kubernetes.proxy_url.unwrap())
+    };
+    assert_eq!(
+        proxy("http://user:hunter2 pw@10.0.0.9:3128").unwrap(),
+        "http://user:hunter2%20pw@10.0.0.9:3128/"
+    );
+    for wrong in ["https://user:hunter2@h", "http://", "user:hunter2@h:3128"] {
+        let told = proxy(wrong).unwrap_err().to_string();
+        assert!(
+            told.contains("kubernetes.proxy_url: must be") && !told.contains("hunter2"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_name_to_expect_needs_authorities_to_expect_it_of() {
+    let tls = "nats: {tls: {server_name: nats.service.cf.internal}}";
+    assert_eq!(
+        mistakes(&with(tls)),
+        "nats.tls.ca_file: is missing beside `server_name`; hint: give the CA of the NATS deployment"
+    );
 }
 
 #[test]
@@ -331,7 +444,10 @@ fn files_must_be_readable_and_secrets_lose_their_newline() {
     };
     let config = Config::parse(&text(""), Path::new("f"), surroundings).unwrap();
     assert_eq!(config.uaa.unwrap().client_secret.expose(), "hunter2");
-    for (file, message) in [("ca.pem", "holds no PEM block"), ("absent", "cannot read")] {
+    for (file, message) in [
+        ("ca.pem", "holds no certificate in PEM form"),
+        ("absent", "cannot read"),
+    ] {
         let ca = format!(", ca_file: '{}'", path(file));
         let error = Config::parse(&text(&ca), Path::new("f"), surroundings).unwrap_err();
         let shown = error.to_string();
@@ -344,6 +460,66 @@ fn files_must_be_readable_and_secrets_lose_their_newline() {
     let both = ", client_secret: x";
     let error = Config::parse(&text(both), Path::new("f"), surroundings).unwrap_err();
     assert!(error.to_string().contains("are both given"), "{error}");
+}
+
+const PEM: &str = include_str!("../../tests/self_signed.pem");
+/// The key of another certificate.
+const OTHER_KEY: &str = include_str!("../../tests/other_key.pem");
+
+#[test]
+fn files_are_judged_by_what_is_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("good.pem"), PEM).unwrap();
+    std::fs::write(path("other_key.pem"), OTHER_KEY).unwrap();
+    std::fs::write(path("no_block.pem"), "-----BEGIN FOO-----").unwrap();
+    let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(path("junk.pem"), junk).unwrap();
+    let told = |ca: &str, cert: &str, key: &str| {
+        let text = format!(
+            "{{tcp: {{enabled: false}}, routes: {{app_domain: a.test}}, nats: {{servers: [{{host: h}}], \
+             tls: {{ca_file: '{}', cert_file: '{}', key_file: '{}'}}}}}}",
+            path(ca),
+            path(cert),
+            path(key)
+        );
+        let surroundings = Surroundings {
+            in_pod: true,
+            files: true,
+        };
+        let parsed = Config::parse(&text, Path::new("f"), surroundings);
+        parsed.err().map_or_else(String::new, |it| it.to_string())
+    };
+    assert_eq!(told("good.pem", "good.pem", "good.pem"), "");
+    for (ca, cert, key, expect) in [
+        ("junk.pem", "good.pem", "good.pem", "nats.tls.ca_file: "),
+        ("no_block.pem", "good.pem", "good.pem", "nats.tls.ca_file: "),
+        (
+            "good.pem",
+            "no_block.pem",
+            "good.pem",
+            "nats.tls.cert_file: ",
+        ),
+        (
+            "good.pem",
+            "good.pem",
+            "no_block.pem",
+            "nats.tls.key_file: ",
+        ),
+        ("good.pem", "junk.pem", "good.pem", "nats.tls.cert_file: "),
+        (
+            "good.pem",
+            "good.pem",
+            "other_key.pem",
+            "nats.tls.key_file: ",
+        ),
+    ] {
+        let told = told(ca, cert, key);
+        assert!(
+            told.starts_with("1 mistake ") && told.contains(expect),
+            "{told}"
+        );
+    }
 }
 
 #[test]
@@ -360,9 +536,9 @@ nats_servers: [{host: h}]
 nats: {servers: [{host: h}]}
 policy: {hosts: [{namespaces: [a], hosts: [b]}], ports: [{namespaces: [a], ports: 2000}]}
 ";
-    let node = file::parse(text).unwrap_or_else(|error| panic!("{error}"));
+    let file = file::parse(text).unwrap_or_else(|error| panic!("{error}"));
     let mut reader = read::Reader::new(false);
-    let _ = meaning::config(&mut reader, &node, true);
+    let _ = meaning::config(&mut reader, &file.root, true);
     for key in KEYS {
         let asked = key.path.trim_end_matches("[]");
         assert!(reader.asked.contains(asked), "nobody reads `{}`", key.path);

@@ -1,11 +1,11 @@
-//! From a kubeconfig, or the pod we run in, to a client that neither hangs nor hides anything.
+//! From the apiserver's address and credentials to a client that neither hangs nor hides anything.
 //!
 //! kube's own defaults wait for ever on an answer, repeat refused requests out of sight for minutes, take a
 //! proxy from the environment and send a token file's trailing newline as part of the token. Each is undone
 //! here and nowhere else. What is asked through the client is the callers' affair.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderValue, Request, Response, StatusCode};
-use kube::client::{Body, ClientBuilder};
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::client::{AuthError, Body, ClientBuilder};
 use kube::{Client, Config};
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
-use super::Timing;
+use super::{Timing, kubeconfig};
 use crate::config::KubernetesConfig;
 
 /// How long a token that was read from a file is used before the file is read again. kubelet rotates tokens
@@ -66,18 +65,28 @@ pub enum ConnectError {
         "no kubeconfig is configured and this is no pod with a service account; hint: set `kube_config_path`"
     )]
     NotInCluster(#[source] kube::config::InClusterError),
-    /// The proxy's address cannot be read.
-    #[error("`kubernetes.proxy_url`: `{0}` is no URL; hint: write it as `http://host:port`")]
-    Proxy(String),
-    /// Certificates, keys or a credential plugin do not work.
+    /// The proxy's address cannot be read. It may hold a password, so that it is not quoted.
+    #[error("`kubernetes.proxy_url` is no URL; hint: write it as `http://host:port`")]
+    Proxy,
+    /// Certificates or keys do not work.
     #[error(
-        "the credentials for the apiserver do not work; hint: check the files and the `exec` plugin that {origin} names"
+        "the credentials for the apiserver do not work; hint: check the files that {origin} names"
     )]
     Credentials {
         /// Where they were named.
         origin: String,
         /// Why.
         source: Box<kube::Error>,
+    },
+    /// A credential plugin does not work.
+    #[error(
+        "the credentials for the apiserver do not work; hint: run the `exec` plugin of {origin} by hand"
+    )]
+    Plugin {
+        /// Where it was named.
+        origin: String,
+        /// Why.
+        source: PluginError,
     },
     /// Making the client panicked or was cancelled.
     #[error("making the client for the apiserver failed")]
@@ -98,6 +107,15 @@ enum TokenError {
     Empty(PathBuf),
 }
 
+/// What is wrong with a credential plugin, in our own words: kube's show its arguments, its environment and what
+/// it printed (kube 5.0.0), and each of them holds secrets.
+#[derive(Debug, thiserror::Error)]
+#[error("the credential plugin{} {problem}", named(.command.as_deref()))]
+pub struct PluginError {
+    command: Option<String>,
+    problem: String,
+}
+
 /// A bearer token that lives in a file.
 struct TokenFile {
     path: PathBuf,
@@ -110,6 +128,8 @@ struct TokenFile {
 struct RimLayer {
     header_timeout: Duration,
     token: Option<Arc<TokenFile>>,
+    /// What refreshes the token, if a program does.
+    plugin: Option<String>,
 }
 
 /// Adds the token and bounds the wait for the response header. Only for the header: a watch's body is meant
@@ -153,16 +173,28 @@ pub(super) async fn connect_with(
     let layer = RimLayer {
         header_timeout: timing.header_timeout,
         token,
+        plugin: kube
+            .auth_info
+            .exec
+            .as_ref()
+            .and_then(|exec| exec.command.clone()),
     };
+    let plugin = layer.plugin.clone();
     // An `exec` plugin is run in here and may take its time.
     tokio::task::spawn_blocking(move || {
         ClientBuilder::try_from(kube).map(|builder| builder.with_layer(&layer).build())
     })
     .await
     .map_err(ConnectError::Interrupted)?
-    .map_err(|source| ConnectError::Credentials {
-        origin,
-        source: Box::new(source),
+    .map_err(|error| match error {
+        kube::Error::Auth(error) => ConnectError::Plugin {
+            origin,
+            source: PluginError::of(plugin, error),
+        },
+        other => ConnectError::Credentials {
+            origin,
+            source: Box::new(other),
+        },
     })
 }
 
@@ -174,7 +206,7 @@ pub(super) async fn server_url(config: &KubernetesConfig) -> Result<String, Conn
 
 async fn load(config: &KubernetesConfig) -> Result<Config, ConnectError> {
     let (mut kube, proxy) = match &config.kubeconfig {
-        Some(file) => from_kubeconfig(file).await?,
+        Some(file) => kubeconfig::read(file).await?,
         None => (
             Config::incluster().map_err(ConnectError::NotInCluster)?,
             None,
@@ -182,105 +214,11 @@ async fn load(config: &KubernetesConfig) -> Result<Config, ConnectError> {
     };
     // Whatever kube found in the environment is overwritten: its NO_PROXY is matched against the proxy's own
     // address (kube 5.0.0), so that nobody could keep the apiserver off the proxy.
-    kube.proxy_url = match config.proxy_url.as_ref().or(proxy.as_ref()) {
-        Some(url) => Some(url.parse().map_err(|_| ConnectError::Proxy(url.clone()))?),
-        None => None,
+    kube.proxy_url = match &config.proxy_url {
+        Some(url) => Some(url.parse().map_err(|_| ConnectError::Proxy)?),
+        None => proxy,
     };
     Ok(kube)
-}
-
-async fn from_kubeconfig(file: &Path) -> Result<(Config, Option<String>), ConnectError> {
-    let explain = |error| explain(file, error);
-    let kubeconfig = Kubeconfig::read_from(file).map_err(explain)?;
-    let cluster = current_cluster(&kubeconfig).cloned();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(explain)?;
-    let mut proxy = None;
-    if let Some(cluster) = cluster {
-        proxy = cluster.proxy_url.filter(|url| !url.is_empty());
-        if cluster.certificate_authority_data.is_none() {
-            // kube reads this file again every minute, but only if told its name.
-            config.root_cert_file = cluster.certificate_authority.map(PathBuf::from);
-        }
-    }
-    Ok((config, proxy))
-}
-
-fn current_cluster(kubeconfig: &Kubeconfig) -> Option<&kube::config::Cluster> {
-    let current = kubeconfig.current_context.as_ref()?;
-    let context = kubeconfig.contexts.iter().find(|it| it.name == *current)?;
-    let name = &context.context.as_ref()?.cluster;
-    let cluster = kubeconfig.clusters.iter().find(|it| it.name == *name)?;
-    cluster.cluster.as_ref()
-}
-
-fn explain(file: &Path, error: KubeconfigError) -> ConnectError {
-    let file = file.to_owned();
-    let key = |key, problem: String, hint| ConnectError::Key {
-        file: file.clone(),
-        key,
-        problem,
-        hint,
-    };
-    match error {
-        KubeconfigError::ReadConfig(source, _) => ConnectError::Read { file, source },
-        KubeconfigError::CurrentContextNotSet => key(
-            "current-context",
-            "is not set".to_owned(),
-            "name one of `contexts`",
-        ),
-        KubeconfigError::LoadContext(name) => key(
-            "current-context",
-            format!("names `{name}`, which is not among `contexts`"),
-            "name one of `contexts`",
-        ),
-        KubeconfigError::LoadClusterOfContext(name) => key(
-            "contexts[].context.cluster",
-            format!("names `{name}`, which is not among `clusters`"),
-            "name one of `clusters`",
-        ),
-        KubeconfigError::MissingClusterUrl => key(
-            "clusters[].cluster.server",
-            "is missing".to_owned(),
-            "write the apiserver's URL, such as `https://10.0.0.1:6443`",
-        ),
-        KubeconfigError::ParseClusterUrl(source) => key(
-            "clusters[].cluster.server",
-            format!("is no URL ({source})"),
-            "write the apiserver's URL, such as `https://10.0.0.1:6443`",
-        ),
-        KubeconfigError::LoadCertificateAuthority(source) => key(
-            "clusters[].cluster.certificate-authority",
-            format!("cannot be used ({source})"),
-            "point it to a PEM file",
-        ),
-        KubeconfigError::ParseCertificates(source) => key(
-            "clusters[].cluster.certificate-authority",
-            format!("is no PEM ({source})"),
-            "point it to a PEM file",
-        ),
-        KubeconfigError::LoadClientCertificate(source) => key(
-            "users[].user.client-certificate",
-            format!("cannot be used ({source})"),
-            "point it to a PEM file",
-        ),
-        KubeconfigError::LoadClientKey(source) => key(
-            "users[].user.client-key",
-            format!("cannot be used ({source})"),
-            "point it to a PEM file",
-        ),
-        _ => ConnectError::Parse {
-            line: first_bad_line(&file),
-            file,
-        },
-    }
-}
-
-fn first_bad_line(file: &Path) -> Option<usize> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let error = serde_yaml::from_str::<serde_yaml::Value>(&text).err()?;
-    error.location().map(|at| at.line())
 }
 
 fn at_line(line: Option<usize>) -> String {
@@ -291,6 +229,34 @@ fn origin(config: &KubernetesConfig) -> String {
     match &config.kubeconfig {
         Some(file) => format!("`{}`", file.display()),
         None => "the pod's service account".to_owned(),
+    }
+}
+
+fn named(command: Option<&str>) -> String {
+    command.map_or_else(String::new, |command| format!(" `{command}`"))
+}
+
+// === impl PluginError ===
+
+impl PluginError {
+    fn of(command: Option<String>, error: AuthError) -> Self {
+        let problem = match error {
+            AuthError::AuthExecStart(error) => format!("cannot be started: {error}"),
+            AuthError::AuthExecRun { out, .. } => format!("fails ({})", out.status),
+            AuthError::AuthExecParse(_) => "prints no `ExecCredential`".to_owned(),
+            AuthError::ExecPluginFailed => "prints no `status`".to_owned(),
+            AuthError::MalformedTokenExpirationDate(_) => {
+                "prints an `expirationTimestamp` that is none".to_owned()
+            }
+            AuthError::InvalidBearerToken(_) => {
+                "prints a token that no header can carry".to_owned()
+            }
+            AuthError::MissingCommand => "has no `command`".to_owned(),
+            // kube's own sentence about the older `auth-provider`, which quotes its name or path at most.
+            AuthError::AuthExec(text) => format!("cannot be used: {text}"),
+            _ => "brings no credentials".to_owned(),
+        };
+        Self { command, problem }
     }
 }
 
@@ -368,6 +334,7 @@ where
         let RimLayer {
             header_timeout,
             token,
+            plugin,
         } = self.layer.clone();
         if let Some(token) = &token {
             match token.header() {
@@ -382,11 +349,44 @@ where
             let response = tokio::time::timeout(header_timeout, answer)
                 .await
                 .map_err(|_| HeaderTimeout(header_timeout))?
-                .map_err(Into::into)?;
+                .map_err(|error| match error.into().downcast::<AuthError>() {
+                    Ok(error) => BoxError::from(PluginError::of(plugin, *error)),
+                    Err(other) => other,
+                })?;
             if let (Some(token), StatusCode::UNAUTHORIZED) = (token, response.status()) {
                 token.refused();
             }
             Ok(response)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causes::chain;
+
+    #[tokio::test]
+    async fn a_plugin_that_fails_at_a_refresh_shows_nothing_of_itself() {
+        let refused = |_: Request<Body>| async {
+            let out = std::process::Command::new("sh")
+                .args(["-c", "echo hunter2; exit 3"])
+                .output()?;
+            let cmd = "KEY=hunter3 sh -c hunter4".to_owned();
+            let out = Box::new(out);
+            Err::<Response<Body>, BoxError>(AuthError::AuthExecRun { cmd, out }.into())
+        };
+        let layer = RimLayer {
+            header_timeout: Duration::from_mins(1),
+            token: None,
+            plugin: Some("sh".to_owned()),
+        };
+        let mut rim = layer.layer(tower::service_fn(refused));
+        let error = rim.call(Request::new(Body::empty())).await.unwrap_err();
+        assert_eq!(
+            chain(&*error),
+            "the credential plugin `sh` fails (exit status: 3)"
+        );
+        assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
     }
 }

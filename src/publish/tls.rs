@@ -61,10 +61,7 @@ struct FixedName {
 
 /// Shows the certificate that lies in the files now.
 #[derive(Debug)]
-struct IdentityFiles {
-    files: ClientIdentity,
-    provider: Arc<CryptoProvider>,
-}
+struct IdentityFiles(ClientIdentity);
 
 /// A client for one server, without its deadlines.
 ///
@@ -125,16 +122,14 @@ pub(super) fn expecting(tls: &TlsConfig, name: &Hostname) -> Result<ClientConfig
         ca_file,
         provider: provider.clone(),
     };
-    let config = ClientConfig::builder_with_provider(provider.clone())
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| refused(&error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     Ok(match tls.identity.clone() {
         None => config.with_no_client_auth(),
-        Some(files) => {
-            config.with_client_cert_resolver(Arc::new(IdentityFiles { files, provider }))
-        }
+        Some(files) => config.with_client_cert_resolver(Arc::new(IdentityFiles(files))),
     })
 }
 
@@ -143,6 +138,26 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// The authorities of a PEM file, or any other certificates of which each must be readable.
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|_| TlsError::NotPem {
+            path: path.to_owned(),
+            what: "usable certificate",
+        })?;
+    }
+    Ok(roots)
+}
+
+/// A client certificate with the key that belongs to it.
+pub(crate) fn certified_key(files: &ClientIdentity) -> Result<CertifiedKey, TlsError> {
+    let der = private_key(&files.key_file)?;
+    let chain = certificates(&files.cert_file)?;
+    CertifiedKey::from_der(chain, der, &ring::default_provider())
+        .map_err(|error| TlsError::Refused(error.to_string()))
 }
 
 /// The certificates of a PEM file, of which there must be one at least.
@@ -159,7 +174,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 /// The private key of a PEM file.
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| TlsError::NotPem {
         path: path.to_owned(),
         what: "private key",
@@ -170,12 +185,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 
 impl FixedName {
     fn judge(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca_file)? {
-            roots
-                .add(certificate)
-                .map_err(|error| TlsError::Refused(error.to_string()))?;
-        }
+        let roots = authorities(&self.ca_file)?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
             .build()
             .map_err(|error| TlsError::Refused(error.to_string()))
@@ -227,18 +237,9 @@ impl ServerCertVerifier for FixedName {
 
 // === impl IdentityFiles ===
 
-impl IdentityFiles {
-    fn load(&self) -> Result<CertifiedKey, TlsError> {
-        let der = private_key(&self.files.key_file)?;
-        let chain = certificates(&self.files.cert_file)?;
-        CertifiedKey::from_der(chain, der, &self.provider)
-            .map_err(|error| TlsError::Refused(error.to_string()))
-    }
-}
-
 impl ResolvesClientCert for IdentityFiles {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        match self.load() {
+        match certified_key(&self.0) {
             Ok(key) => Some(Arc::new(key)),
             Err(error) => {
                 tracing::warn!(%error, "client certificate unusable");
