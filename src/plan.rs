@@ -5,7 +5,8 @@
 //!
 //! | wanted | observed on the port          | whose              | plan says                                       |
 //! |--------|-------------------------------|--------------------|-------------------------------------------------|
-//! | yes    | nothing                       |                    | add; restore if this process had confirmed it   |
+//! | yes    | nothing                       |                    | add; restore if this process had confirmed it,  |
+//! |        |                               |                    | hold if somebody deletes it again and again     |
 //! | yes    | unseen                        |                    | wait 75 s from the start; restore what was      |
 //! |        |                               |                    | wanted then, add what came later                |
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
@@ -106,6 +107,9 @@ pub struct Journal {
     /// Rows of others that no list shows any more, and until when tcp-router may still hold them: a list hides
     /// a row as soon as its life is over, but routers are told by the pruner, up to 11 s later (measured).
     pub lapsing: BTreeMap<TcpRow, Uptime>,
+    /// Rows of ours that somebody deletes as often as they are restored, and until when they are left alone: each
+    /// round costs every tenant two HAProxy reloads.
+    pub contested: BTreeMap<TcpRow, Uptime>,
 }
 
 /// What became of a row that stood in the way of ours.
@@ -329,6 +333,9 @@ impl<'a> Planner<'a> {
                 self.plan.wait_until(refusal.until);
                 continue;
             }
+            if self.contested(row, wanted) {
+                continue;
+            }
             let (mut in_the_way, mut yields) = (false, false);
             for (other, standing) in &judged {
                 if *other != row && other.same_server(row) {
@@ -398,6 +405,24 @@ impl<'a> Planner<'a> {
         let hint = "choose another port, or set `tcp.on_foreign_backend: join`";
         self.find(Code::ForeignBackend, wanted, message, Some(hint));
         false
+    }
+
+    /// Whether it is gone because somebody deletes it again and again.
+    fn contested(&mut self, row: &TcpRow, wanted: &WantedPort) -> bool {
+        let until = self.input.journal.contested.get(row).copied();
+        let Some(until) = until.filter(|until| *until > self.input.now && !self.stands(row)) else {
+            return false;
+        };
+        let message = format!(
+            "somebody deletes {} behind port `{}` as often as it is restored; it is left alone for a while",
+            row.backend(),
+            row.port
+        );
+        let hint = "find out who else writes to the routing API";
+        self.find(Code::RouteContested, wanted, message, Some(hint));
+        self.plan.held.insert(row.port);
+        self.plan.wait_until(until);
+        true
     }
 
     fn row(&mut self, rank: usize, row: &TcpRow, in_the_way: bool) {

@@ -21,6 +21,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "tcp_lane/events.rs"]
+mod events;
 #[path = "tcp_lane/foundation.rs"]
 mod foundation;
 
@@ -68,6 +70,9 @@ fn brisk() -> Pace {
         scope_retry: Duration::from_millis(500),
         legacy_life: Duration::from_millis(500),
         prune_margin: Duration::from_secs(1),
+        events_retry: Duration::from_millis(500),
+        events_silence: Duration::from_secs(150),
+        events_patience: Duration::from_mins(5),
     }
 }
 
@@ -83,8 +88,20 @@ impl Subject {
         prepare: impl FnOnce(&mut Api),
     ) -> Self {
         let foundation = Running::start().await;
+        let url = foundation.server.uri();
         prepare(&mut foundation.api.lock());
-        let (config, uaa) = config(&foundation.server.uri(), ttl);
+        Self::start_through(&url, foundation, pace, ttl, routes)
+    }
+
+    /// A lane that reaches the foundation through somebody else.
+    fn start_through(
+        url: &str,
+        foundation: Running,
+        pace: Pace,
+        ttl: u64,
+        routes: &[(u16, u16)],
+    ) -> Self {
+        let (config, uaa) = config(url, ttl);
         let (desired, receiver) = watch::channel(Some(want(routes)));
         let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
         let (counters, stop) = (Arc::<TcpCounters>::default(), CancellationToken::new());

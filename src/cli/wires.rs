@@ -54,7 +54,7 @@ pub(super) fn tcp(
 ) -> Result<watch::Receiver<LaneReport>, tcp::ConnectError> {
     type Count = fn(&TcpCounters) -> &AtomicU64;
     let counts = Arc::new(TcpCounters::default());
-    let read: [(Counter, Count); 11] = [
+    let read: [(Counter, Count); 13] = [
         (Counter::RoutingApiRequests, |counts| &counts.requests),
         (Counter::RoutingApiFailures, |counts| &counts.failures),
         (Counter::RoutingApiUnauthorized, |counts| {
@@ -67,6 +67,8 @@ pub(super) fn tcp(
         (Counter::TcpRowsRefused, |counts| &counts.rows_refused),
         (Counter::TcpRowsDuplicate, |counts| &counts.duplicates),
         (Counter::TcpRowsDrifted, |counts| &counts.drift),
+        (Counter::RoutingApiEvents, |counts| &counts.events),
+        (Counter::RoutingApiEventStreams, |counts| &counts.streams),
         (Counter::UaaTokenFailures, |counts| &counts.token_failures),
     ];
     for (counter, count) in read {

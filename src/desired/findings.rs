@@ -141,12 +141,16 @@ codes! {
     ForeignBackend = "foreign-backend" Error,
     /// Somebody else joined a port of ours.
     ForeignJoined = "foreign-joined" Warning,
+    /// Somebody deletes the route's rows as often as they are restored; they are left alone for a while.
+    RouteContested = "route-contested" Error,
     /// Rows of an older route-sync stand in the way until they are gone.
     LegacyRows = "legacy-rows" Warning,
     /// The Service's TCP route changes too often; its last state is held.
     Flapping = "flapping" Warning,
     /// The routing API refuses this route; the others are not harmed.
     RouteRefused = "route-refused" Error,
+    /// The routing API's events cannot be had; what others do to TCP rows is seen by the periodic list only.
+    EventsUnavailable = "events-unavailable" Warning,
     /// The routing API, UAA or NATS cannot be reached or refuses us.
     LaneDown = "lane-down" Warning,
 }

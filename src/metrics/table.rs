@@ -112,7 +112,15 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "tcp_rows_drifted",
-        "Confirmed TCP rows that a list no longer showed",
+        "Confirmed TCP rows that a list or an event showed gone",
+    ),
+    counter(
+        "routing_api_events",
+        "Events heard from the routing API, those of our own writes included",
+    ),
+    counter(
+        "routing_api_event_streams",
+        "Streams of the routing API's events that came to stand",
     ),
     counter(
         "uaa_token_failures",
@@ -209,6 +217,10 @@ counters! {
     TcpRowsDuplicate = "tcp_rows_duplicate",
     /// Rows lost.
     TcpRowsDrifted = "tcp_rows_drifted",
+    /// Events heard.
+    RoutingApiEvents = "routing_api_events",
+    /// Streams of events.
+    RoutingApiEventStreams = "routing_api_event_streams",
     /// Failed early renewals.
     UaaTokenFailures = "uaa_token_failures",
     /// New registrations.

@@ -630,3 +630,24 @@ fn service(name: &str) -> Arc<ServiceRef> {
         uid: "u".to_owned(),
     })
 }
+
+#[test]
+fn a_row_that_somebody_deletes_again_and_again_is_left_alone_and_its_port_goes_on() {
+    let (first, second) = (row(1024, "10.0.0.1", 30001), row(1024, "10.0.0.2", 30001));
+    let mut world = World::new().want("a", &[first.clone(), second.clone()]);
+    for row in [&first, &second] {
+        world.journal.confirmed.insert(row.clone(), NOW);
+    }
+    let until = NOW + TTL;
+    world.journal.contested.insert(first.clone(), until);
+    let plan = world.plan(Sight::Seen);
+    assert_eq!(plan.restore, [second]);
+    assert!(plan.held.contains(&first.port) && plan.wait == Some(until));
+    assert_eq!(codes(&plan), ["route-contested"]);
+    // One that stands is kept like any other, and time ends it.
+    world.observed.insert(first.clone(), None);
+    assert_eq!(world.plan(Sight::Seen).keep, std::slice::from_ref(&first));
+    world.observed.clear();
+    world.journal.contested.insert(first.clone(), NOW);
+    assert!(world.plan(Sight::Seen).restore.contains(&first));
+}

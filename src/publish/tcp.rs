@@ -8,8 +8,9 @@
 //!
 //! One loop owns all state; requests are futures it polls itself, so that none outlives it and a request that
 //! hangs delays nothing but its own rows. The table is listed at start, after errors, after deletes and every
-//! five minutes, never before a change: between lists the image is kept by what the API confirmed. Whatever a
-//! remote does, the loop goes on; only `stop` ends it, and then every row stays.
+//! five minutes, never before a change: between lists the image is kept by what the API confirmed, and by the
+//! events that it tells of everybody's rows, where they can be had. Whatever a remote does, the loop goes on; only
+//! `stop` ends it, and then every row stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,12 +34,14 @@ use crate::uaa::{TokenSource, UaaSetupError};
 mod batch;
 mod budget;
 mod client;
+mod events;
 mod report;
 mod state;
 mod wire;
 
 pub use client::{ApiError, Client, RequestId};
 
+use events::Heard;
 use state::{Done, Op, State};
 
 /// How long requests under way may still take once the process is asked to stop.
@@ -75,8 +78,12 @@ pub struct TcpCounters {
     pub rows_refused: AtomicU64,
     /// Rows that stood twice in the API's table.
     pub duplicates: AtomicU64,
-    /// Confirmed rows that a list no longer showed.
+    /// Confirmed rows that a list or an event showed gone.
     pub drift: AtomicU64,
+    /// Events heard, those of our own writes included.
+    pub events: AtomicU64,
+    /// Streams of events that came to stand.
+    pub streams: AtomicU64,
     /// Early renewals of the token that failed.
     pub token_failures: AtomicU64,
 }
@@ -100,6 +107,13 @@ pub struct Pace {
     pub legacy_life: Duration,
     /// How long after its TTL a row may still block its double: the pruner's 10 s and some.
     pub prune_margin: Duration,
+    /// The longest wait until a lost stream of events is asked for again; one that stood for less counts as none.
+    pub events_retry: Duration,
+    /// How long the stream may say nothing. Every row that lives is refreshed or lapses within 120 s, the longest
+    /// TTL, and the pruner's 10 s, and either is an event: a longer silence is an empty table or a dead stream.
+    pub events_silence: Duration,
+    /// How long the stream may be away before that is a finding.
+    pub events_patience: Duration,
 }
 
 /// Why the lane cannot be set up.
@@ -214,8 +228,9 @@ impl TcpLane {
         let mut state = State::new(self.config, self.pace, self.counters, clock.now());
         let mut ops: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut speaks = true;
+        let mut events: Option<BoxStream<'static, Heard>> = None;
         state.adopt(desired.borrow_and_update().clone(), clock.now());
-        loop {
+        'turns: loop {
             state.missing_by_token(self.client.tokens().missing_scopes());
             let renew_at = self
                 .client
@@ -227,25 +242,49 @@ impl TcpLane {
                 next.into_iter()
                     .map(|op| perform(op, self.client.clone(), clock)),
             );
+            if !state.listens() {
+                events = None;
+            } else if events.is_none() {
+                events = Some(events::listen(self.client.clone(), self.pace));
+            }
             report.send_if_modified(|old| replace(old, state.report(clock.now())));
-            let wake = wake.max(clock.now() + TURN_MIN);
-            tokio::select! {
-                // Stop before all else; what came back before what is wanted next, so that the next turn
-                // plans on what is known; time last.
-                biased;
-                () = stop.cancelled() => break,
-                Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
-                changed = desired.changed(), if speaks => match changed {
-                    Ok(()) => state.adopt(desired.borrow_and_update().clone(), clock.now()),
-                    // Nobody derives any more: the process is ending, and what lives is kept till then.
-                    Err(_) => speaks = false,
-                },
-                () = clock.sleep_until(wake) => {}
+            let earliest = clock.now() + TURN_MIN;
+            let mut wake = wake.max(earliest);
+            // Events alone end no turn: most are echoes, and what they do call for may wait for the next ones.
+            loop {
+                tokio::select! {
+                    // Stop before all else; what came back before what is wanted next, so that the next turn
+                    // plans on what is known; then time, which a flood of events must not keep from passing.
+                    biased;
+                    () = stop.cancelled() => break 'turns,
+                    Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
+                    changed = desired.changed(), if speaks => match changed {
+                        Ok(()) => state.adopt(desired.borrow_and_update().clone(), clock.now()),
+                        // Nobody derives any more: the process is ending, and what lives is kept till then.
+                        Err(_) => speaks = false,
+                    },
+                    () = clock.sleep_until(wake) => {}
+                    Some(heard) = hear(&mut events) => {
+                        if let Some(turn) = state.hear(heard, clock.now()) {
+                            wake = wake.min(turn.max(earliest));
+                        }
+                        continue;
+                    }
+                }
+                break;
             }
         }
         let finish = async { while ops.next().await.is_some() {} };
         // Whatever is cut off here is idempotent, and read back at the next start.
         let _ = tokio::time::timeout(STOP_WAIT, finish).await;
+    }
+}
+
+/// What the stream says next; nothing, and never, without one.
+async fn hear(events: &mut Option<BoxStream<'static, Heard>>) -> Option<Heard> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -355,6 +394,8 @@ impl TcpCounters {
             ("rows_refused", load(&self.rows_refused)),
             ("duplicates", load(&self.duplicates)),
             ("drift", load(&self.drift)),
+            ("events", load(&self.events)),
+            ("streams", load(&self.streams)),
             ("token_failures", load(&self.token_failures)),
         ])
     }
@@ -373,6 +414,9 @@ impl Default for Pace {
             scope_retry: Duration::from_mins(1),
             legacy_life: Duration::from_secs(75),
             prune_margin: Duration::from_secs(15),
+            events_retry: Duration::from_mins(1),
+            events_silence: Duration::from_secs(150),
+            events_patience: Duration::from_mins(5),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The routing API over HTTP: five requests, every answer read for what it means.
+//! The routing API over HTTP: six requests, every answer read for what it means.
 //!
 //! Content types are not believed (the API says `text/plain` for JSON), bodies are bounded, and a 401 is tried
 //! once more with a new token, because a token signed with a key that UAA has since rotated looks just like it.
@@ -23,8 +23,12 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const LIST_MAX: usize = 64 * 1024 * 1024;
 /// Everything else is short.
 const BODY_MAX: usize = 64 * 1024;
+/// Longer than any stream of events lives: whoever reads one has a limit of their own between two events.
+const STREAM_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 /// What of a server's text is repeated in an error.
 const MESSAGE_MAX: usize = 300;
+/// What a stream of events calls itself; the only content type that is believed.
+const EVENTS_TYPE: &str = "text/event-stream";
 /// The header by which an operator finds the request in the routing API's log.
 const REQUEST_ID: &str = "X-Vcap-Request-Id";
 
@@ -128,6 +132,13 @@ const LIST: Endpoint = Endpoint {
     success: StatusCode::OK,
     body_max: LIST_MAX,
 };
+const EVENTS: Endpoint = Endpoint {
+    method: &Method::GET,
+    path: "/routing/v1/tcp_routes/events",
+    scope: "routing.routes.read",
+    success: StatusCode::OK,
+    body_max: BODY_MAX,
+};
 const CREATE: Endpoint = Endpoint {
     method: &Method::POST,
     path: "/routing/v1/tcp_routes/create",
@@ -177,6 +188,56 @@ impl Client {
         self.counters.lists.fetch_add(1, Relaxed);
         let rows: Option<Vec<ListedRow>> = json(&self.request(LIST, None).await?)?;
         Ok(wire::observed(rows.unwrap_or_default()))
+    }
+
+    /// What happens to rows from now on, of every group, as it comes in.
+    pub(super) async fn events(&self) -> Result<reqwest::Response, ApiError> {
+        let token = self.tokens.token().await.map_err(ApiError::Token)?;
+        let mut response = self.open(EVENTS, token.expose()).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.counters.unauthorized.fetch_add(1, Relaxed);
+            let token = self.tokens.replace(&token).await.map_err(ApiError::Token)?;
+            response = self.open(EVENTS, token.expose()).await?;
+        }
+        if response.status() != EVENTS.success {
+            let answer = Answer::read(response, EVENTS.body_max).await?;
+            return Err(answer
+                .judge(EVENTS)
+                .expect_err("what is no success must be judged an error"));
+        }
+        // Of somebody in between who is friendly to everyone.
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with(EVENTS_TYPE) {
+            let reason = format!("it answers with `{}` instead of events", excerpt(kind));
+            return Err(unavailable(reason, RequestId::default()));
+        }
+        Ok(response)
+    }
+
+    /// A request whose answer is read by somebody else.
+    async fn open(&self, endpoint: Endpoint, token: &str) -> Result<reqwest::Response, ApiError> {
+        self.counters.requests.fetch_add(1, Relaxed);
+        let request = self
+            .http
+            .request(
+                endpoint.method.clone(),
+                format!("{}{}", self.base, endpoint.path),
+            )
+            .timeout(STREAM_TIMEOUT)
+            .header(header::AUTHORIZATION, bearer(token)?)
+            .header(header::ACCEPT, EVENTS_TYPE);
+        let answer = request.send().await.map_err(|error| {
+            let reason = chain(&error.without_url());
+            unavailable(reason, RequestId::default())
+        });
+        if !answer
+            .as_ref()
+            .is_ok_and(|answer| answer.status() == endpoint.success)
+        {
+            self.counters.failures.fetch_add(1, Relaxed);
+        }
+        answer
     }
 
     /// Creates or refreshes rows. Judged as a whole, stored one by one.
@@ -274,6 +335,10 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     })
 }
 
+fn excerpt(text: &str) -> String {
+    text.chars().take(MESSAGE_MAX).collect()
+}
+
 fn unavailable(reason: String, id: RequestId) -> ApiError {
     ApiError::Unavailable { reason, id }
 }
@@ -287,7 +352,7 @@ impl Answer {
             .headers()
             .get(REQUEST_ID)
             .and_then(|id| id.to_str().ok());
-        let id = RequestId(id.map(|id| id.chars().take(MESSAGE_MAX).collect()));
+        let id = RequestId(id.map(excerpt));
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
@@ -316,7 +381,7 @@ impl Answer {
             .filter(|error| !error.name.is_empty());
         let known = error.is_some();
         let message: String = match error {
-            Some(error) => error.message.chars().take(MESSAGE_MAX).collect(),
+            Some(error) => excerpt(&error.message),
             None => format!("status {}", status.as_u16()),
         };
         // Case differs between versions.

@@ -84,7 +84,7 @@ impl State {
 
     pub(super) fn report(&mut self, now: Uptime) -> LaneReport {
         let routes = self.routes(now);
-        let findings = self.findings();
+        let findings = self.findings(now);
         self.summarize();
         for (port, wanted) in &self.admission.wanted {
             self.told.services.insert(*port, wanted.service.clone());
@@ -194,7 +194,7 @@ impl State {
         }
     }
 
-    fn findings(&self) -> Vec<Finding> {
+    fn findings(&self, now: Uptime) -> Vec<Finding> {
         let mut findings = self.plan.findings.clone();
         findings.extend(self.calmed.findings.iter().cloned());
         findings.extend(self.group_finding.iter().cloned());
@@ -211,6 +211,8 @@ impl State {
                 Subject::Lane(Lane::Tcp),
                 error.clone(),
             ));
+        } else {
+            findings.extend(self.events_finding(now));
         }
         findings.sort();
         findings.dedup();
@@ -238,6 +240,7 @@ impl State {
             ("ttl", format!("{} s", self.ttl.as_secs())),
             ("refresh", format!("{} s", self.refresh_after().as_secs())),
             ("table", view.to_owned()),
+            ("events", self.events_fact()),
         ]);
         if let Some(group) = &self.chosen {
             facts.insert("router group", group.name.clone());

@@ -20,8 +20,11 @@ use crate::retry::Backoff;
 use crate::route::RouterPort;
 use crate::uaa::UaaError;
 
+mod hear;
 mod learn;
 mod write;
+
+use hear::Ear;
 
 /// Writes under way at once. Modest batches side by side are what the API is fastest with (measured).
 const WRITES_MAX: usize = 4;
@@ -170,6 +173,7 @@ pub(super) struct State {
     admission_stale: bool,
     pub(super) plan: Plan,
     pub(super) told: Told,
+    ear: Ear,
 }
 
 /// Ports on which rows of ours stand.
@@ -255,6 +259,7 @@ impl State {
             admission_stale: true,
             plan: Plan::default(),
             told: Told::default(),
+            ear: Ear::default(),
         }
     }
 
@@ -284,6 +289,7 @@ impl State {
             }
         }
         self.calm_again(now, &mut wake);
+        self.settle(now, &mut wake);
         self.replan(now);
         if now < self.not_before {
             return (ops, wake.min(self.not_before));
@@ -405,6 +411,7 @@ impl State {
         };
         if due <= now {
             self.list_asked = true;
+            self.list_begins(now);
             ops.push(Op::List);
         } else {
             *wake = (*wake).min(due);

@@ -95,23 +95,12 @@ fn deleted_row(row: &TcpRow) -> SentRow<'_> {
 
 /// Rows in our words. A row without a port cannot lead anywhere and is left out.
 pub(super) fn observed(rows: Vec<ListedRow>) -> Observed {
-    let mut observed = Observed::new();
-    for row in rows {
-        let Some(port) = RouterPort::new(row.port) else {
-            continue;
-        };
-        let stamp = row.instance_id.filter(|id| !id.is_empty());
-        let row = TcpRow {
-            port,
-            ip: row.backend_ip,
-            backend_port: row.backend_port,
-            tls_port: row.backend_tls_port.unwrap_or(0),
-            sni: row.backend_sni_hostname,
-            group: row.router_group_guid,
-        };
-        observed.insert(row, stamp);
-    }
-    observed
+    rows.into_iter().filter_map(ListedRow::row).collect()
+}
+
+/// The row that an event tells of, in our words.
+pub(super) fn heard(data: &str) -> Option<(TcpRow, Option<String>)> {
+    serde_json::from_str::<ListedRow>(data).ok()?.row()
 }
 
 /// The groups that TCP routes may go to, by name.
@@ -127,6 +116,23 @@ pub(super) fn tcp_groups(groups: Vec<ListedGroup>) -> Vec<RouterGroup> {
         .collect();
     tcp.sort_by(|a, b| (&a.name, &a.guid).cmp(&(&b.name, &b.guid)));
     tcp
+}
+
+// === impl ListedRow ===
+
+impl ListedRow {
+    fn row(self) -> Option<(TcpRow, Option<String>)> {
+        let stamp = self.instance_id.filter(|id| !id.is_empty());
+        let row = TcpRow {
+            port: RouterPort::new(self.port)?,
+            ip: self.backend_ip,
+            backend_port: self.backend_port,
+            tls_port: self.backend_tls_port.unwrap_or(0),
+            sni: self.backend_sni_hostname,
+            group: self.router_group_guid,
+        };
+        Some((row, stamp))
+    }
 }
 
 #[cfg(test)]

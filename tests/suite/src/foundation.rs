@@ -280,6 +280,19 @@ impl Foundation {
         row.expect("the routing API must take the row");
     }
 
+    /// Takes a row away, whoever wrote it.
+    pub async fn delete_row(&self, row: Value) {
+        let rows = Value::from(vec![row]);
+        let deleted = match self.stage {
+            Stage::Sandbox => {
+                self.post(&self.boxed.routing_api.url(), "delete", &rows)
+                    .await
+            }
+            Stage::Real => self.real_post("delete", &rows).await,
+        };
+        deleted.expect("the routing API must take the deletion");
+    }
+
     /// The guid of `default-tcp`.
     pub async fn router_group(&self) -> String {
         self.router_group_named("default-tcp").await

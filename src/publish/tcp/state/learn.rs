@@ -59,7 +59,7 @@ impl State {
                 mut written,
                 kind,
             } => {
-                self.release(&rows);
+                self.release(&rows, now);
                 let vanished = |row: &TcpRow| self.vanished.iter().any(|g| g.guid == row.group);
                 if let Some(ApiError::GroupUnknown { message, .. }) = &written.error
                     && rows.iter().all(vanished)
@@ -75,14 +75,16 @@ impl State {
                 written,
                 clearing,
             } => {
-                self.release(&rows);
+                self.release(&rows, now);
                 self.deleted(written, clearing, now);
             }
         }
+        self.forget_echoes();
     }
 
-    fn release(&mut self, rows: &[TcpRow]) {
+    fn release(&mut self, rows: &[TcpRow], now: Uptime) {
         self.writes -= 1;
+        self.settles(rows, now);
         for row in rows {
             self.busy.remove(row);
         }
@@ -170,15 +172,24 @@ impl State {
         for row in self.touched.keys() {
             rows.entry(row.clone()).or_insert_with(|| instance.clone());
         }
-        let lost = self
-            .journal
-            .confirmed
-            .keys()
+        self.add_heard(&mut rows, now);
+        // Once each: what is being restored is missing from the image as well.
+        let stood = |row: &&TcpRow| {
+            self.image
+                .as_ref()
+                .is_some_and(|old| old.contains_key(*row))
+        };
+        let confirmed = self.journal.confirmed.keys();
+        let lost = confirmed
             .filter(|row| !rows.contains_key(*row))
-            .count();
-        if lost > 0 && self.image.is_some() {
-            self.counters.drift.fetch_add(lost as u64, Relaxed);
-            tracing::warn!(rows = lost, "confirmed rows are missing from the table");
+            .filter(stood);
+        let lost: Vec<_> = lost.cloned().collect();
+        if !lost.is_empty() {
+            let rows = lost.len();
+            tracing::warn!(rows, "confirmed rows are missing from the table");
+        }
+        for row in lost {
+            self.drifted(&row, now);
         }
         let wanted: BTreeSet<_> = self
             .admission
@@ -199,7 +210,8 @@ impl State {
         self.suspect = false;
         self.list_failures = 0;
         self.listed_at = now;
-        self.list_due = now + self.pace.list_every;
+        let again = self.list_again(started, now);
+        self.list_due = again.unwrap_or(now + self.pace.list_every);
         self.admission_stale = true;
         if self.plan.in_sync() && self.plan.refresh.is_empty() {
             self.write_failed = false;

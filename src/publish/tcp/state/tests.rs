@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 const TTL: Duration = Duration::from_mins(2);
 
-fn at(secs: u64) -> Uptime {
+pub(super) fn at(secs: u64) -> Uptime {
     Duration::from_secs(secs)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as the channel carries it")]
-fn want(ports: &[u16]) -> Option<Arc<Desired>> {
+pub(super) fn want(ports: &[u16]) -> Option<Arc<Desired>> {
     let key = |port: &u16| ServiceKey {
         namespace: "ns".to_owned(),
         name: format!("s{port}"),
@@ -84,7 +84,7 @@ fn groups() -> Done {
 }
 
 /// A lane that knows its group and an empty table.
-fn ready(ports: &[u16]) -> State {
+pub(super) fn ready(ports: &[u16]) -> State {
     let mut state = asking(ports);
     state.absorb(groups(), at(0));
     state.absorb(
@@ -97,7 +97,7 @@ fn ready(ports: &[u16]) -> State {
     state
 }
 
-fn created(ops: &[Op]) -> Vec<u16> {
+pub(super) fn created(ops: &[Op]) -> Vec<u16> {
     let rows = |op: &Op| match op {
         Op::Create { rows, .. } => rows.clone(),
         _ => Vec::new(),
@@ -109,7 +109,7 @@ fn created(ops: &[Op]) -> Vec<u16> {
 }
 
 /// Answers every create with success.
-fn confirm(state: &mut State, ops: Vec<Op>, now: Uptime) {
+pub(super) fn confirm(state: &mut State, ops: Vec<Op>, now: Uptime) {
     for op in ops {
         if let Op::Create { rows, kind, .. } = op {
             let written = Written {
@@ -281,19 +281,19 @@ fn after_an_outage_at_the_start_the_table_is_read_at_once() {
 }
 
 /// Answers a list.
-fn list(state: &mut State, answer: Result<Observed, ApiError>, now: Uptime) {
+pub(super) fn list(state: &mut State, answer: Result<Observed, ApiError>, now: Uptime) {
     let started = now;
     state.absorb(Done::List { started, answer }, now);
 }
 
-fn gone() -> ApiError {
+pub(super) fn gone() -> ApiError {
     ApiError::Unavailable {
         reason: "gone".to_owned(),
         id: RequestId(None),
     }
 }
 
-fn refreshed(ops: &[Op]) -> Vec<u16> {
+pub(super) fn refreshed(ops: &[Op]) -> Vec<u16> {
     let refreshes = |op: &Op| match op {
         Op::Create { rows, kind, .. } if *kind == Kind::Refresh => rows.clone(),
         _ => Vec::new(),
@@ -485,7 +485,7 @@ fn many_rows_of_an_older_job_are_cleared_within_the_budget() {
 }
 
 /// A lane that may not read the table back.
-fn blind(ports: &[u16]) -> State {
+pub(super) fn blind(ports: &[u16]) -> State {
     let mut state = ready(ports);
     state.image = None;
     let unauthorized = ApiError::Unauthorized {

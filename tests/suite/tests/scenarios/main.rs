@@ -4,6 +4,7 @@ mod annotations;
 mod budget;
 mod compatibility;
 mod conflicts;
+mod drift;
 mod groups;
 mod http;
 mod independence;
