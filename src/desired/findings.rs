@@ -141,6 +141,10 @@ codes! {
     ForeignBackend = "foreign-backend" Error,
     /// Somebody else joined a port of ours.
     ForeignJoined = "foreign-joined" Warning,
+    /// Strangers already serve the host, so it is not claimed.
+    HostForeign = "host-foreign" Error,
+    /// Strangers serve a host of ours, too.
+    HostForeignJoined = "host-foreign-joined" Warning,
     /// Rows of an older route-sync stand in the way until they are gone.
     LegacyRows = "legacy-rows" Warning,
     /// The Service's TCP route changes too often; its last state is held.

@@ -4,6 +4,7 @@ mod annotations;
 mod budget;
 mod compatibility;
 mod conflicts;
+mod foreign_hosts;
 mod groups;
 mod http;
 mod independence;
