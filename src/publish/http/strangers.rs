@@ -161,19 +161,20 @@ impl Strangers {
         self.listened + since.unwrap_or_default()
     }
 
-    /// Whether this endpoint is a known stranger at that place.
-    pub(super) fn knows(&self, place: Place, endpoint: Endpoint) -> bool {
-        self.heard.contains_key(&key(place, endpoint))
+    /// A stranger that is known at that place registered again. `false` where it is not known.
+    pub(super) fn heard_again(&mut self, place: Place, endpoint: Endpoint, now: Uptime) -> bool {
+        let tick = tick(self.listened(now));
+        let last = self.heard.get_mut(&key(place, endpoint));
+        last.map(|last| *last = tick).is_some()
     }
 
     /// A stranger registered.
     pub(super) fn heard(&mut self, place: Place, endpoint: Endpoint, now: Uptime) {
-        let tick = tick(self.listened(now));
-        let key = key(place, endpoint);
-        if let Some(last) = self.heard.get_mut(&key) {
-            *last = tick;
+        if self.heard_again(place, endpoint, now) {
             return;
         }
+        let tick = tick(self.listened(now));
+        let key = key(place, endpoint);
         let watched = self.watched.contains_key(&place.host);
         let room = if watched { WATCHED_MAX } else { 0 };
         if self.heard.len() >= REMEMBERED_MAX + room {

@@ -175,13 +175,14 @@ impl Foreign {
         }
         let mut is_stranger = false;
         for place in self.reader.places() {
-            // Ours may speak of a node or a port that the table no longer has, or has not yet.
-            if !is_stranger && !self.strangers.knows(*place, endpoint) {
-                if is_of(&desired.cluster, &message.body) {
-                    return;
-                }
-                is_stranger = true;
+            if self.strangers.heard_again(*place, endpoint, now) {
+                continue;
             }
+            // Ours may speak of a node or a port that the table no longer has, or has not yet.
+            if !is_stranger && is_of(&desired.cluster, &message.body) {
+                return;
+            }
+            is_stranger = true;
             self.strangers.heard(*place, endpoint, now);
         }
     }
