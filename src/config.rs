@@ -178,6 +178,8 @@ pub struct NatsConfig {
     pub messages_per_second: u32,
     /// Send the Service's UID as `app`, so that gorouter's access logs carry a source.
     pub send_app: bool,
+    /// Claim hosts that strangers already serve.
+    pub join_foreign: bool,
     /// [`Config::state_dir`]: `None` keeps no journal of TLS backends.
     pub state_dir: Option<PathBuf>,
 }

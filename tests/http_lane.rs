@@ -7,6 +7,8 @@ mod journal;
 mod real;
 #[path = "http_lane/server.rs"]
 mod server;
+#[path = "http_lane/strangers.rs"]
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -80,6 +82,7 @@ fn config(addrs: &[SocketAddr], password: Option<&str>, tls: Option<TlsConfig>) 
         default_interval: Duration::from_secs(20),
         messages_per_second: 5000,
         send_app: true,
+        join_foreign: false,
         state_dir: None,
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn http(
 ) -> watch::Receiver<LaneReport> {
     type Count = fn(&HttpCounters) -> &AtomicU64;
     let counts = Arc::new(HttpCounters::default());
-    let read: [(Counter, Count); 14] = [
+    let read: [(Counter, Count); 17] = [
         (Counter::NatsAnnouncements, |counts| &counts.announcements),
         (Counter::NatsBeats, |counts| &counts.beats),
         (Counter::NatsWithdrawals, |counts| &counts.withdrawals),
@@ -113,6 +113,11 @@ pub(super) fn http(
             &counts.interval_millis
         }),
         (Counter::NatsEchoMicroseconds, |counts| &counts.echo_micros),
+        (Counter::NatsOverheard, |counts| &counts.overheard),
+        (Counter::NatsOverheardDropped, |counts| {
+            &counts.overheard_dropped
+        }),
+        (Counter::NatsStrangers, |counts| &counts.strangers),
     ];
     for (counter, count) in read {
         let counts = counts.clone();

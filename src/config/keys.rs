@@ -215,6 +215,11 @@ pub const KEYS: &[Key] = &[
     ),
     key("http.enabled", "true", "whether HTTP routes are published"),
     key(
+        "http.on_foreign_endpoint",
+        "hold",
+        "`hold` or `join` a host that strangers already serve, as far as NATS lets us hear their registrations",
+    ),
+    key(
         "state.dir",
         "none",
         "existing, writable directory in which the withdrawals of TLS backends survive a restart; TLS backends need it",

@@ -42,6 +42,7 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
     let join = reader.choice(&tcp, "on_foreign_backend", FOREIGN);
     let http = reader.group(&root, "http");
     let http_on = reader.flag(&http, "enabled").ok().unwrap_or(true);
+    let join_http = reader.choice(&http, "on_foreign_endpoint", FOREIGN);
     let kubernetes = kubernetes(reader, &root, in_pod);
     let skip = reader.flag(&root, "skip_tls_verification");
     let uaa = uaa(reader, &root, tcp_on, &skip);
@@ -82,6 +83,7 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
         uaa: uaa.filter(|_| tcp_on),
         routing_api: routing_api.filter(|_| tcp_on),
         nats: nats.filter(|_| http_on).map(|nats| NatsConfig {
+            join_foreign: join_http.ok().unwrap_or(false),
             state_dir: state_dir.clone(),
             ..nats
         }),

@@ -143,6 +143,10 @@ codes! {
     ForeignJoined = "foreign-joined" Warning,
     /// Somebody deletes the route's rows as often as they are restored; they are left alone for a while.
     RouteContested = "route-contested" Error,
+    /// Strangers already serve the host, so it is not claimed.
+    HostForeign = "host-foreign" Error,
+    /// Strangers serve a host of ours, too.
+    HostForeignJoined = "host-foreign-joined" Warning,
     /// Rows of an older route-sync stand in the way until they are gone.
     LegacyRows = "legacy-rows" Warning,
     /// The Service's TCP route changes too often; its last state is held.

@@ -155,6 +155,18 @@ pub const METRICS: &[Metric] = &[
     level("nats_routers", "Routers that told of themselves"),
     level("nats_interval_milliseconds", "Time between two beats"),
     level("nats_echo_microseconds", "How long the last echo took"),
+    counter(
+        "nats_overheard",
+        "Registrations and unregistrations read, our own among them",
+    ),
+    counter(
+        "nats_overheard_dropped",
+        "Messages that NATS sent faster than they were read",
+    ),
+    level(
+        "nats_strangers",
+        "Endpoints of strangers that are remembered, under each of their uris",
+    ),
     counter("log_lines_dropped", "Log lines that nobody read"),
     gauge("process_resident_memory_bytes", &[], "Resident memory"),
     gauge(
@@ -251,6 +263,12 @@ counters! {
     NatsIntervalMilliseconds = "nats_interval_milliseconds",
     /// The last echo.
     NatsEchoMicroseconds = "nats_echo_microseconds",
+    /// Messages of others.
+    NatsOverheard = "nats_overheard",
+    /// Those dropped.
+    NatsOverheardDropped = "nats_overheard_dropped",
+    /// Strangers remembered.
+    NatsStrangers = "nats_strangers",
     /// Log lines dropped.
     LogLinesDropped = "log_lines_dropped",
 }

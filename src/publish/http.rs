@@ -5,6 +5,7 @@
 //!                  ▲ confirmed ── proof (pure) ──┘ ▲
 //!                  └──────── interval ── routers (pure) ── greet, start
 //!        lane ◀──▶ journal: the TLS keys, on disk before they are announced
+//!         ▲ who else serves a host ── strangers (pure) ── others' registrations
 //! ```
 //!
 //! gorouter's table is soft state that cannot be read back: what is not announced again fades after 120 s. So the
@@ -17,6 +18,7 @@ mod lane;
 mod proof;
 mod routers;
 pub mod schedule;
+mod strangers;
 mod tls_keys;
 pub mod wire;
 
@@ -65,6 +67,12 @@ pub struct HttpCounters {
     pub interval_millis: AtomicU64,
     /// How long the last echo took, in microseconds.
     pub echo_micros: AtomicU64,
+    /// Others' registrations and unregistrations that were read, our own among them.
+    pub overheard: AtomicU64,
+    /// Those that came faster than they could be read.
+    pub overheard_dropped: AtomicU64,
+    /// Strangers' endpoints that are remembered now, each with each of its uris.
+    pub strangers: AtomicU64,
 }
 
 /// Runs the lane until `stop`. Routes stay as they are then: gorouter keeps them for 120 s, which bridges a

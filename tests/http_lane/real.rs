@@ -185,3 +185,25 @@ async fn the_real_server_denies_publishing_in_the_words_we_know() {
     assert_eq!(lane.state("a"), Some(RouteState::Pending));
     assert_eq!(lane.report.borrow().findings[0].code, Code::LaneDown);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_server_denies_listening_in_the_words_we_know_and_routes_live_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nats.conf");
+    let deny = r#"subscribe: {deny: ["router.register", "router.unregister"]}"#;
+    let user = format!("{{user: nats, password: right, permissions: {{{deny}}}}}");
+    std::fs::write(&file, format!("authorization: {{users: [{user}]}}\n")).unwrap();
+    let server = Nats::start(free(), &["-c", file.to_str().unwrap()]);
+    let first = Some(table(&[("a", 30001, &[1])]));
+    let lane = Running::start(config(&[server.addr], Some("right"), None), first);
+    lane.live("a").await;
+    let denial = "degraded: NATS denies subscribing to `router.register`";
+    until("the denial", || {
+        let report = lane.report.borrow();
+        let fact = report.facts.get("strangers");
+        fact.is_some_and(|fact| fact.contains(denial))
+    })
+    .await;
+    assert_eq!(lane.error(), "");
+    assert!(lane.report.borrow().findings.is_empty());
+}

@@ -29,6 +29,8 @@ pub(crate) struct Behaviour {
     pub demand_tls: bool,
     /// Refuse subscriptions to inboxes.
     pub deny_inbox: bool,
+    /// Refuse subscriptions to this subject.
+    pub deny_subscribe: Option<&'static str>,
     /// Refuse what is published on this subject.
     pub deny_publish: Option<&'static str>,
     /// Bytes of one message at most; 0 stands for the usual 1 MiB.
@@ -218,7 +220,12 @@ async fn read(
             }
             ["PING"] => tx.send(b"PONG\r\n".to_vec()).ok()?,
             ["SUB", subject, sid] => {
-                if lock(state).behaviour.deny_inbox && subject.starts_with("_INBOX") {
+                let denied = {
+                    let behaviour = &lock(state).behaviour;
+                    behaviour.deny_inbox && subject.starts_with("_INBOX")
+                        || behaviour.deny_subscribe == Some(subject)
+                };
+                if denied {
                     let error = "-ERR 'Permissions Violation for Subscription to";
                     tx.send(format!("{error} \"{subject}\"'\r\n").into_bytes())
                         .ok()?;

@@ -8,6 +8,7 @@
 //! that nothing stale can be sent after a reconnect.
 
 mod dial;
+mod ears;
 mod tls;
 
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::config::NatsConfig;
 use crate::publish::tls::TlsError;
 
 use dial::{Dial, Signals};
+use ears::Ears;
+pub(super) use ears::Overheard;
 
 /// Detects a dead peer at the third tick, 30 s, well before gorouter prunes at 120 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -33,8 +36,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// Messages inside the client at most. They are all that could ever be replayed after a reconnect.
 const QUEUE: usize = 64;
-/// Messages received and not yet read: greetings and starts of every router of a foundation.
-const HEARD_MAX: usize = 1024;
+/// Messages received and not yet read, for each subscription: greetings and starts of every router of a foundation,
+/// and others' registrations between two batches, 4 MB at their usual size.
+const HEARD_MAX: usize = 4096;
 /// A publish that finds the client's queue full for so long meets a stalled connection.
 const PUBLISH_WAIT: Duration = Duration::from_secs(1);
 /// How long a flush may take where it has to stand in for the echo.
@@ -88,6 +92,8 @@ pub(super) enum Heard {
     Changed,
     /// The server is about to stop.
     LameDuck,
+    /// Others announced something; [`Bus::overheard`] has it.
+    Others,
 }
 
 /// One client, connected or trying to be.
@@ -97,6 +103,7 @@ pub(super) struct Bus {
     inbox: String,
     inbound: Subscriber,
     starts: Subscriber,
+    ears: Ears,
     signals: Arc<Signals>,
     ended: bool,
 }
@@ -121,10 +128,12 @@ impl Bus {
         let failed = |error: async_nats::SubscribeError| BusError::Setup(error.to_string());
         let inbound = client.subscribe(format!("{inbox}.*")).await;
         let starts = client.subscribe(wire::START).await;
+        let ears = Ears::open(&client).await;
         Ok(Self {
             statistics: client.statistics(),
             inbound: inbound.map_err(failed)?,
             starts: starts.map_err(failed)?,
+            ears: ears.map_err(failed)?,
             client,
             inbox,
             signals,
@@ -217,11 +226,43 @@ impl Bus {
                 },
                 Some(message) = self.starts.next() => Some(Heard::Started(message.payload)),
                 heard = self.signals.changed() => Some(heard),
+                // Last, so that no flood of others' keeps anything of ours waiting.
+                () = self.ears.ready() => Some(Heard::Others),
             };
             if let Some(heard) = heard {
                 return heard;
             }
         }
+    }
+
+    /// The next message of others that is already here.
+    pub(super) fn overheard(&mut self) -> Option<Overheard> {
+        let message = self.ears.take()?;
+        let subject = if message.withdrawal {
+            wire::UNREGISTER
+        } else {
+            wire::REGISTER
+        };
+        self.signals.hears(subject);
+        Some(message)
+    }
+
+    /// The subject the server does not let us hear; that of registrations first.
+    #[must_use]
+    pub(super) fn cannot_hear(&self) -> Option<&'static str> {
+        self.signals.unheard().first().copied()
+    }
+
+    /// Asks again for what the server did not let us hear, from time to time.
+    pub(super) async fn ask_to_hear(&mut self) {
+        let unheard = self.signals.unheard();
+        self.ears.ask_again(&self.client, &unheard).await;
+    }
+
+    /// Messages that came faster than they were read.
+    #[must_use]
+    pub(super) fn dropped(&self) -> u64 {
+        self.signals.dropped()
     }
 
     /// Gives the connection up and makes another; certificates and passwords are read anew.

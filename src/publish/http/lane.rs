@@ -3,6 +3,7 @@
 //! Owns the connection, the report and the counters. Everything that could be decided without them is decided
 //! elsewhere.
 
+mod foreign;
 mod record;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
 use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
+use foreign::Foreign;
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -59,6 +61,7 @@ pub(super) struct HttpLane {
     desired: Option<Arc<Desired>>,
     held: BTreeMap<Uri, Held>,
     held_told: BTreeMap<String, RouteReport>,
+    foreign: Foreign,
     /// What the journal must hold, and the schedule's revision it was taken at.
     needed: TlsKeys,
     needed_at: Option<u64>,
@@ -96,6 +99,7 @@ impl HttpLane {
             desired: None,
             held: BTreeMap::new(),
             held_told: BTreeMap::new(),
+            foreign: Foreign::default(),
             needed: TlsKeys::default(),
             needed_at: None,
             bus: None,
@@ -120,6 +124,7 @@ impl HttpLane {
         self.open().await;
         self.look();
         self.leave_if_due().await;
+        self.listen().await;
         self.greet().await;
         self.send().await;
         self.prove().await;
@@ -334,6 +339,7 @@ impl HttpLane {
                 self.leave_at.get_or_insert(now + spread);
                 info!("nats server is about to stop");
             }
+            Heard::Others => self.overhear(),
             Heard::Changed => {
                 // A client that ended by itself is replaced.
                 if self.bus.as_ref().is_some_and(Bus::has_ended) {
@@ -508,6 +514,7 @@ impl HttpLane {
             self.schedule.next_deadline(),
             self.routers.deadline(),
             self.leave_at,
+            self.listen_deadline(),
             self.journal.as_ref().and_then(Journal::deadline),
             self.config.tls.is_some().then_some(self.files_at),
         ]
@@ -536,7 +543,8 @@ impl HttpLane {
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();
-        let held = self.held_reports();
+        let mut held = self.held_reports();
+        held.extend(self.foreign_reports());
         let was_held = std::mem::replace(&mut self.held_told, held.clone());
         self.report.send_if_modified(|report| {
             let mut changed = !reports.is_empty();
@@ -576,7 +584,8 @@ impl HttpLane {
             Finding::new(Code::LaneDown, Subject::Lane(Lane::Http), error.as_str())
         };
         let down = down.map(finding).into_iter();
-        down.chain(self.held_findings()).collect()
+        let down = down.chain(self.held_findings());
+        down.chain(self.foreign_findings()).collect()
     }
 
     fn facts(&self) -> BTreeMap<&'static str, String> {
@@ -586,6 +595,7 @@ impl HttpLane {
         facts.insert("routers", self.routers.count().to_string());
         if let (Some(_), Some(bus)) = (self.epoch, &self.bus) {
             facts.insert("server", bus.server());
+            facts.insert("strangers", self.foreign_fact());
             let delivery = if bus.may_echo() {
                 "proven by echo"
             } else {

@@ -6,6 +6,8 @@
 //! that did not change renders to the same bytes, because gorouter resets an endpoint's connection counters
 //! whenever any field of a beat differs.
 
+pub(super) mod overheard;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -4,8 +4,9 @@
 //! it tells the cause. Servers are taken in turn, because its own choice ends a round at the first server that
 //! refuses the login.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct Signals {
     client_identity: bool,
     state: Mutex<SignalState>,
     changed: Notify,
+    /// Messages that found their channel full.
+    dropped: AtomicU64,
 }
 
 #[derive(Default)]
@@ -50,6 +53,8 @@ struct SignalState {
     inbox_denied: bool,
     /// Subjects of ours the server does not let us publish to, and when it last said so.
     denied: BTreeMap<&'static str, Instant>,
+    /// Subjects of others the server does not let us subscribe to; only hearing something says that it does.
+    unheard: BTreeSet<&'static str>,
     lame_duck: bool,
     error: Option<String>,
     failures: u32,
@@ -152,6 +157,7 @@ impl Signals {
             client_identity,
             state: Mutex::default(),
             changed: Notify::new(),
+            dropped: AtomicU64::new(0),
         }
     }
 
@@ -170,6 +176,19 @@ impl Signals {
         denied
             .find(|(_, at)| at.elapsed() < within)
             .map(|(subject, _)| *subject)
+    }
+
+    pub(super) fn unheard(&self) -> BTreeSet<&'static str> {
+        lock(&self.state).unheard.clone()
+    }
+
+    /// A message came: whatever the server said before, it lets us hear the subject now.
+    pub(super) fn hears(&self, subject: &str) {
+        lock(&self.state).unheard.remove(subject);
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     pub(super) fn error(&self) -> Option<String> {
@@ -203,6 +222,11 @@ impl Signals {
 
     /// What the client tells by the way. It may drop events, so nothing but the wish to look depends on them.
     pub(super) fn take(&self, event: Event) {
+        if let Event::SlowConsumer(_) = event {
+            // One for each message dropped: nobody wakes for that.
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         {
             let mut state = lock(&self.state);
             match event {
@@ -244,10 +268,14 @@ impl SignalState {
         // In nats-server's words: `Permissions Violation for Publish to "router.register"`.
         let ours = [wire::REGISTER, wire::UNREGISTER].into_iter();
         let subject = ours
-            .filter(|_| denied && lower.contains("for publish"))
+            .filter(|_| denied)
             .find(|subject| lower.contains(&format!("\"{subject}\"")));
         if let Some(subject) = subject {
-            self.denied.insert(subject, Instant::now());
+            if lower.contains("for publish") {
+                self.denied.insert(subject, Instant::now());
+            } else {
+                self.unheard.insert(subject);
+            }
         } else if denied && (lower.contains("_inbox") || text.contains(&self.inbox)) {
             self.inbox_denied = true;
         } else {

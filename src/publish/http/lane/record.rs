@@ -25,11 +25,12 @@ impl HttpLane {
         self.announce_recorded();
     }
 
-    /// Hands the newest table to the schedule, as far as it is on record.
-    fn announce_recorded(&mut self) {
-        let Some(desired) = &self.desired else {
+    /// Hands the newest table to the schedule, as far as strangers leave it to us and it is on record.
+    pub(super) fn announce_recorded(&mut self) {
+        let Some(desired) = self.desired.clone() else {
             return;
         };
+        let desired = &self.claim(&desired);
         let now = self.clock.now();
         let announceable = match &self.journal {
             Some(journal) => Announceable::of(desired, journal.recorded()),

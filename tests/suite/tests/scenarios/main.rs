@@ -5,6 +5,7 @@ mod budget;
 mod compatibility;
 mod conflicts;
 mod drift;
+mod foreign_hosts;
 mod groups;
 mod http;
 mod independence;
