@@ -23,7 +23,7 @@ mod wire;
 use std::time::Duration;
 
 pub use api::ApiError;
-pub use client::{ConnectError, connect};
+pub use client::{ConnectError, connect, server_url};
 pub use manifests::{ManifestError, ManifestErrors, snapshot_of_manifests};
 pub use timing::Timing;
 pub use watch::{

@@ -7,6 +7,8 @@ mod journal;
 mod real;
 #[path = "http_lane/server.rs"]
 mod server;
+#[path = "http_lane/warm.rs"]
+mod warm;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -95,12 +97,21 @@ struct Running {
 
 impl Running {
     fn start(config: NatsConfig, first: Option<Arc<Desired>>) -> Self {
+        Self::start_with(config, http::Inheritance::default(), first)
+    }
+
+    fn start_with(
+        config: NatsConfig,
+        inheritance: http::Inheritance,
+        first: Option<Arc<Desired>>,
+    ) -> Self {
         let (desired, desired_rx) = watch::channel(first);
         let (report_tx, report) = watch::channel(LaneReport::new(Lane::Http));
         let counters = Arc::new(HttpCounters::default());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(http::run(
+        let task = tokio::spawn(http::run_with(
             config,
+            inheritance,
             desired_rx,
             report_tx,
             Clock::start(),

@@ -10,6 +10,8 @@ use super::*;
 use crate::kubernetes::snapshot::{Endpoints, Service};
 use crate::route::{NodeUid, ServiceKey, ServiceRef};
 
+mod holders;
+
 fn options() -> Options {
     let host = |text: &str| Hostname::parse(text).unwrap();
     Options {

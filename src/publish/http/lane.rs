@@ -3,6 +3,7 @@
 //! Owns the connection, the report and the counters. Everything that could be decided without them is decided
 //! elsewhere.
 
+mod keep;
 mod record;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
 use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
+use keep::Kept;
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -62,6 +64,7 @@ pub(super) struct HttpLane {
     /// What the journal must hold, and the schedule's revision it was taken at.
     needed: TlsKeys,
     needed_at: Option<u64>,
+    kept: Kept,
     bus: Option<Bus>,
     open_at: Uptime,
     /// The connection the schedule is told of.
@@ -98,6 +101,7 @@ impl HttpLane {
             held_told: BTreeMap::new(),
             needed: TlsKeys::default(),
             needed_at: None,
+            kept: Kept::default(),
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
@@ -124,6 +128,7 @@ impl HttpLane {
         self.send().await;
         self.prove().await;
         self.record();
+        self.keep();
         self.tell();
     }
 
@@ -509,6 +514,7 @@ impl HttpLane {
             self.routers.deadline(),
             self.leave_at,
             self.journal.as_ref().and_then(Journal::deadline),
+            self.kept.deadline(&self.schedule),
             self.config.tls.is_some().then_some(self.files_at),
         ]
         .into_iter()
@@ -594,6 +600,9 @@ impl HttpLane {
             facts.insert("delivery", delivery.to_owned());
         }
         facts.extend(self.journal_fact().map(|fact| ("journal", fact)));
+        if self.kept.is_provisional() {
+            facts.insert("source", "the last process's state".to_owned());
+        }
         facts
     }
 
