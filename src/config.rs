@@ -50,8 +50,10 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What is logged and how.
     pub log: LogConfig,
-    /// Where the withdrawals of TLS backends survive a restart; without it none is announced.
+    /// Where routes and withdrawals survive a restart; without it no TLS backend is announced.
     pub state_dir: Option<PathBuf>,
+    /// How old the last process's routes may be to be announced before Kubernetes answers.
+    pub state_max_age: Duration,
     /// What works but should not stay: said once at start.
     pub warnings: Vec<String>,
     /// Keys nobody knows: a warning at start, a failure in `check`.

@@ -111,6 +111,17 @@ pub struct Memory {
     holders: conflicts::Memory,
 }
 
+impl Memory {
+    /// Begins with who held which name in a table of the last process.
+    #[must_use]
+    pub fn of_holders(table: &RouteTable) -> Self {
+        Self {
+            holders: conflicts::Memory::of(table),
+            ..Self::default()
+        }
+    }
+}
+
 /// Derives the table. Never fails: bad input becomes a finding and harms nothing else.
 pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: Uptime) -> Desired {
     let mut findings = snapshot.findings.clone();

@@ -24,7 +24,7 @@ mod wire;
 use std::time::Duration;
 
 pub use api::ApiError;
-pub use client::{ConnectError, PluginError, connect};
+pub use client::{ConnectError, PluginError, connect, server_url};
 pub(crate) use kubeconfig::check_kubeconfig;
 pub use manifests::{ManifestError, ManifestErrors, snapshot_of_manifests};
 pub use timing::Timing;

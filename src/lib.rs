@@ -25,6 +25,7 @@ pub mod plan;
 pub mod publish;
 pub mod retry;
 pub mod route;
+pub mod state;
 pub mod status;
 pub mod telemetry;
 pub mod uaa;

@@ -5,8 +5,9 @@
 //!
 //! | wanted | observed on the port          | whose              | plan says                                       |
 //! |--------|-------------------------------|--------------------|-------------------------------------------------|
-//! | yes    | nothing                       |                    | add; restore if this process had confirmed it,  |
-//! |        |                               |                    | hold if somebody deletes it again and again     |
+//! | yes    | nothing                       |                    | add; restore if we had confirmed it, or the     |
+//! |        |                               |                    | process before us; hold if somebody deletes it  |
+//! |        |                               |                    | again and again                                 |
 //! | yes    | unseen                        |                    | wait 75 s from the start; restore what was      |
 //! |        |                               |                    | wanted then, add what came later                |
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
@@ -98,6 +99,8 @@ pub enum View<'a> {
 pub struct Journal {
     /// When a row was last confirmed by the API.
     pub confirmed: BTreeMap<TcpRow, Uptime>,
+    /// Rows that the last process had confirmed and this one has not: ours, but when they lapse nobody knows.
+    pub inherited: BTreeSet<TcpRow>,
     /// Rows the API refuses.
     pub refused: BTreeMap<TcpRow, Refusal>,
     /// When a row was last asked to go.
@@ -271,6 +274,16 @@ impl Plan {
     }
 }
 
+// === impl Journal ===
+
+impl Journal {
+    /// Whether a row is ours by what we, or the process before us, did.
+    #[must_use]
+    pub fn holds(&self, row: &TcpRow) -> bool {
+        self.confirmed.contains_key(row) || self.inherited.contains(row)
+    }
+}
+
 // === impl Policy ===
 
 impl Policy {
@@ -391,10 +404,7 @@ impl<'a> Planner<'a> {
         let incumbent = judged
             .iter()
             .any(|(_, standing)| *standing != Standing::Foreign)
-            || wanted
-                .rows
-                .iter()
-                .any(|row| self.input.journal.confirmed.contains_key(row));
+            || wanted.rows.iter().any(|row| self.input.journal.holds(row));
         let names = strangers.into_iter().collect::<Vec<_>>().join(", ");
         if incumbent || self.input.policy.join_foreign {
             let message = format!("port `{port}` also leads to {names}, which is not ours");
@@ -439,6 +449,8 @@ impl<'a> Planner<'a> {
         }
         match (self.input.view, confirmed) {
             (View::Unknown, _) => {}
+            // What stood before us needs no wait for an older job's rows: that wait was the last process's.
+            (_, None) if journal.inherited.contains(row) => self.plan.restore.push(row.clone()),
             (View::Blind { creates_from, .. }, None) if now < creates_from => {
                 self.plan.held.insert(row.port);
                 self.plan.wait_until(creates_from);
@@ -527,13 +539,18 @@ impl<'a> Planner<'a> {
         };
         let candidates: Vec<(&TcpRow, Option<&str>)> = match self.input.view {
             View::Unknown => Vec::new(),
-            View::Blind { .. } => self
-                .input
-                .journal
-                .confirmed
-                .keys()
-                .map(|row| (row, None))
-                .collect(),
+            View::Blind { .. } => {
+                let Journal {
+                    confirmed,
+                    inherited,
+                    ..
+                } = self.input.journal;
+                // One that is only to be kept alive must live, which nobody can tell of those.
+                let inherited = inherited.iter();
+                let inherited = inherited.filter(|_| !self.input.policy.hold_removals);
+                let rows = confirmed.keys().chain(inherited);
+                rows.map(|row| (row, None)).collect()
+            }
             View::Seen(observed) => observed
                 .iter()
                 .map(|(row, stamp)| (row, stamp.as_deref()))

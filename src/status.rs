@@ -23,6 +23,7 @@ pub struct Status {
     snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     desired: watch::Receiver<Option<Arc<Desired>>>,
     lanes: Vec<watch::Receiver<LaneReport>>,
+    state: Option<watch::Receiver<Vec<Finding>>>,
 }
 
 /// One lane, as it sees itself.
@@ -134,7 +135,15 @@ impl Status {
             snapshot,
             desired,
             lanes,
+            state: None,
         }
+    }
+
+    /// The same with what is wrong with the state file.
+    #[must_use]
+    pub fn with_state(mut self, state: watch::Receiver<Vec<Finding>>) -> Self {
+        self.state = Some(state);
+        self
     }
 
     /// Every enabled lane.
@@ -181,6 +190,9 @@ impl Status {
         for lane in &self.lanes {
             findings.extend(lane.borrow().findings.iter().cloned());
         }
+        if let Some(state) = &self.state {
+            findings.extend(state.borrow().iter().cloned());
+        }
         findings
     }
 
@@ -221,6 +233,7 @@ impl Status {
             snapshot,
             desired,
             lanes,
+            state,
             ..
         } = self;
         let lane_changed = async {
@@ -230,11 +243,18 @@ impl Status {
             let each = lanes.iter_mut().map(|lane| Box::pin(lane.changed()));
             futures::future::select_all(each).await.0
         };
+        let state_changed = async {
+            match state {
+                Some(state) => state.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = snapshot.changed() => changed,
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
+            changed = state_changed => changed,
         };
         woken.is_ok()
     }

@@ -9,6 +9,8 @@ mod real;
 mod server;
 #[path = "http_lane/strangers.rs"]
 mod strangers;
+#[path = "http_lane/warm.rs"]
+mod warm;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -98,12 +100,21 @@ struct Running {
 
 impl Running {
     fn start(config: NatsConfig, first: Option<Arc<Desired>>) -> Self {
+        Self::start_with(config, http::Inheritance::default(), first)
+    }
+
+    fn start_with(
+        config: NatsConfig,
+        inheritance: http::Inheritance,
+        first: Option<Arc<Desired>>,
+    ) -> Self {
         let (desired, desired_rx) = watch::channel(first);
         let (report_tx, report) = watch::channel(LaneReport::new(Lane::Http));
         let counters = Arc::new(HttpCounters::default());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(http::run(
+        let task = tokio::spawn(http::run_with(
             config,
+            inheritance,
             desired_rx,
             report_tx,
             Clock::start(),

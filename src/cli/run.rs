@@ -19,8 +19,10 @@ use tracing::{error, info, warn};
 use super::{runtime, wires};
 use crate::admin;
 use crate::config::Config;
+use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
+use crate::state::{Opened, Place};
 use crate::status::Status;
 use crate::telemetry::{Dropped, Guard};
 
@@ -50,7 +52,8 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         routes,
         admin,
         log: _,
-        state_dir: _,
+        state_dir,
+        state_max_age,
         warnings,
         unknown_keys,
     } = config;
@@ -67,15 +70,30 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let mut counters = Counters::default();
     counters.add(Counter::LogLinesDropped, move || dropped.count());
 
+    let place = state_dir.map(|dir| Place {
+        dir,
+        max_age: state_max_age,
+    });
+    let domain = &routes.app_domain;
+    let state = wires::state(place, &kubernetes, domain, routing_api.as_ref()).await;
+    let memory = known_holders(state.as_ref());
     let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
     let (desired_tx, desired) = watch::channel(None);
-    let deriving = derive::run(snapshot.clone(), routes, clock, desired_tx, stop.clone());
+    let deriving = derive::run(
+        snapshot.clone(),
+        routes,
+        memory,
+        clock,
+        desired_tx,
+        stop.clone(),
+    );
     tasks.spawn("derive", deriving);
     let mut lanes = Vec::new();
     if let (Some(uaa), Some(api)) = (uaa, routing_api) {
         lanes.push(wires::tcp(
             &uaa,
             api,
+            state.as_ref(),
             desired.clone(),
             clock,
             &mut counters,
@@ -85,19 +103,30 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     if let Some(nats) = nats {
         lanes.push(wires::http(
             nats,
+            state.as_ref(),
             desired.clone(),
             clock,
             &mut counters,
             &mut tasks,
         ));
     }
-    let status = Status::new(clock, sources, snapshot, desired, lanes);
+    let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
+    if let Some(Opened { keeper, .. }) = state {
+        status = status.with_state(keeper.findings());
+        tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
+    }
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
         tasks.spawn("admin", admin::run(address, status, metrics, stop));
     }
     until_stopped(tasks, signals).await
+}
+
+/// Who held which name when the last process ended.
+fn known_holders(state: Option<&Opened>) -> Memory {
+    let known = state.and_then(|state| state.warm.holders.as_ref());
+    known.map_or_else(Memory::default, |known| Memory::of_holders(&known.table))
 }
 
 async fn until_stopped(tasks: Tasks, mut signals: Signals) -> anyhow::Result<ExitCode> {

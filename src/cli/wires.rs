@@ -12,9 +12,10 @@ use crate::kubernetes::{self, snapshot::Snapshot};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
 use crate::plan;
-use crate::publish::http::{self, HttpCounters};
+use crate::publish::http::{self, HttpCounters, Inheritance};
 use crate::publish::tcp::{self, TcpCounters, TcpLane};
-use crate::route::Lane;
+use crate::route::{Hostname, Lane};
+use crate::state::{self, Foundation, Opened, Place};
 use crate::status::{LaneReport, SourceReport};
 
 type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -43,10 +44,33 @@ pub(super) fn watch(
     (receivers.snapshot, receivers.report)
 }
 
+/// Reads the state folder, if there is one.
+pub(super) async fn state(
+    place: Option<Place>,
+    kubernetes: &KubernetesConfig,
+    app_domain: &Hostname,
+    api: Option<&RoutingApiConfig>,
+) -> Option<Opened> {
+    let place = place?;
+    let apiserver = match &kubernetes.cluster_id {
+        Some(id) => id.clone(),
+        // Who cannot be told cannot be the same: nothing is announced before it answers.
+        None => kubernetes::server_url(kubernetes).await.unwrap_or_default(),
+    };
+    let foundation = Foundation {
+        apiserver,
+        app_domain: app_domain.to_string(),
+        router_group: api.map(|api| api.router_group.clone()),
+        routing_api: api.map(|api| api.url.clone()),
+    };
+    Some(state::open(place, foundation).await)
+}
+
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
     uaa: &UaaConfig,
     api: RoutingApiConfig,
+    state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
     counters: &mut Counters,
@@ -76,7 +100,10 @@ pub(super) fn tcp(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let lane = TcpLane::new(api, uaa, counts)?;
+    let mut lane = TcpLane::new(api, uaa, counts)?;
+    if let Some(state) = state {
+        lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
+    }
     tasks.spawn(
         "tcp",
         lane.run(desired, report_tx, clock, tasks.stop_token()),
@@ -87,6 +114,7 @@ pub(super) fn tcp(
 /// Starts the HTTP lane.
 pub(super) fn http(
     nats: NatsConfig,
+    state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
     counters: &mut Counters,
@@ -124,7 +152,12 @@ pub(super) fn http(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Http));
-    let lane = http::run(nats, desired, report_tx, clock, counts, tasks.stop_token());
+    let inheritance = state.map_or_else(Inheritance::default, |state| Inheritance {
+        warm: state.warm.clone(),
+        ledger: Some(state.ledgers.http.clone()),
+    });
+    let stop = tasks.stop_token();
+    let lane = http::run_with(nats, inheritance, desired, report_tx, clock, counts, stop);
     tasks.spawn("http", lane);
     report
 }

@@ -222,7 +222,12 @@ pub const KEYS: &[Key] = &[
     key(
         "state.dir",
         "none",
-        "existing, writable directory in which the withdrawals of TLS backends survive a restart; TLS backends need it",
+        "existing, writable directory in which routes and withdrawals survive a restart; TLS backends need it",
+    ),
+    key(
+        "state.max_age",
+        "10m",
+        "how old the routes in `state.dir` may be to be announced before Kubernetes answers",
     ),
     key(
         "admin.listen",

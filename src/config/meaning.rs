@@ -29,6 +29,10 @@ const HTTP_BACKENDS: usize = 8;
 const TCP_BACKENDS: usize = 3;
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
 const DAY: Duration = Duration::from_hours(24);
+/// A node port that was given back may belong to another Service after this time.
+const STATE_AGE: Duration = Duration::from_mins(10);
+/// A state is written anew ten times within its age.
+const STATE_AGE_MIN: Duration = Duration::from_secs(10);
 
 /// The two ways to meet strangers on a name of ours.
 const FOREIGN: &[(&str, bool)] = &[("hold", false), ("join", true)];
@@ -50,6 +54,7 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
     let nats = super::nats::nats(reader, &root, http_on);
     let state = reader.group(&root, "state");
     let state_dir: Option<std::path::PathBuf> = reader.text(&state, "dir").ok().map(Into::into);
+    let max_age = reader.duration(&state, "max_age", STATE_AGE_MIN..=DAY);
     let routes = routes(reader, &root, state_dir.is_some());
     let admin = admin(reader, &root, &mut warnings);
     let log = log(reader, &root);
@@ -91,6 +96,7 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
         admin,
         log,
         state_dir,
+        state_max_age: max_age.ok().unwrap_or(STATE_AGE),
         warnings,
         unknown_keys: Vec::new(),
     })

@@ -116,6 +116,17 @@ fn who_skips_verification_is_told_that_nats_is_verified_all_the_same() {
 }
 
 #[test]
+fn state_is_good_for_ten_minutes_unless_said_otherwise() {
+    let age = |text: &str| parse(&with(text)).map(|config| config.state_max_age);
+    assert_eq!(age("").unwrap(), Duration::from_mins(10));
+    assert_eq!(
+        age("state:\n  max_age: 30s").unwrap(),
+        Duration::from_secs(30)
+    );
+    assert!(age("state:\n  max_age: 1s").is_err());
+}
+
+#[test]
 fn the_http_lane_is_told_where_state_survives() {
     let config = parse(&with("state:\n  dir: /var/vcap/data/route-sync")).unwrap();
     assert!(config.routes.state_survives);

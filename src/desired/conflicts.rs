@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::claims::Wish;
 use super::{Code, Finding, Options, policy};
 use crate::kubernetes::snapshot::Service;
-use crate::route::{RouterPort, ServiceKey, Uri};
+use crate::route::{RouteTable, RouterPort, ServiceKey, Uri};
 
 /// Who held what after the last pass.
 #[derive(Clone, Debug, Default)]
@@ -219,6 +219,22 @@ impl<'a> Claimant<'a> {
 // === impl Memory ===
 
 impl Memory {
+    /// As if the pass that gave this table had been made here.
+    pub(super) fn of(table: &RouteTable) -> Self {
+        let uris = table.http.iter();
+        let ports = table.tcp.iter();
+        Self {
+            uris: uris
+                .map(|(uri, route)| (uri.clone(), route.service.key.clone()))
+                .collect(),
+            ports: ports
+                .map(|(port, route)| (*port, route.service.key.clone()))
+                .collect(),
+            undetermined: BTreeMap::new(),
+            recorded: true,
+        }
+    }
+
     /// Keeps a contest in mind that age alone decided, as long as it goes on.
     fn note(
         &self,

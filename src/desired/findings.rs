@@ -117,6 +117,8 @@ codes! {
     TlsNeedsState = "tls-needs-state" Error,
     /// `state.dir` cannot be written, so TLS backends that are not on record there are not announced.
     StateUnwritable = "state-unwritable" Error,
+    /// The state file in `state.dir` cannot be read or written, so a restart waits for Kubernetes.
+    StateNotKept = "state-not-kept" Warning,
     /// No node can serve the route.
     NoBackend = "no-backend" Error,
     /// No pod of the Service is ready.

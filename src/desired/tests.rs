@@ -10,6 +10,7 @@ use super::*;
 use crate::kubernetes::snapshot::{Endpoints, Service};
 use crate::route::{NodeUid, ServiceKey, ServiceRef};
 
+mod holders;
 mod nodes;
 
 fn options() -> Options {

@@ -198,8 +198,11 @@ pub(super) async fn connect_with(
     })
 }
 
-/// The apiserver's address, for want of a better name of the cluster.
-pub(super) async fn server_url(config: &KubernetesConfig) -> Result<String, ConnectError> {
+/// The apiserver's address, for want of a better name of the cluster. Asks nobody.
+///
+/// # Errors
+/// Where the kubeconfig cannot be used.
+pub async fn server_url(config: &KubernetesConfig) -> Result<String, ConnectError> {
     let url = load(config).await?.cluster_url.to_string();
     Ok(url.trim_end_matches('/').to_owned())
 }

@@ -2,7 +2,7 @@
 //! deletion of a stranger's.
 //!
 //! A row is ours if it carries our id; where it carries none (routing APIs before 2024-07 drop it), if this
-//! very process had it confirmed. A row under somebody else's id never is, with one exception: one at the very
+//! very process had it confirmed, or the one before it whose state it took over. A row under somebody else's id never is, with one exception: one at the very
 //! `ip:port` behind the very front where ours shall stand, because both together would break HAProxy.
 
 use std::fmt;
@@ -61,7 +61,7 @@ impl Owned<TcpRow> {
     ) -> Option<Self> {
         let ours = match stamp {
             Some(stamp) if !stamp.is_empty() => stamp == instance.as_str(),
-            _ => journal.confirmed.contains_key(row),
+            _ => journal.holds(row),
         };
         ours.then(|| Self(row.clone()))
     }

@@ -7,6 +7,7 @@ use super::*;
 use crate::route::{ClusterId, ServiceRef};
 
 mod gates;
+mod inherited;
 
 const NOW: Uptime = Duration::from_secs(1000);
 const TTL: Duration = Duration::from_mins(2);

@@ -32,6 +32,7 @@ use crate::config::NatsConfig;
 use crate::desired::Desired;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, stable_hash};
+use crate::state::{HttpEntry, Warm};
 use crate::status::LaneReport;
 use journal::Journal;
 use lane::HttpLane;
@@ -75,12 +76,35 @@ pub struct HttpCounters {
     pub strangers: AtomicU64,
 }
 
+/// What the lane goes on with from the last process, and where it notes what the next one needs.
+#[derive(Clone, Debug, Default)]
+pub struct Inheritance {
+    /// What the last process left.
+    pub warm: Warm,
+    /// Where to note; `None` where nothing survives.
+    pub ledger: Option<watch::Sender<HttpEntry>>,
+}
+
 /// Runs the lane until `stop`. Routes stay as they are then: gorouter keeps them for 120 s, which bridges a
 /// restart.
 ///
 /// `desired` holds `None` until the first complete view of the cluster; nothing is announced or withdrawn before.
 pub async fn run(
     config: NatsConfig,
+    desired: watch::Receiver<Option<Arc<Desired>>>,
+    report: watch::Sender<LaneReport>,
+    clock: Clock,
+    counters: Arc<HttpCounters>,
+    stop: CancellationToken,
+) {
+    let none = Inheritance::default();
+    run_with(config, none, desired, report, clock, counters, stop).await;
+}
+
+/// The same, but what the last process left is announced, and withdrawn, before the first complete view.
+pub async fn run_with(
+    config: NatsConfig,
+    inheritance: Inheritance,
     mut desired: watch::Receiver<Option<Arc<Desired>>>,
     report: watch::Sender<LaneReport>,
     clock: Clock,
@@ -93,6 +117,7 @@ pub async fn run(
         None => None,
     };
     let mut lane = HttpLane::new(config, journal, report, clock, counters);
+    lane.inherit(inheritance).await;
     desired.mark_changed();
     let mut upstream = true;
     loop {

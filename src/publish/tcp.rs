@@ -27,7 +27,8 @@ use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::lifecycle::Clock;
 use crate::plan::admission::{self, Gate, RouterGroup};
-use crate::plan::{self, InstanceId, Journal, Observed, Plan, View};
+use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
+use crate::state::Warm;
 use crate::status::LaneReport;
 use crate::uaa::{TokenSource, UaaSetupError};
 
@@ -55,6 +56,8 @@ pub struct TcpLane {
     client: Arc<Client>,
     counters: Arc<TcpCounters>,
     pace: Pace,
+    warm: Warm,
+    ledger: Option<watch::Sender<BTreeSet<TcpRow>>>,
 }
 
 /// What the lane has counted since the start.
@@ -207,6 +210,8 @@ impl TcpLane {
             client: Arc::new(client),
             counters,
             pace: Pace::default(),
+            warm: Warm::default(),
+            ledger: None,
         })
     }
 
@@ -214,6 +219,14 @@ impl TcpLane {
     #[must_use]
     pub fn with_pace(mut self, pace: Pace) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// The same, going on with what the last process left, and noting what the next one needs.
+    #[must_use]
+    pub fn with_state(mut self, warm: Warm, ledger: watch::Sender<BTreeSet<TcpRow>>) -> Self {
+        self.warm = warm;
+        self.ledger = Some(ledger);
         self
     }
 
@@ -229,8 +242,12 @@ impl TcpLane {
         let mut ops: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut speaks = true;
         let mut events: Option<BoxStream<'static, Heard>> = None;
+        state.inherit_state(self.warm, clock.now());
         state.adopt(desired.borrow_and_update().clone(), clock.now());
         'turns: loop {
+            if let Some(ledger) = &self.ledger {
+                note(ledger, state.take_noted());
+            }
             state.missing_by_token(self.client.tokens().missing_scopes());
             let renew_at = self
                 .client
@@ -292,6 +309,19 @@ fn replace(old: &mut LaneReport, new: LaneReport) -> bool {
     let changed = *old != new;
     *old = new;
     changed
+}
+
+/// Tells which rows became ours, and which are no more.
+fn note(ledger: &watch::Sender<BTreeSet<TcpRow>>, (ours, gone): (Vec<TcpRow>, Vec<TcpRow>)) {
+    if ours.is_empty() && gone.is_empty() {
+        return;
+    }
+    ledger.send_modify(|rows| {
+        for row in &gone {
+            rows.remove(row);
+        }
+        rows.extend(ours);
+    });
 }
 
 /// Carries out one request, or a few that belong together.

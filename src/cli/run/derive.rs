@@ -16,11 +16,11 @@ const REVISIT_MIN: Duration = Duration::from_millis(10);
 pub(super) async fn run(
     mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     options: Options,
+    mut memory: Memory,
     clock: Clock,
     desired: watch::Sender<Option<Arc<Desired>>>,
     stop: CancellationToken,
 ) {
-    let mut memory = Memory::default();
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;

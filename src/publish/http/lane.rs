@@ -4,6 +4,7 @@
 //! elsewhere.
 
 mod foreign;
+mod keep;
 mod record;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::lifecycle::Clock;
 use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
 use foreign::Foreign;
+use keep::Kept;
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -65,6 +67,7 @@ pub(super) struct HttpLane {
     /// What the journal must hold, and the schedule's revision it was taken at.
     needed: TlsKeys,
     needed_at: Option<u64>,
+    kept: Kept,
     bus: Option<Bus>,
     open_at: Uptime,
     /// The connection the schedule is told of.
@@ -102,6 +105,7 @@ impl HttpLane {
             foreign: Foreign::default(),
             needed: TlsKeys::default(),
             needed_at: None,
+            kept: Kept::default(),
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
@@ -129,6 +133,7 @@ impl HttpLane {
         self.send().await;
         self.prove().await;
         self.record();
+        self.keep();
         self.tell();
     }
 
@@ -516,6 +521,7 @@ impl HttpLane {
             self.leave_at,
             self.listen_deadline(),
             self.journal.as_ref().and_then(Journal::deadline),
+            self.kept.deadline(&self.schedule),
             self.config.tls.is_some().then_some(self.files_at),
         ]
         .into_iter()
@@ -604,6 +610,9 @@ impl HttpLane {
             facts.insert("delivery", delivery.to_owned());
         }
         facts.extend(self.journal_fact().map(|fact| ("journal", fact)));
+        if self.kept.is_provisional() {
+            facts.insert("source", "the last process's state".to_owned());
+        }
         facts
     }
 

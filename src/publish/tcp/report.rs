@@ -247,6 +247,9 @@ impl State {
             facts.insert("router group guid", group.guid.clone());
             facts.insert("reservable ports", group.reservable_ports.clone());
         }
+        if self.provisional {
+            facts.insert("source", "the last process's state".to_owned());
+        }
         if let Some(instance) = &self.instance {
             facts.insert("instance id", instance.to_string());
         }

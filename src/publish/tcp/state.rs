@@ -18,6 +18,7 @@ use crate::plan::flap::{Calmed, Flaps};
 use crate::plan::{InstanceId, Journal, Look, Observed, Plan, Policy, TcpRow, View};
 use crate::retry::Backoff;
 use crate::route::RouterPort;
+use crate::state::Warm;
 use crate::uaa::UaaError;
 
 mod hear;
@@ -149,6 +150,10 @@ pub(super) struct State {
     write_failed: bool,
 
     pub(super) journal: Journal,
+    /// Rows that became ours, or are no more, since that was last noted.
+    noted: BTreeSet<TcpRow>,
+    /// The table is the last process's: what it lacks may be wanted all the same.
+    pub(super) provisional: bool,
     pub(super) busy: BTreeSet<TcpRow>,
     writes: usize,
     refreshes: usize,
@@ -240,6 +245,8 @@ impl State {
             suspect: false,
             write_failed: false,
             journal: Journal::default(),
+            noted: BTreeSet::new(),
+            provisional: false,
             busy: BTreeSet::new(),
             writes: 0,
             refreshes: 0,
@@ -263,9 +270,24 @@ impl State {
         }
     }
 
+    /// Goes on where the last process ended: its rows are ours, and its table is kept up, though nothing is
+    /// removed for its sake.
+    pub(super) fn inherit_state(&mut self, warm: Warm, now: Uptime) {
+        self.journal.inherited = warm.rows;
+        if let Some(table) = warm.table {
+            self.provisional = true;
+            self.take(table, now);
+        }
+    }
+
     /// Takes over what is wanted now.
     pub(super) fn adopt(&mut self, desired: Option<Arc<Desired>>, now: Uptime) {
         let Some(desired) = desired else { return };
+        self.provisional = false;
+        self.take(desired, now);
+    }
+
+    fn take(&mut self, desired: Arc<Desired>, now: Uptime) {
         self.instance = Some(InstanceId::of(&desired.cluster));
         self.calmed = self.flaps.calm(&desired.table.tcp, now);
         self.desired = Some(desired);
@@ -310,7 +332,10 @@ impl State {
 
     fn calm_again(&mut self, now: Uptime, wake: &mut Uptime) {
         if self.calmed.revisit.is_some_and(|revisit| revisit <= now) {
-            self.adopt(self.desired.clone(), now);
+            self.desired
+                .clone()
+                .into_iter()
+                .for_each(|desired| self.take(desired, now));
         }
         if let Some(revisit) = self.calmed.revisit {
             *wake = (*wake).min(revisit);
@@ -328,7 +353,13 @@ impl State {
             return;
         };
         if self.admission_stale {
-            let mut live: BTreeSet<_> = self.journal.confirmed.keys().map(|row| row.port).collect();
+            let Journal {
+                confirmed,
+                inherited,
+                ..
+            } = &self.journal;
+            let rows = confirmed.keys().chain(inherited);
+            let mut live: BTreeSet<_> = rows.map(|row| row.port).collect();
             live.extend(
                 self.image
                     .iter()
@@ -362,9 +393,18 @@ impl State {
             journal: &self.journal,
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
-            policy: policy(&self.config, self.ttl, self.refresh_after()),
+            policy: Policy {
+                hold_removals: self.provisional,
+                ..policy(&self.config, self.ttl, self.refresh_after())
+            },
             now,
         });
+    }
+
+    /// What the next process must know: rows that became ours since the last call, and rows that are no more.
+    pub(super) fn take_noted(&mut self) -> (Vec<TcpRow>, Vec<TcpRow>) {
+        let noted = std::mem::take(&mut self.noted).into_iter();
+        noted.partition(|row| self.journal.holds(row))
     }
 
     fn creates_from(&self) -> Uptime {

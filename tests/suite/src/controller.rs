@@ -280,7 +280,17 @@ impl Controller {
 
     /// SIGKILL and a new start with the same configuration.
     pub async fn kill_and_start(&mut self) -> Result<()> {
-        self.child.kill().await?;
+        self.kill().await?;
+        self.start_again()
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// A new start of a killed one with the same configuration.
+    pub fn start_again(&mut self) -> Result<()> {
         self.child = spawn(&self.settings, &self.folder, self.admin)?;
         Ok(())
     }

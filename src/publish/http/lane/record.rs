@@ -17,6 +17,12 @@ use crate::status::{RouteReport, RouteState};
 impl HttpLane {
     /// Takes the newest table.
     pub(in crate::publish::http) async fn apply(&mut self, desired: &Arc<Desired>) {
+        self.kept.took(desired);
+        self.take(desired).await;
+    }
+
+    /// Takes a table, whoever vouches for it.
+    pub(super) async fn take(&mut self, desired: &Arc<Desired>) {
         self.desired = Some(desired.clone());
         if let Some(journal) = &mut self.journal {
             let wanted = TlsKeys::wanted(desired);
@@ -39,7 +45,10 @@ impl HttpLane {
         let changes = self.schedule.apply(&announceable.table, now);
         super::tell_changes(&changes, &announceable.table);
         self.held = announceable.held;
-        if let Some(journal) = &mut self.journal {
+        // What a table of the last process lacks may have been wanted by its next one.
+        if let Some(journal) = &mut self.journal
+            && !self.kept.is_provisional()
+        {
             // Nothing is left after the first table.
             let left = journal.take_left();
             if !left.is_empty() {
@@ -73,7 +82,10 @@ impl HttpLane {
             self.announce_recorded();
         }
         // An earlier announcement may still be on its way as long as nothing later is proven.
-        let proven = self.epoch.is_some() && self.schedule.is_settled() && self.proof.is_complete();
+        let proven = self.epoch.is_some()
+            && self.schedule.is_settled()
+            && self.proof.is_complete()
+            && !self.kept.is_provisional();
         let now = self.clock.now();
         if let Some(journal) = &mut self.journal {
             journal.grow(&self.needed, now);

@@ -1,5 +1,5 @@
-//! TLS keys from one life of the process to the next: what this one must leave on record, and what the last
-//! one left.
+//! Keys from one life of the process to the next: what this one must leave on record, and what the last one
+//! left.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +31,35 @@ impl Schedule {
     #[must_use]
     pub fn tls_revision(&self) -> u64 {
         self.tls_revision
+    }
+
+    /// Everything that is being withdrawn, and whether it is TLS.
+    pub fn withdrawing(&self) -> impl Iterator<Item = (&Arc<Uri>, SocketAddr, bool)> {
+        self.withdrawals.iter()
+    }
+
+    /// Counts up whenever [`Self::withdrawing`] may have changed.
+    #[must_use]
+    pub fn withdrawal_revision(&self) -> u64 {
+        self.withdrawals.revision()
+    }
+
+    /// Goes on with what an earlier process was withdrawing, from its first sending on: how far it had come is
+    /// not known. To be called once that process's table is applied; what it wants is not withdrawn.
+    pub fn resume<'a>(
+        &mut self,
+        keys: impl Iterator<Item = (&'a Arc<Uri>, SocketAddr, bool)>,
+        now: Uptime,
+    ) {
+        for (uri, addr, tls) in keys {
+            if !self.is_announced(uri, addr) && !self.withdrawals.holds(uri, addr) {
+                self.withdrawals.add(uri, addr, tls, now);
+            }
+        }
+        self.tls_revision += 1;
+        if self.connected {
+            self.enqueue_withdrawals();
+        }
     }
 
     /// Withdraws, as any TLS key, those that an earlier process left and that the table does not want. To be

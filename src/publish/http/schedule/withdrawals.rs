@@ -33,6 +33,8 @@ pub(super) struct Withdrawals {
     keys: BTreeMap<Key, Withdrawal>,
     timers: BTreeSet<(Uptime, Key)>,
     unsent: BTreeSet<Key>,
+    /// Counts up whenever a key comes or goes.
+    revision: u64,
 }
 
 struct Withdrawal {
@@ -58,6 +60,7 @@ impl Withdrawals {
             queued: None,
         };
         self.keys.insert((uri.clone(), addr), withdrawal);
+        self.revision += 1;
         self.unsent.insert((uri.clone(), addr));
     }
 
@@ -65,6 +68,7 @@ impl Withdrawals {
     pub(super) fn cancel(&mut self, uri: &Arc<Uri>, addr: SocketAddr) -> Option<Band> {
         let key = (uri.clone(), addr);
         let withdrawal = self.keys.remove(&key)?;
+        self.revision += 1;
         self.unsent.remove(&key);
         self.timers.remove(&(withdrawal.due, key));
         withdrawal.queued
@@ -87,6 +91,7 @@ impl Withdrawals {
         withdrawal.sendings += 1;
         let Some(offset) = repeat_offset(withdrawal.sendings, withdrawal.tls) else {
             self.keys.remove(&key);
+            self.revision += 1;
             return true;
         };
         withdrawal.due = (first + offset).max(now + APART);
@@ -158,6 +163,16 @@ impl Withdrawals {
                 move |((other, _), _)| *other == uri
             })
             .map(|((_, addr), _)| *addr)
+    }
+
+    /// Every key, in order, and whether it is TLS.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<Uri>, SocketAddr, bool)> {
+        let keys = self.keys.iter();
+        keys.map(|((uri, addr), withdrawal)| (uri, *addr, withdrawal.tls))
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// The keys of TLS endpoints.

@@ -198,9 +198,19 @@ impl State {
             .flat_map(|port| &port.rows)
             .cloned()
             .collect();
-        self.journal
-            .confirmed
-            .retain(|row, _| rows.contains_key(row) || wanted.contains(row));
+        let noted = &mut self.noted;
+        let mut stays = |row: &TcpRow| {
+            let stays = rows.contains_key(row) || wanted.contains(row);
+            if !stays {
+                noted.insert(row.clone());
+            }
+            stays
+        };
+        self.journal.confirmed.retain(|row, _| stays(row));
+        // Before Kubernetes and the router groups were heard of, nobody knows what is wanted.
+        if self.desired.is_some() && !self.provisional && self.chosen.is_some() {
+            self.journal.inherited.retain(|row| stays(row));
+        }
         self.journal.tried.retain(|row, _| rows.contains_key(row));
         self.journal.refused.retain(|row, _| wanted.contains(row));
         self.follow_cleared(&rows, now);
@@ -257,11 +267,15 @@ impl State {
                 inherited.remove(&row);
             }
             self.touched.insert(row.clone(), now);
+            self.journal.inherited.remove(&row);
             let mut new = self
                 .journal
                 .confirmed
                 .insert(row.clone(), started)
                 .is_none();
+            if new {
+                self.noted.insert(row.clone());
+            }
             if let Some(image) = &mut self.image {
                 new = !image.contains_key(&row);
                 image.entry(row.clone()).or_insert_with(|| stamp.clone());
@@ -339,6 +353,8 @@ impl State {
                 cleared.entry(row.clone()).or_insert(Cleared::Asked);
             }
             self.journal.confirmed.remove(&row);
+            self.journal.inherited.remove(&row);
+            self.noted.insert(row.clone());
             self.touched.remove(&row);
             // A row without our own "no TLS" may outlive its deletion on some versions: only a list tells.
             if !clearing

@@ -12,6 +12,7 @@ mod independence;
 mod nodes;
 mod poison;
 mod process;
+mod restart;
 mod sources;
 mod steady;
 mod strangers;
