@@ -248,6 +248,83 @@ fn a_refusal_settles_a_source_and_an_error_does_not() {
     assert!(view.settled());
 }
 
+/// A Service under its own name, with a node port for each protocol.
+fn opening(name: &str, version: u64, ports: &[(&str, u16)]) -> Item {
+    let port = |(protocol, port): &(&str, u16)| json!({"port": 80, "nodePort": port, "protocol": protocol});
+    let ports: Vec<Value> = ports.iter().map(port).collect();
+    item(
+        Kind::Service,
+        json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name,
+                "resourceVersion": version.to_string(), "labels": {"http-route-sync": name}},
+            "spec": {"ports": ports},
+        }),
+    )
+}
+
+/// Which node ports each Service is seen with.
+fn open_ports(view: &View) -> Vec<(String, Vec<u16>)> {
+    let services = snapshot(view).services;
+    let ports = |it: &crate::kubernetes::snapshot::Service| {
+        let ports = it.ports.iter().filter_map(|port| port.node_port);
+        ports.map(crate::route::NodePort::get).collect()
+    };
+    let named = services
+        .iter()
+        .map(|(key, it)| (key.name.clone(), ports(it)));
+    named.collect()
+}
+
+#[test]
+fn of_two_services_with_one_node_port_the_one_that_left_has_lost_it() {
+    let tcp = [("TCP", 30_080)];
+    let lost = vec![("a".to_owned(), vec![]), ("b".to_owned(), vec![30_080])];
+    let mut view = complete();
+    let a = opening("a", 1, &tcp);
+    let key = a.key.clone();
+    view.applied(SourceId::HttpServices, a);
+    view.applied(SourceId::HttpServices, opening("b", 2, &tcp));
+    assert_eq!(open_ports(&view), lost, "the older copy is of another time");
+    // What came late: an older state of the Service that left.
+    view.applied(SourceId::HttpServices, opening("a", 3, &tcp));
+    view.take_changed();
+    view.left(SourceId::HttpServices, &key);
+    assert!(view.take_changed(), "it is another snapshot");
+    assert_eq!(open_ports(&view), lost);
+    // Until a read confirms it the Service itself stays.
+    assert_eq!(snapshot(&view).services.len(), 2);
+}
+
+#[test]
+fn tcp_and_udp_count_their_node_ports_apart() {
+    let mut view = complete();
+    view.applied(SourceId::HttpServices, opening("a", 1, &[("UDP", 30_053)]));
+    view.applied(SourceId::HttpServices, opening("b", 2, &[("TCP", 30_053)]));
+    let both = vec![
+        ("a".to_owned(), vec![30_053]),
+        ("b".to_owned(), vec![30_053]),
+    ];
+    assert_eq!(open_ports(&view), both);
+}
+
+#[test]
+fn a_verdict_on_an_older_absence_says_nothing_of_a_newer_one() {
+    let labels = || json!({"http-route-sync": "a"});
+    let mut view = complete();
+    view.applied(SourceId::HttpServices, service(1, "u", labels()));
+    view.left(SourceId::HttpServices, &key());
+    let older = view.absences().remove(0);
+    view.applied(SourceId::HttpServices, service(2, "u", labels()));
+    view.left(SourceId::HttpServices, &key());
+    view.refuted(&older);
+    assert_eq!(view.absences().len(), 1);
+    view.confirmed(&older);
+    assert_eq!(snapshot(&view).services.len(), 1);
+    let newer = view.absences().remove(0);
+    view.confirmed(&newer);
+    assert!(snapshot(&view).services.is_empty());
+}
+
 #[test]
 fn what_means_the_same_changes_nothing() {
     let mut view = complete();

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::{Code, Finding, HTTP_LABEL, Subject, TCP_LABEL};
 use crate::kubernetes::api::Resource;
-use crate::kubernetes::snapshot::{Endpoints, Node, Service, Snapshot};
+use crate::kubernetes::snapshot::{Endpoints, Node, Protocol, Service, Snapshot};
 use crate::kubernetes::wire::{Item, Kind, Object, ObjectKey};
-use crate::route::{ClusterId, ServiceKey};
+use crate::route::{ClusterId, NodePort, ServiceKey};
 
 /// One of the lists that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,13 +40,15 @@ pub(super) struct Absence {
     pub(super) source: SourceId,
     pub(super) key: ObjectKey,
     pub(super) uid: String,
+    /// Tells it from an earlier absence of the same object.
+    pub(super) since: u64,
 }
 
 /// Everything delivered so far.
 #[derive(Default)]
 pub(super) struct View {
     sources: BTreeMap<SourceId, Entries>,
-    /// Numbers the deliveries; of two copies of one Service the later wins.
+    /// Numbers the deliveries and absences; of two copies of one Service the later wins.
     delivery: u64,
     changed: bool,
 }
@@ -55,7 +57,8 @@ pub(super) struct View {
 struct Entries {
     synced: bool,
     objects: BTreeMap<ObjectKey, Entry>,
-    absent: BTreeSet<ObjectKey>,
+    /// Objects that left and have not been confirmed yet, and with which delivery.
+    absent: BTreeMap<ObjectKey, u64>,
     status: Option<Status>,
     stale: bool,
 }
@@ -68,6 +71,15 @@ struct Entry {
     object: Option<Object>,
     /// Why it cannot be read now.
     unreadable: Option<String>,
+}
+
+/// What is known of one Service.
+struct Known {
+    /// Some source still has it.
+    present: bool,
+    /// When the later of its copies came.
+    delivery: u64,
+    service: Service,
 }
 
 // === impl SourceId ===
@@ -180,18 +192,16 @@ impl View {
 
     /// One object as it is now.
     pub(super) fn applied(&mut self, source: SourceId, item: Item) {
-        let entries = self.sources.entry(source).or_default();
-        let last = entries.objects.get_mut(&item.key);
-        let same = last.as_ref().is_some_and(|last| last.uid == item.uid);
         if item.deleting && source != SourceId::Nodes && source.required() {
             // It counts as gone, once a fresh read says so too. Under another UID it is not the one we know,
             // which must have gone before.
-            if last.is_some() {
-                entries.absent.insert(item.key);
-            }
+            self.left(source, &item.key);
             return;
         }
-        entries.absent.remove(&item.key);
+        let entries = self.sources.entry(source).or_default();
+        let last = entries.objects.get_mut(&item.key);
+        let same = last.as_ref().is_some_and(|last| last.uid == item.uid);
+        self.changed |= entries.absent.remove(&item.key).is_some();
         let (object, unreadable) = match item.object {
             Ok(object) => (Some(object), None),
             Err(reason) => (None, Some(reason)),
@@ -224,10 +234,13 @@ impl View {
     /// One object that is no longer delivered. Whatever UID it left under, nothing has that name now.
     pub(super) fn left(&mut self, source: SourceId, key: &ObjectKey) {
         let entries = self.sources.entry(source).or_default();
-        if source.required() {
-            entries.absent.insert(key.clone());
-        } else {
+        if !source.required() {
             self.changed |= entries.objects.remove(key).is_some();
+        } else if entries.objects.contains_key(key) && !entries.absent.contains_key(key) {
+            self.delivery += 1;
+            entries.absent.insert(key.clone(), self.delivery);
+            // It may have lost its node ports.
+            self.changed = true;
         }
     }
 
@@ -236,11 +249,12 @@ impl View {
         let of_source = |(source, entries): (&SourceId, &Entries)| {
             let source = *source;
             let absent = entries.absent.iter();
-            let absence = |key: &ObjectKey| {
+            let absence = |(key, since): (&ObjectKey, &u64)| {
                 Some(Absence {
                     source,
                     key: key.clone(),
                     uid: entries.objects.get(key)?.uid.clone(),
+                    since: *since,
                 })
             };
             absent.filter_map(absence).collect::<Vec<_>>()
@@ -250,21 +264,26 @@ impl View {
 
     /// A fresh read agrees that the object is gone. If it came back meanwhile it stays.
     pub(super) fn confirmed(&mut self, absence: &Absence) {
-        let entries = self.sources.entry(absence.source).or_default();
-        let same = entries
-            .objects
-            .get(&absence.key)
-            .is_some_and(|entry| entry.uid == absence.uid);
-        if same && entries.absent.remove(&absence.key) {
+        if self.end(absence) {
+            let entries = self.sources.entry(absence.source).or_default();
             entries.objects.remove(&absence.key);
-            self.changed = true;
         }
     }
 
     /// A fresh read shows the object still there.
     pub(super) fn refuted(&mut self, absence: &Absence) {
+        self.end(absence);
+    }
+
+    /// Ends an absence; not one that began later than what was read.
+    fn end(&mut self, absence: &Absence) -> bool {
         let entries = self.sources.entry(absence.source).or_default();
-        entries.absent.remove(&absence.key);
+        let same = entries.absent.get(&absence.key) == Some(&absence.since);
+        if same {
+            entries.absent.remove(&absence.key);
+            self.changed = true;
+        }
+        same
     }
 
     pub(super) fn set_status(&mut self, source: SourceId, status: Status) {
@@ -343,12 +362,19 @@ impl View {
             .flat_map(|it| it.objects.iter())
     }
 
+    fn services(&self) -> BTreeMap<ServiceKey, Service> {
+        let mut known = self.known_services();
+        without_lost_node_ports(&mut known);
+        let named = |(key, known): (&ServiceKey, Known)| (key.clone(), known.service);
+        known.into_iter().map(named).collect()
+    }
+
     /// A Service comes from up to two sources. Its labels are each source's own affair, so that a label is
     /// gone when its source says so; everything else is taken from the later copy.
-    fn services(&self) -> BTreeMap<ServiceKey, Service> {
-        let mut merged: BTreeMap<&ServiceKey, (u64, Service)> = BTreeMap::new();
+    fn known_services(&self) -> BTreeMap<&ServiceKey, Known> {
+        let mut merged: BTreeMap<&ServiceKey, Known> = BTreeMap::new();
         for source in [SourceId::HttpServices, SourceId::TcpServices] {
-            for (_, entry) in self.of(source) {
+            for (object_key, entry) in self.of(source) {
                 let Some(Object::Service(service)) = &entry.object else {
                     continue;
                 };
@@ -358,36 +384,26 @@ impl View {
                     SourceId::HttpServices => copy.tcp_label = None,
                     _ => copy.http_label = None,
                 }
-                let key = &service.service.key;
-                let Some((delivery, other)) = merged.remove(key) else {
-                    merged.insert(key, (entry.delivery, copy));
-                    continue;
+                let copy = Known {
+                    present: !self.is_absent(source, object_key),
+                    delivery: entry.delivery,
+                    service: copy,
                 };
-                // `other` is the HTTP source's copy.
-                let later = entry.delivery > delivery;
-                if copy.service.uid == other.service.uid {
-                    let newest = if later {
-                        service.http_label.clone()
-                    } else {
-                        None
-                    };
-                    let tcp_label = copy.tcp_label.clone();
-                    let http_label = newest.or_else(|| other.http_label.clone());
-                    let base = if later { copy } else { other };
-                    let both = Service {
-                        http_label,
-                        tcp_label,
-                        ..base
-                    };
-                    merged.insert(key, (delivery.max(entry.delivery), both));
-                } else {
-                    let winner = if later { copy } else { other };
-                    merged.insert(key, (delivery.max(entry.delivery), winner));
-                }
+                let key = &service.service.key;
+                let both = match merged.remove(key) {
+                    // `other` is the HTTP source's copy.
+                    Some(other) => other.merged(copy, service),
+                    None => copy,
+                };
+                merged.insert(key, both);
             }
         }
-        let named = |(key, (_, service)): (&ServiceKey, _)| (key.clone(), service);
-        merged.into_iter().map(named).collect()
+        merged
+    }
+
+    fn is_absent(&self, source: SourceId, key: &ObjectKey) -> bool {
+        let entries = self.sources.get(&source);
+        entries.is_some_and(|it| it.absent.contains_key(key))
     }
 
     fn nodes(&self) -> BTreeMap<String, Node> {
@@ -437,6 +453,66 @@ impl View {
     }
 }
 
+// === impl Known ===
+
+impl Known {
+    /// Of the HTTP source's copy and the TCP source's, which was delivered as `whole`, with both labels.
+    fn merged(self, tcp: Self, whole: &Service) -> Self {
+        let later = tcp.delivery > self.delivery;
+        let present = self.present || tcp.present;
+        let delivery = self.delivery.max(tcp.delivery);
+        let (http, tcp) = (self.service, tcp.service);
+        let same = tcp.service.uid == http.service.uid;
+        let newest = whole.http_label.clone().filter(|_| later);
+        let http_label = newest.or_else(|| http.http_label.clone());
+        let tcp_label = tcp.tcp_label.clone();
+        let mut service = if later { tcp } else { http };
+        if same {
+            service = Service {
+                http_label,
+                tcp_label,
+                ..service
+            };
+        }
+        Self {
+            present,
+            delivery,
+            service,
+        }
+    }
+
+    fn tcp_node_ports(&self) -> impl Iterator<Item = NodePort> {
+        // TCP and UDP count their node ports apart, and routers lead to TCP alone.
+        let ports = self.service.ports.iter();
+        let tcp = ports.filter(|port| port.protocol == Protocol::Tcp);
+        tcp.filter_map(|port| port.node_port)
+    }
+}
+
+/// The apiserver gives a node port to one Service alone, so of two with the same one was not heard of since:
+/// the one that left, else the one delivered before the other. Its routes would lead to the other's pods, and
+/// what it says of its other ports is as old.
+fn without_lost_node_ports(known: &mut BTreeMap<&ServiceKey, Known>) {
+    let mut holders: BTreeMap<NodePort, (bool, u64, &ServiceKey)> = BTreeMap::new();
+    let mut losers: BTreeSet<&ServiceKey> = BTreeSet::new();
+    for (key, it) in &*known {
+        let claim = (it.present, it.delivery, *key);
+        for port in it.tcp_node_ports() {
+            let holder = *holders.entry(port).or_insert(claim);
+            if holder.2 != *key {
+                losers.insert(holder.min(claim).2);
+                holders.insert(port, holder.max(claim));
+            }
+        }
+    }
+    for key in losers {
+        let ports = known.get_mut(key).map(|it| &mut it.service.ports);
+        for port in ports.into_iter().flatten() {
+            port.node_port = None;
+        }
+    }
+}
+
 fn stale(source: SourceId) -> Finding {
     Finding::new(
         Code::SourceStale,
@@ -463,4 +539,20 @@ fn undecodable(source: SourceId, key: &ObjectKey, reason: &str, known: bool) -> 
     let message = format!("object `{key}` cannot be read ({reason}): {consequence}");
     Finding::new(Code::ObjectUndecodable, subject, message)
         .hint("look at it with `kubectl get -o json` and write it anew")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_left_unknown_leaves_nothing_behind() {
+        let mut view = View::default();
+        let key = ObjectKey {
+            namespace: "ns".to_owned(),
+            name: "web".to_owned(),
+        };
+        view.left(SourceId::HttpServices, &key);
+        assert!(view.sources[&SourceId::HttpServices].absent.is_empty());
+    }
 }
