@@ -206,9 +206,12 @@ impl Assembler {
 
     fn look_for_stale(&mut self) {
         let now = self.clock.now();
-        for (source, heard) in &self.heard {
-            let stale = now.saturating_sub(*heard) >= self.api.timing.stale_after;
-            self.view.set_stale(*source, stale);
+        for source in SourceId::ALL {
+            let stale = match self.heard.get(&source) {
+                Some(heard) => now.saturating_sub(*heard) >= self.api.timing.stale_after,
+                None => self.view.failing(source) && now >= self.api.timing.list_timeout,
+            };
+            self.view.set_stale(source, stale);
         }
     }
 
@@ -295,6 +298,10 @@ impl Assembler {
         let report = SourceReport {
             sources: sources.collect(),
             cluster: self.identity.as_ref().map(|it| it.cluster.0.clone()),
+            findings: match &*self.snapshots.borrow() {
+                None => self.view.findings(),
+                Some(_) => Vec::new(),
+            },
         };
         self.reports.send_if_modified(|current| {
             let new = *current != report;
