@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use api::ApiError;
 pub use client::{ConnectError, connect};
-pub use manifests::{ManifestError, ManifestErrors, snapshot_of_manifests};
+pub use manifests::snapshot_of_manifests;
 pub use timing::Timing;
 pub use watch::{
     Receivers, SnapshotError, WatchCounters, Watches, snapshot_once, watch, watch_with,
