@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done; for `plan`: in sync |
-//! | 1 | anything else went wrong; for `lint`: a finding that loses a route |
+//! | 1 | anything else went wrong; for `lint`: a finding that loses a route, or an object that cannot be read |
 //! | 2 | a mistake of usage or configuration; for `plan`: changes are pending, and such mistakes are 1 |
 //!
 //! Data goes to stdout, errors and hints to stderr.
@@ -27,6 +27,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::publish::tcp;
+use crate::route::Hostname;
 use crate::telemetry;
 
 /// Where the original looked.
@@ -97,8 +98,8 @@ enum Command {
         #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
         files: Vec<PathBuf>,
         /// The app domain, where no configuration is given
-        #[arg(long, default_value = "apps.example.com", value_name = "DOMAIN")]
-        app_domain: String,
+        #[arg(long, default_value = "apps.example.com", value_name = "DOMAIN", value_parser = Hostname::parse)]
+        app_domain: Hostname,
     },
     /// Print a completion script
     Completions {
@@ -170,11 +171,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check { offline: _ } => check::offline(&path, surroundings(), output),
         Command::Status { admin } => block_on(status::status(admin, &path, output)),
         Command::Lint { files, app_domain } => {
-            lint::lint(&files, config.as_deref(), &app_domain, output)
+            lint::lint(&files, config.as_deref(), app_domain, output)
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "route-sync", &mut script);
+            clap_complete::generate(shell, &mut public_command(), "route-sync", &mut script);
             render::print(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -217,6 +218,16 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// The exit code of a mistake of usage or configuration.
 fn usage_code(planning: bool) -> ExitCode {
     ExitCode::from(if planning { 1 } else { 2 })
+}
+
+/// The command line without what is hidden; completions would offer it.
+fn public_command() -> clap::Command {
+    let all = Cli::command();
+    let shown = all.get_subcommands().filter(|it| !it.is_hide_set());
+    clap::Command::new("route-sync")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments())
+        .subcommands(shown)
 }
 
 /// Gives the original's flag its second dash, which clap demands.

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use api::ApiError;
 pub use client::{ConnectError, PluginError, connect, server_url};
 pub(crate) use kubeconfig::check_kubeconfig;
-pub use manifests::{ManifestError, ManifestErrors, snapshot_of_manifests};
+pub use manifests::snapshot_of_manifests;
 pub use timing::Timing;
 pub use watch::{
     Receivers, SnapshotError, WatchCounters, Watches, snapshot_once, watch, watch_with,

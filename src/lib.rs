@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod plan;
 pub mod publish;
+mod quote;
 pub mod retry;
 pub mod route;
 pub mod state;

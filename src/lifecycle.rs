@@ -1,8 +1,9 @@
 //! The process's life: one clock, every task by name, and how it ends.
 //!
 //! The process's tasks are spawned here. What the watches spawn below theirs (`kubernetes/watch.rs`) ends with it
-//! and ends it, and the log's writer is a thread that outlives them all. A task that ends unasked stops the process with that task's name: a lane that
-//! silently died would otherwise let its routes lapse while everything looks healthy.
+//! and ends it, and the log's writer is a thread that outlives them all. A task that ends unasked stops the
+//! process with that task's name: a lane that silently died would otherwise let its routes lapse while everything
+//! looks healthy.
 
 use std::future::Future;
 use std::time::Duration;

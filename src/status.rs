@@ -82,6 +82,8 @@ pub struct SourceReport {
     pub sources: BTreeMap<&'static str, SourceState>,
     /// Which cluster.
     pub cluster: Option<String>,
+    /// What is wrong, as long as there is no snapshot that could tell.
+    pub findings: Vec<Finding>,
 }
 
 /// One watched resource.
@@ -177,6 +179,7 @@ impl Status {
     #[must_use]
     pub fn findings(&self) -> BTreeSet<Finding> {
         let mut findings = BTreeSet::new();
+        findings.extend(self.sources.borrow().findings.iter().cloned());
         findings.extend(
             self.snapshot()
                 .iter()
@@ -230,6 +233,8 @@ impl Status {
     /// Waits until any report changed. Readers that tell of changes take this; `false` once nobody reports.
     pub async fn changed(&mut self) -> bool {
         let Self {
+            clock: _,
+            sources,
             snapshot,
             desired,
             lanes,
@@ -251,6 +256,7 @@ impl Status {
         };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
+            changed = sources.changed() => changed,
             changed = snapshot.changed() => changed,
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
@@ -273,5 +279,30 @@ impl RouteState {
             Self::Held => "held",
             Self::Withdrawing => "withdrawing",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{Code, Subject};
+
+    #[tokio::test]
+    async fn what_the_sources_find_before_the_first_snapshot_is_told_once() {
+        let (sources, sources_rx) = watch::channel(SourceReport::default());
+        let (_snapshot, snapshot_rx) = watch::channel(None);
+        let (_desired, desired_rx) = watch::channel(None);
+        let mut status = Status::new(
+            Clock::start(),
+            sources_rx,
+            snapshot_rx,
+            desired_rx,
+            Vec::new(),
+        );
+        let finding = Finding::new(Code::RightMissing, Subject::Source("services"), "no right");
+        // Two sources read Services, and both lack the right.
+        sources.send_modify(|report| report.findings = vec![finding.clone(), finding.clone()]);
+        assert!(status.changed().await);
+        assert_eq!(status.findings(), BTreeSet::from([finding]));
     }
 }

@@ -321,10 +321,28 @@ fn check_prints_json_when_asked() {
 }
 
 #[test]
+fn check_says_in_json_why_a_file_cannot_be_read_at_all() {
+    let place = Place::new();
+    place.write("broken.yml", "uaa: [\n");
+    for (file, words) in [("absent.yml", "No such file"), ("broken.yml", "line ")] {
+        let answer = place.run(&["check", "--offline", "--output", "json", "--config", file]);
+        let value: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+        assert_eq!((answer.code, &value["valid"]), (2, &false.into()));
+        assert_eq!(value["mistakes"][0]["key"], "(file)");
+        let message = value["mistakes"][0]["message"].as_str().unwrap();
+        assert!(
+            message.contains(file) && message.contains(words),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn completions_name_the_commands() {
     let answer = Place::new().run(&["completions", "bash"]);
     assert_eq!(answer.code, 0);
     assert!(answer.stdout.contains("completions") && answer.stdout.contains("--config"));
+    assert!(!answer.stdout.contains("docs"), "{}", answer.stdout);
 }
 
 #[test]
@@ -379,8 +397,78 @@ fn lint_fails_on_a_route_that_would_be_lost_and_prints_json_when_asked() {
 }
 
 #[test]
+fn an_object_that_cannot_be_read_hides_no_other() {
+    let place = Place::new();
+    let bare = SERVICE
+        .replace("'2222'", "34569")
+        .replace("name: web,", "name: bare,");
+    let high = SERVICE.replace("2222", "70000");
+    place.write("all.yml", &format!("{bare}---\n{high}"));
+    let answer = place.run(&["lint", "-f", "all.yml"]);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    for words in [
+        "[object-undecodable] service default/bare: all.yml:1: ",
+        "hint: put the value in quotes",
+        "[port-out-of-range] service default/web: ",
+        "http  web.apps.example.com  →  default/web\n",
+    ] {
+        assert!(answer.stdout.contains(words), "{}", answer.stdout);
+    }
+    let alone = place.write("bare.yml", &bare);
+    let answer = place.run(&["lint", "-f", alone.to_str().unwrap(), "--output", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(answer.code, 1);
+    assert_eq!(value["findings"][0]["code"], "object-undecodable");
+}
+
+#[test]
+fn what_a_tenant_wrote_neither_controls_the_terminal_nor_forges_a_line() {
+    let place = Place::new();
+    let annotation = r#""1\e[2J\nerror [host-denied] service kube-system/x: forged""#;
+    let annotations =
+        format!("annotations: {{route-sync.cloudfoundry.org/max-backends: {annotation}}}, labels:");
+    place.write("web.yml", &SERVICE.replace("labels:", &annotations));
+    let answer = place.run(&["lint", "-f", "web.yml"]);
+    assert!(!answer.stdout.contains('\x1b'), "{}", answer.stdout);
+    assert!(
+        !answer.stdout.contains("\nerror [host-denied]"),
+        "{}",
+        answer.stdout
+    );
+    let shown = r"is `1\u{1b}[2J\nerror [host-denied] service kube-system/x: forged`";
+    assert!(answer.stdout.contains(shown), "{}", answer.stdout);
+}
+
+/// Manifests are linted under the configuration that stands beside them, as whoever tries both will do.
+#[test]
+fn the_examples_fit_together() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let place = Place::new();
+    let mut linted = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        if !text.contains("\nkind: Service\n") {
+            continue;
+        }
+        linted += 1;
+        for config in ["route-sync.yml", "route-sync-minimal.yml"] {
+            let config = format!("{folder}/{config}");
+            let file = path.to_str().unwrap();
+            let answer = place.run(&["lint", "--config", &config, "-f", file]);
+            assert_eq!(answer.code, 0, "{file}: {}{}", answer.stdout, answer.stderr);
+            assert!(answer.stdout.contains('→'), "{file}: {}", answer.stdout);
+        }
+    }
+    assert!(linted >= 3, "{linted}");
+}
+
+#[test]
 fn lint_without_a_file_is_a_mistake_of_usage() {
     assert_eq!(Place::new().run(&["lint"]).code, 2);
+    let answer = Place::new().run(&["lint", "-f", "x.yml", "--app-domain", "a_b"]);
+    assert_eq!((answer.code, answer.stdout.as_str()), (2, ""));
+    assert!(answer.stderr.contains("a_b"), "{}", answer.stderr);
     let answer = Place::new().run(&["lint", "-f", "absent.yml"]);
     assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
     assert!(

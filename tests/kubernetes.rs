@@ -6,6 +6,8 @@
 mod apiserver;
 #[path = "kubernetes/defects.rs"]
 mod defects;
+#[path = "kubernetes/first_view.rs"]
+mod first_view;
 #[path = "kubernetes/outages.rs"]
 mod outages;
 
@@ -19,9 +21,7 @@ use apiserver::{ApiServer, Fault};
 use route_sync::config::KubernetesConfig;
 use route_sync::desired::Code;
 use route_sync::kubernetes::snapshot::Snapshot;
-use route_sync::kubernetes::{
-    Receivers, Timing, WatchCounters, snapshot_of_manifests, snapshot_once, watch_with,
-};
+use route_sync::kubernetes::{Receivers, Timing, WatchCounters, snapshot_once, watch_with};
 use route_sync::lifecycle::Clock;
 use route_sync::route::ServiceKey;
 use serde_json::json;
@@ -638,26 +638,6 @@ fn a_broken_kubeconfig_is_explained_without_quoting_it() {
             );
         }
     });
-}
-
-#[test]
-fn manifests_are_read_as_a_cluster_would_be() {
-    let good = "# two\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  labels: {http-route-sync: web}\n\
-                spec:\n  type: NodePort\n  ports: [{port: 80}]\n---\nkind: Deployment\napiVersion: apps/v1\n";
-    let snapshot = snapshot_of_manifests([("good.yml", good)]).unwrap();
-    let service = &snapshot.services[&key("web")];
-    assert_eq!(service.ports[0].node_port.unwrap().get(), 30_000);
-    assert_eq!(snapshot.nodes.len(), 1);
-
-    let bad = "apiVersion: v1\nkind: Service\nmetadata:\n  name: x\n  labels: {tcp-route-sync: 8080}\n---\na: [\n";
-    let errors = snapshot_of_manifests([("good.yml", good), ("bad.yml", bad)]).unwrap_err();
-    assert_eq!(errors.0.len(), 2, "{errors}");
-    assert!(errors.0[0].message.contains("8080"), "{errors}");
-    assert_eq!(
-        (errors.0[0].line, errors.0[0].file.as_str()),
-        (1, "bad.yml")
-    );
-    assert!(errors.0[1].line >= 7, "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,7 @@ fn make_ready(foundation: &Foundation) {
     foundation.sources.send_replace(SourceReport {
         sources: BTreeMap::from([("services", source)]),
         cluster: Some("c".to_owned()),
+        findings: Vec::new(),
     });
     foundation.lane.send_modify(|lane| {
         lane.confirmed_once = true;

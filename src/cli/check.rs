@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{Output, render};
+use crate::causes::chain;
 use crate::config::{Config, ConfigError, Mistake, Surroundings};
 
 #[derive(Serialize)]
@@ -46,9 +47,9 @@ pub(super) fn offline(
             mistakes: mistakes.iter().map(MistakeView::of).collect(),
             warnings: Vec::new(),
         },
-        Err(_) => View {
+        Err(error) => View {
             valid: false,
-            mistakes: Vec::new(),
+            mistakes: vec![MistakeView::of_file(error)],
             warnings: Vec::new(),
         },
     };
@@ -66,6 +67,15 @@ pub(super) fn offline(
 }
 
 impl MistakeView {
+    /// No key is to blame where the file cannot be read at all.
+    fn of_file(error: &ConfigError) -> Self {
+        Self {
+            key: "(file)".to_owned(),
+            message: chain(error),
+            hint: None,
+        }
+    }
+
     fn of(mistake: &Mistake) -> Self {
         let Mistake { key, message, hint } = mistake.clone();
         Self { key, message, hint }

@@ -12,7 +12,7 @@ use super::{Output, render, wires};
 use crate::Uptime;
 use crate::admin::json::Finding;
 use crate::config::{Config, Surroundings, default_options};
-use crate::desired::{self, Memory, Options, Severity};
+use crate::desired::{self, Code, Memory, Options, Severity};
 use crate::route::{Hostname, RouteTable};
 
 /// A directory of manifests is some megabytes at most.
@@ -28,7 +28,7 @@ struct View {
 pub(super) fn lint(
     files: &[PathBuf],
     config: Option<&Path>,
-    app_domain: &str,
+    app_domain: Hostname,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let options = Options {
@@ -41,14 +41,15 @@ pub(super) fn lint(
         let text = read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         texts.push((file.display().to_string(), text));
     }
-    let snapshot = wires::snapshot_of_manifests(&texts)?;
+    let snapshot = wires::snapshot_of_manifests(&texts);
     let found = desired::derive(&snapshot, &mut Memory::default(), &options, Uptime::ZERO);
     let mut all: Vec<_> = snapshot.findings.iter().chain(&found.findings).collect();
     all.sort();
     all.dedup();
-    let lost = all
-        .iter()
-        .any(|finding| finding.code.severity() == Severity::Error);
+    // Nothing was known before of an object that cannot be read, so its routes are lost here.
+    let lost = all.iter().any(|finding| {
+        finding.code.severity() == Severity::Error || finding.code == Code::ObjectUndecodable
+    });
     let view = View::of(&found.table, all.into_iter().map(Finding::of).collect());
     match output {
         Output::Json => render::print_json(&view)?,
@@ -61,14 +62,12 @@ pub(super) fn lint(
     })
 }
 
-fn options(config: Option<&Path>, app_domain: &str) -> anyhow::Result<Options> {
+fn options(config: Option<&Path>, app_domain: Hostname) -> anyhow::Result<Options> {
     let Some(path) = config else {
-        let domain = Hostname::parse(app_domain)
-            .with_context(|| format!("`--app-domain {app_domain}` is no DNS name"))?;
         // Whether state survives is known only by a configuration; what it would forbid is no mistake of a manifest.
         return Ok(Options {
             state_survives: true,
-            ..default_options(domain)
+            ..default_options(app_domain)
         });
     };
     // The files it names are on another machine.

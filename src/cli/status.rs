@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use super::{Output, render};
 use crate::admin::json::{Lane, Report};
 use crate::config::{Config, Surroundings};
+use crate::quote::one_line;
 
 /// It answers from memory.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -66,15 +67,15 @@ async fn ask(address: SocketAddr) -> anyhow::Result<String> {
 fn shown(report: &Report) -> String {
     let mut text = String::new();
     let ready = if report.ready { "ready" } else { "not ready" };
-    let cluster = report.cluster.as_deref().unwrap_or("unknown");
+    let cluster = one_line(report.cluster.as_deref().unwrap_or("unknown"));
     let _ = writeln!(
         text,
         "route-sync {} up {}, cluster {cluster}: {ready}",
-        report.version,
+        one_line(&report.version),
         age(report.uptime_seconds)
     );
     for missing in &report.missing {
-        let _ = writeln!(text, "  missing: {missing}");
+        let _ = writeln!(text, "  missing: {}", one_line(missing));
     }
     text.push_str(&sources(report));
     for (name, lane) in &report.lanes {
@@ -108,7 +109,7 @@ fn sources(report: &Report) -> String {
 }
 
 fn lane_shown(name: &str, lane: &Lane) -> String {
-    let mut text = format!("\nlane {name}: ");
+    let mut text = format!("\nlane {}: ", one_line(name));
     let confirmed = if lane.confirmed {
         "confirmed"
     } else {
@@ -121,11 +122,11 @@ fn lane_shown(name: &str, lane: &Lane) -> String {
     );
     if let Some(error) = &lane.error {
         let failures = render::counted(lane.consecutive_failures as usize, "failure");
-        let _ = write!(text, ", {failures}: {error}");
+        let _ = write!(text, ", {failures}: {}", one_line(error));
     }
     text.push('\n');
     for (key, value) in &lane.facts {
-        let _ = writeln!(text, "  {key}: {value}");
+        let _ = writeln!(text, "  {}: {}", one_line(key), one_line(value));
     }
     let mut rows = Vec::new();
     for (route, shown) in &lane.routes {

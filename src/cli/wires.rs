@@ -167,12 +167,12 @@ pub(super) async fn snapshot_once(config: &KubernetesConfig) -> anyhow::Result<S
     Ok(kubernetes::snapshot_once(config).await?)
 }
 
-/// The view that manifests give; each text with the name of its file.
-pub(super) fn snapshot_of_manifests(texts: &[(String, String)]) -> anyhow::Result<Snapshot> {
+/// The view that manifests give, with findings on what cannot be read; each text with the name of its file.
+pub(super) fn snapshot_of_manifests(texts: &[(String, String)]) -> Snapshot {
     let files = texts
         .iter()
         .map(|(file, text)| (file.as_str(), text.as_str()));
-    Ok(kubernetes::snapshot_of_manifests(files)?)
+    kubernetes::snapshot_of_manifests(files)
 }
 
 /// What the TCP lane would change now, and what it found.

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use super::{ANNOTATION_PREFIX, Code, Finding, HTTP_LABEL, Options, TCP_LABEL, listed};
 use crate::kubernetes::snapshot::{Protocol, Service, ServicePort};
+use crate::quote::clipped;
 use crate::route::{Hostname, HttpOptions, HttpProtocol, LoadBalancing, NodePort, RouterPort, Uri};
 
 /// Names one annotation may list. Each costs a pool in every gorouter; more is a mistake.
@@ -104,14 +105,20 @@ impl<'a> Reader<'a> {
     }
 
     fn tell_bad_annotation(&mut self, name: &str, text: &str, expected: &str) {
-        let message = format!("annotation `{ANNOTATION_PREFIX}{name}` is `{text}`, not {expected}");
+        let message = format!(
+            "annotation `{ANNOTATION_PREFIX}{name}` is {}, not {expected}",
+            quoted(text)
+        );
         self.tell(Code::AnnotationInvalid, message);
     }
 
     fn tell_stray_annotations(&mut self) {
         for name in self.service.annotations.keys() {
             if !ANNOTATIONS.contains(&name.as_str()) {
-                let text = format!("annotation `{ANNOTATION_PREFIX}{name}` is not known");
+                let text = format!(
+                    "annotation `{ANNOTATION_PREFIX}{}` is not known",
+                    clipped(name)
+                );
                 self.tell(Code::AnnotationUnknown, text).hint =
                     Some(format!("there are {}", ANNOTATIONS.join(", ")));
             }
@@ -176,10 +183,15 @@ impl<'a> Reader<'a> {
         let route_service_url = self.annotation("route-service-url").map(str::to_owned);
         // Anything else makes gorouter refuse the whole message (measured).
         if let Some(url) = route_service_url.as_deref().filter(|url| !is_https(url)) {
-            // Only its beginning: it may be as long as an annotation can be.
-            let shown: String = url.chars().take(100).collect();
             let expected = "an `https://` address of at most 1024 characters";
-            self.tell_bad_annotation("route-service-url", &shown, expected);
+            if url.contains('@') {
+                // What stands before it may be a password.
+                let name = "route-service-url";
+                let text = format!("annotation `{ANNOTATION_PREFIX}{name}` is not {expected}");
+                self.tell(Code::AnnotationInvalid, text);
+            } else {
+                self.tell_bad_annotation("route-service-url", url, expected);
+            }
             return None;
         }
         let loadbalancing = self.loadbalancing(tls_server_name.is_some());
@@ -225,7 +237,7 @@ impl<'a> Reader<'a> {
                 match host {
                     Ok(host) => self.want(&mut wanted, Uri::of_host(host), None, true),
                     Err(error) => {
-                        let text = format!("label `{HTTP_LABEL}` is `{label}`: {error}");
+                        let text = format!("label `{HTTP_LABEL}` is {}: {error}", quoted(label));
                         self.tell(Code::HostInvalid, text);
                     }
                 }
@@ -235,9 +247,9 @@ impl<'a> Reader<'a> {
                     match self.uri(element.name, &domain) {
                         Ok(uri) => self.want(&mut wanted, uri, element.port, true),
                         Err(error) => {
-                            let name = element.name;
+                            let name = quoted(element.name);
                             let text =
-                                format!("annotation `{ANNOTATION_PREFIX}http`: `{name}`: {error}");
+                                format!("annotation `{ANNOTATION_PREFIX}http`: {name}: {error}");
                             self.tell(Code::HostInvalid, text);
                         }
                     }
@@ -282,7 +294,8 @@ impl<'a> Reader<'a> {
             return;
         };
         if let Some(other) = wanted.get(&name).filter(|other| **other != node_port) {
-            let text = format!("`{name}` is to lead to two ports; node port {other} was taken");
+            let name = quoted(&name.to_string());
+            let text = format!("{name} is to lead to two ports; node port {other} was taken");
             self.tell(Code::AnnotationInvalid, text);
             return;
         }
@@ -328,8 +341,10 @@ impl<'a> Reader<'a> {
             .filter(|name| self.options.domains.contains(name));
         if known.is_none() {
             let domains = listed(self.options.domains.iter().map(Hostname::as_str));
-            let text =
-                format!("annotation `{ANNOTATION_PREFIX}domain` is `{text}`, not one of {domains}");
+            let text = format!(
+                "annotation `{ANNOTATION_PREFIX}domain` is {}, not one of {domains}",
+                quoted(text)
+            );
             self.tell(Code::AnnotationInvalid, text).hint =
                 Some("an operator can add it to `routes.domains`".to_owned());
         }
@@ -365,7 +380,7 @@ impl<'a> Reader<'a> {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             self.tell(
                 Code::PortNotANumber,
-                format!("{place} is `{text}`, not a port number"),
+                format!("{place} is {}, not a port number", quoted(text)),
             )
             .hint = Some("write decimal digits in quotes, such as \"1024\"".to_owned());
             return None;
@@ -375,7 +390,10 @@ impl<'a> Reader<'a> {
             .ok()
             .filter(|port| *port >= ROUTER_PORT_MIN);
         if port.is_none() {
-            let text = format!("{place} is `{text}`; a router opens ports 1024 to 65535 only");
+            let text = format!(
+                "{place} is {}; a router opens ports 1024 to 65535 only",
+                quoted(text)
+            );
             self.tell(Code::PortOutOfRange, text);
         }
         port.and_then(RouterPort::new)
@@ -395,7 +413,7 @@ impl<'a> Reader<'a> {
             let Some(port) = tcp.or_else(|| ports.next()) else {
                 self.tell(
                     Code::PortUnknown,
-                    format!("the Service has no port `{reference}`"),
+                    format!("the Service has no port {}", quoted(reference)),
                 );
                 return None;
             };
@@ -458,6 +476,11 @@ fn port_name(port: &ServicePort) -> String {
         Some(name) => format!("port `{name}`"),
         None => format!("port {}", port.port),
     }
+}
+
+/// A tenant's text in a finding.
+fn quoted(text: &str) -> String {
+    format!("`{}`", clipped(text))
 }
 
 fn is_https(url: &str) -> bool {

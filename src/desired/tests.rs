@@ -179,6 +179,51 @@ fn a_udp_node_port_hides_no_tcp_one_of_the_same_number() {
 }
 
 #[test]
+fn a_finding_quotes_the_beginning_of_what_a_tenant_wrote() {
+    let long = "x ".repeat(100_000);
+    let annotated = |name| service("ns/web", 30_000).http("web").annotate(name, &long);
+    let mut services: Vec<_> = claims::ANNOTATIONS
+        .iter()
+        .map(|name| annotated(name).tcp("5000"))
+        .collect();
+    services.push(annotated(&long));
+    services.push(service("ns/web", 30_000).http(&long).tcp(&long));
+    for service in services {
+        let table = derive(
+            &cluster(&[service], &nodes(1)),
+            &mut Memory::default(),
+            &options(),
+            Uptime::ZERO,
+        );
+        for finding in table.findings {
+            let length = finding.message.chars().count();
+            assert!(length < 400, "{length}: {}", finding.code);
+        }
+    }
+}
+
+#[test]
+fn an_address_that_may_hold_a_password_is_not_quoted() {
+    for url in ["http://u:hunter2@rs.test", "https://u:hunter2@ rs.test"] {
+        let web = service("ns/web", 30_000)
+            .http("web")
+            .annotate("route-service-url", url);
+        let table = derive(
+            &cluster(&[web], &nodes(1)),
+            &mut Memory::default(),
+            &options(),
+            Uptime::ZERO,
+        );
+        let [finding] = &table.findings[..] else {
+            panic!("{:?}", table.findings);
+        };
+        assert_eq!(finding.code, Code::AnnotationInvalid);
+        assert!(finding.message.contains("route-service-url"), "{finding}");
+        assert!(!finding.message.contains("hunter2"), "{finding}");
+    }
+}
+
+#[test]
 fn a_route_services_address_is_bounded() {
     let url = |length: usize| format!("https://rs.test/{}", "x".repeat(length));
     let web = |length| {

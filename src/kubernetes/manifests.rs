@@ -4,7 +4,6 @@
 //! would look like a mistake: node ports, and a Node where the manifests bring none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
@@ -12,7 +11,9 @@ use serde_json::Value;
 
 use super::snapshot::{Endpoints, Node, Service, Snapshot};
 use super::wire::{self, Kind, Object};
-use crate::route::{ClusterId, NodePort, NodeUid};
+use crate::desired::{Code, Finding, Subject};
+use crate::quote::clipped;
+use crate::route::{ClusterId, NodePort, NodeUid, ServiceKey};
 
 /// The first node port that is made up; Kubernetes allocates from 30000 to 32767.
 const NODE_PORT_FIRST: u16 = 30_000;
@@ -22,49 +23,26 @@ const NODE_PORTS: u16 = 2_768;
 const PLACEHOLDER_NODE: &str = "placeholder";
 const PLACEHOLDER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// A document that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}: {message}")]
-pub struct ManifestError {
-    /// Which file.
-    pub file: String,
-    /// The line, or the first line of the document where the reader does not tell.
-    pub line: usize,
-    /// What is wrong.
-    pub message: String,
-}
-
-/// Every document that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestErrors(pub Vec<ManifestError>);
-
 #[derive(Default)]
 struct Collected {
     services: Vec<Service>,
     nodes: BTreeMap<String, Node>,
-    errors: Vec<ManifestError>,
+    findings: Vec<Finding>,
 }
 
-/// Reads manifests, given as pairs of file name and text. A file may hold many documents, and Lists.
-///
-/// # Errors
-/// All documents that cannot be read, each with its file and line.
-pub fn snapshot_of_manifests<'a>(
-    files: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Result<Snapshot, ManifestErrors> {
+/// Reads manifests, given as pairs of file name and text. A file may hold many documents, and Lists. What cannot
+/// be read is a finding with its file and line, and harms nothing else.
+pub fn snapshot_of_manifests<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Snapshot {
     let mut collected = Collected::default();
     for (file, text) in files {
         for (line, document) in documents(text) {
             collected.read(file, line, &document);
         }
     }
-    if !collected.errors.is_empty() {
-        return Err(ManifestErrors(collected.errors));
-    }
     let Collected {
         mut services,
         mut nodes,
-        ..
+        findings,
     } = collected;
     if nodes.is_empty() {
         nodes.insert(PLACEHOLDER_NODE.to_owned(), placeholder());
@@ -76,7 +54,7 @@ pub fn snapshot_of_manifests<'a>(
         any_ready: true,
     };
     let keys = services.iter().map(|it| it.service.key.clone());
-    Ok(Snapshot {
+    Snapshot {
         cluster: ClusterId("manifests".to_owned()),
         endpoints: Some(keys.map(|key| (key, everywhere.clone())).collect()),
         services: services
@@ -84,8 +62,8 @@ pub fn snapshot_of_manifests<'a>(
             .map(|it| (it.service.key.clone(), it))
             .collect(),
         nodes,
-        findings: Vec::new(),
-    })
+        findings,
+    }
 }
 
 /// Cuts a file at its `---` lines, which no scalar may hold at a line's start; each with its first line's
@@ -101,6 +79,19 @@ fn documents(text: &str) -> Vec<(usize, String)> {
         }
     }
     documents
+}
+
+/// What cannot be read, and where; `line` is the document's first where the reader does not tell.
+fn unreadable(subject: Subject, file: &str, line: usize, reason: &str) -> Finding {
+    let message = format!("{file}:{line}: it cannot be read: {}", clipped(reason));
+    let finding = Finding::new(Code::ObjectUndecodable, subject, message);
+    // In YAML a bare `34569` is a number and a bare `yes` a truth, but labels and annotations are text.
+    let bare = ["integer", "floating point", "boolean"];
+    let bare = bare.map(|kind| format!("invalid type: {kind} "));
+    if reason.ends_with("expected a string") && bare.iter().any(|it| reason.starts_with(it)) {
+        return finding.hint("put the value in quotes: labels and annotations are text");
+    }
+    finding
 }
 
 fn fill_node_ports(services: &mut [Service]) {
@@ -126,13 +117,9 @@ fn placeholder() -> Node {
 
 impl Collected {
     fn read(&mut self, file: &str, first_line: usize, document: &str) {
-        let mut fail = |line, message| {
-            let file = file.to_owned();
-            self.errors.push(ManifestError {
-                file,
-                line,
-                message,
-            });
+        let mut fail = |line, reason: &str| {
+            let subject = Subject::Source("manifests");
+            self.findings.push(unreadable(subject, file, line, reason));
         };
         let yaml =
             match serde_yaml::Value::deserialize(serde_yaml::Deserializer::from_str(document)) {
@@ -142,14 +129,14 @@ impl Collected {
                     // The reader counts from the document's start; the file's own line is told instead.
                     let message = error.to_string();
                     let message = message.split(" at line ").next().unwrap_or_default();
-                    fail(first_line + line.max(1) - 1, message.to_owned());
+                    fail(first_line + line.max(1) - 1, message);
                     return;
                 }
             };
         let json = match serde_json::to_value(yaml) {
             Ok(json) => json,
             Err(error) => {
-                fail(first_line, error.to_string());
+                fail(first_line, &error.to_string());
                 return;
             }
         };
@@ -194,11 +181,14 @@ impl Collected {
                 self.nodes.insert(item.key.name, *node);
             }
             Ok(Object::Endpoints(..)) => {}
-            Err(reason) => self.errors.push(ManifestError {
-                file: file.to_owned(),
-                line,
-                message: format!("`{}` cannot be read: {reason}", item.key),
-            }),
+            Err(reason) => {
+                let (namespace, name) = (item.key.namespace, item.key.name);
+                let subject = match kind {
+                    Kind::Node => Subject::Node(name),
+                    _ => Subject::Service(ServiceKey { namespace, name }),
+                };
+                self.findings.push(unreadable(subject, file, line, &reason));
+            }
         }
     }
 }
@@ -235,16 +225,40 @@ fn complete(json: &mut Value, kind: Kind) {
     }
 }
 
-// === impl ManifestErrors ===
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl std::error::Error for ManifestErrors {}
+    const GOOD: &str = "# two\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  \
+                        labels: {http-route-sync: web}\nspec:\n  type: NodePort\n  ports: [{port: 80}]\n\
+                        ---\nkind: Deployment\napiVersion: apps/v1\n";
+    const BAD: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: x\n  \
+                       labels: {tcp-route-sync: 8080}\n---\na: [\n";
 
-impl fmt::Display for ManifestErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "\n" };
-            write!(f, "{separator}{error}")?;
-        }
-        Ok(())
+    #[test]
+    fn manifests_are_read_as_a_cluster_would_be() {
+        let snapshot = snapshot_of_manifests([("good.yml", GOOD)]);
+        let service = snapshot.services.values().next().unwrap();
+        assert_eq!(service.service.key.to_string(), "default/web");
+        assert_eq!(service.ports[0].node_port, NodePort::new(30_000));
+        assert_eq!((snapshot.nodes.len(), snapshot.findings.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_place_and_hides_nothing() {
+        let snapshot = snapshot_of_manifests([("bad.yml", BAD), ("good.yml", GOOD)]);
+        assert_eq!(snapshot.services.len(), 1);
+        let [object, document] = &snapshot.findings[..] else {
+            panic!("{:?}", snapshot.findings);
+        };
+        assert_eq!(object.code, Code::ObjectUndecodable);
+        assert_eq!(object.subject.to_string(), "service default/x");
+        let expect =
+            "bad.yml:1: it cannot be read: invalid type: integer `8080`, expected a string";
+        assert_eq!(object.message, expect);
+        assert!(object.hint.as_ref().unwrap().contains("in quotes"));
+        assert_eq!(document.subject, Subject::Source("manifests"));
+        assert!(document.message.starts_with("bad.yml:8: "), "{document}");
+        assert_eq!(document.hint, None);
     }
 }

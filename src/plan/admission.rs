@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NO_TLS, TcpRow, WantedPort};
 use crate::desired::{Code, Finding, Subject};
+use crate::quote::clipped;
 use crate::route::{Lane, PortRanges, RouterPort, TcpRoute};
 
 /// The ports of system components that share the routers' machine or network: the default of routing-api's
@@ -149,7 +150,8 @@ impl<'a> Gate<'a> {
                     group
                 } else {
                     let message = format!(
-                        "there is not one router group `{name}` of type tcp; there is {}",
+                        "there is not one router group `{}` of type tcp; there is {}",
+                        clipped(name),
                         names(self.groups)
                     );
                     let finding = find(Code::RouterGroupUnknown, message);

@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::causes::chain;
+use crate::quote::one_line;
 
 /// How an event becomes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,28 +89,18 @@ fn text(
         write!(writer, "{place}: ")?;
     }
     // A line stays a line, whatever a Service is called or a server answers.
-    write_one_line(&mut writer, &fields.message)?;
+    writer.write_str(&one_line(&fields.message))?;
     for (name, value) in &fields.data {
         write!(writer, " {name}=")?;
         match value {
             Value::String(value) if !value.contains([' ', '"', '=']) && !value.is_empty() => {
-                write_one_line(&mut writer, value)?;
+                writer.write_str(&one_line(value))?;
             }
-            other => write!(writer, "{other}")?,
+            // JSON leaves the control characters above ASCII as they are.
+            other => writer.write_str(&one_line(&other.to_string()))?,
         }
     }
     writeln!(writer)
-}
-
-fn write_one_line(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
-    for c in text.chars() {
-        if c.is_control() {
-            write!(writer, "{}", c.escape_default())?;
-        } else {
-            writer.write_char(c)?;
-        }
-    }
-    Ok(())
 }
 
 fn lager(

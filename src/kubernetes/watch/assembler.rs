@@ -216,13 +216,17 @@ impl Assembler {
 
     fn look_for_stale(&mut self) {
         let now = self.clock.now();
-        for (source, heard) in &self.heard {
-            let stale_after = self.stale_after(*source);
+        for source in SourceId::ALL {
+            let stale_after = self.stale_after(source);
             let long_ago = |since: &Uptime| now.saturating_sub(*since) >= stale_after;
-            self.view.set_stale(*source, long_ago(heard));
+            let stale = match self.heard.get(&source) {
+                Some(heard) => long_ago(heard),
+                None => self.view.failing(source) && now >= self.api.timing.list_timeout,
+            };
+            self.view.set_stale(source, stale);
             // An apiserver that starts may refuse for a moment.
-            if self.refused.get(source).is_some_and(long_ago) {
-                self.view.refused_for_long(*source);
+            if self.refused.get(&source).is_some_and(long_ago) {
+                self.view.refused_for_long(source);
             }
         }
     }
@@ -339,6 +343,10 @@ impl Assembler {
         let report = SourceReport {
             sources: sources.collect(),
             cluster: self.identity.as_ref().map(|it| it.cluster.0.clone()),
+            findings: match &*self.snapshots.borrow() {
+                None => self.view.findings(),
+                Some(_) => Vec::new(),
+            },
         };
         self.reports.send_if_modified(|current| {
             let new = *current != report;

@@ -9,6 +9,7 @@ use crate::desired::{Code, Finding, HTTP_LABEL, Subject, TCP_LABEL};
 use crate::kubernetes::api::Resource;
 use crate::kubernetes::snapshot::{Endpoints, Node, Protocol, Service, Snapshot};
 use crate::kubernetes::wire::{Item, Kind, Object, ObjectKey};
+use crate::quote::clipped;
 use crate::route::{ClusterId, NodePort, ServiceKey};
 
 /// One of the lists that are kept.
@@ -314,6 +315,12 @@ impl View {
         self.sources.get(&source)?.status.as_ref()
     }
 
+    /// Whether it fails for another reason than a right, which is a finding of its own.
+    pub(super) fn failing(&self, source: SourceId) -> bool {
+        let failing = |status: &Status| status.error.is_some() && status.forbidden.is_none();
+        self.status(source).is_some_and(failing)
+    }
+
     pub(super) fn synced(&self, source: SourceId) -> bool {
         self.sources.get(&source).is_some_and(|it| it.synced)
     }
@@ -436,12 +443,12 @@ impl View {
         Some(merged)
     }
 
-    fn findings(&self) -> Vec<Finding> {
+    pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         for (source, entries) in &self.sources {
             findings.extend(entries.status.as_ref().and_then(|it| it.finding(*source)));
             if entries.stale {
-                findings.push(stale(*source));
+                findings.push(stale(*source, entries.synced));
             }
             for (key, entry) in &entries.objects {
                 if let Some(reason) = &entry.unreadable {
@@ -513,13 +520,14 @@ fn without_lost_node_ports(known: &mut BTreeMap<&ServiceKey, Known>) {
     }
 }
 
-fn stale(source: SourceId) -> Finding {
-    Finding::new(
-        Code::SourceStale,
-        Subject::Source(source.name()),
-        "the apiserver has not been heard of for minutes: what was last known stays",
-    )
-    .hint("see this source's `error` in `/status.json`")
+fn stale(source: SourceId, synced: bool) -> Finding {
+    let message = if synced {
+        "the apiserver has not been heard of for minutes: what was last known stays"
+    } else {
+        "the apiserver cannot be asked: nothing is known of it yet"
+    };
+    Finding::new(Code::SourceStale, Subject::Source(source.name()), message)
+        .hint("see this source's `error` in `/status.json`")
 }
 
 fn undecodable(source: SourceId, key: &ObjectKey, reason: &str, known: bool) -> Finding {
@@ -536,6 +544,7 @@ fn undecodable(source: SourceId, key: &ObjectKey, reason: &str, known: bool) -> 
     } else {
         "it is left out"
     };
+    let reason = clipped(reason);
     let message = format!("object `{key}` cannot be read ({reason}): {consequence}");
     Finding::new(Code::ObjectUndecodable, subject, message)
         .hint("look at it with `kubectl get -o json` and write it anew")
