@@ -6,6 +6,8 @@
 mod apiserver;
 #[path = "kubernetes/defects.rs"]
 mod defects;
+#[path = "kubernetes/evidence.rs"]
+mod evidence;
 
 use std::future::Future;
 use std::path::PathBuf;

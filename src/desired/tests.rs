@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kubernetes::snapshot::{Endpoints, Service};
+use crate::kubernetes::snapshot::{Endpoints, Evidence, Service};
 use crate::route::{NodeUid, ServiceKey, ServiceRef};
 
 fn options() -> Options {
@@ -110,6 +110,7 @@ fn cluster(services: &[Build], nodes: &[(u8, Node)]) -> Snapshot {
             .collect(),
         endpoints: Some(BTreeMap::new()),
         findings: Vec::new(),
+        evidence: Evidence::default(),
     }
 }
 

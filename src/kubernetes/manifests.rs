@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::snapshot::{Endpoints, Node, Service, Snapshot};
+use super::snapshot::{Endpoints, Evidence, Node, Service, Snapshot};
 use super::wire::{self, Kind, Object};
 use crate::route::{ClusterId, NodePort, NodeUid};
 
@@ -85,6 +85,7 @@ pub fn snapshot_of_manifests<'a>(
             .collect(),
         nodes,
         findings: Vec::new(),
+        evidence: Evidence::default(),
     })
 }
 

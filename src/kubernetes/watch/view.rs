@@ -5,11 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::absence::Gone;
 use crate::desired::{Code, Finding, HTTP_LABEL, Subject, TCP_LABEL};
 use crate::kubernetes::api::Resource;
-use crate::kubernetes::snapshot::{Endpoints, Node, Service, Snapshot};
+use crate::kubernetes::snapshot::{Departure, Endpoints, Evidence, Node, Service, Snapshot};
 use crate::kubernetes::wire::{Item, Kind, Object, ObjectKey};
-use crate::route::{ClusterId, ServiceKey};
+use crate::route::{ClusterId, Lane, ServiceKey};
+
+/// Departures that are remembered. One is asked for in the pass it causes, which comes at once; where more than
+/// these queue up, the others count as found missing by a list, the cautious reading.
+const DEPARTURES_MAX: usize = 20_000;
 
 /// One of the lists that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,15 +54,24 @@ pub(super) struct View {
     /// Numbers the deliveries; of two copies of one Service the later wins.
     delivery: u64,
     changed: bool,
+    evidence: Evidence,
 }
 
 #[derive(Default)]
 struct Entries {
     synced: bool,
     objects: BTreeMap<ObjectKey, Entry>,
-    absent: BTreeSet<ObjectKey>,
+    /// What left and is not confirmed yet, with what noticed it.
+    absent: BTreeMap<ObjectKey, Noticed>,
     status: Option<Status>,
     stale: bool,
+}
+
+/// What noticed that an object left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noticed {
+    Event,
+    List,
 }
 
 struct Entry {
@@ -102,6 +116,15 @@ impl SourceId {
             Self::HttpServices | Self::HttpEndpoints => Some(HTTP_LABEL),
             Self::TcpServices | Self::TcpEndpoints => Some(TCP_LABEL),
             Self::Nodes => None,
+        }
+    }
+
+    /// The lane whose label it follows.
+    fn lane(self) -> Option<Lane> {
+        match self {
+            Self::HttpServices => Some(Lane::Http),
+            Self::TcpServices => Some(Lane::Tcp),
+            _ => None,
         }
     }
 
@@ -169,7 +192,16 @@ impl View {
         let gone: Vec<ObjectKey> = gone.cloned().collect();
         self.changed |= !std::mem::replace(&mut entries.synced, true);
         for key in gone {
-            self.left(source, &key);
+            self.lost(source, &key, Noticed::List);
+        }
+        self.agreed(source);
+    }
+
+    /// A complete list was had; what it shows is known.
+    pub(super) fn agreed(&mut self, source: SourceId) {
+        if source.required() {
+            *self.evidence.lists.entry(source.name()).or_default() += 1;
+            self.changed = true;
         }
     }
 
@@ -182,7 +214,7 @@ impl View {
             // It counts as gone, once a fresh read says so too. Under another UID it is not the one we know,
             // which must have gone before.
             if last.is_some() {
-                entries.absent.insert(item.key);
+                entries.absent.insert(item.key, Noticed::Event);
             }
             return;
         }
@@ -206,6 +238,9 @@ impl View {
         }
         self.delivery += 1;
         self.changed = true;
+        if let Some(lane) = source.lane() {
+            self.evidence.left.remove(&(lane, service_key(&item.key)));
+        }
         let entry = Entry {
             uid: item.uid,
             resource_version: item.resource_version,
@@ -218,9 +253,17 @@ impl View {
 
     /// One object that is no longer delivered. Whatever UID it left under, nothing has that name now.
     pub(super) fn left(&mut self, source: SourceId, key: &ObjectKey) {
+        self.lost(source, key, Noticed::Event);
+    }
+
+    /// An event says more than a list that lacks the object, whichever comes first.
+    fn lost(&mut self, source: SourceId, key: &ObjectKey, noticed: Noticed) {
         let entries = self.sources.entry(source).or_default();
         if source.required() {
-            entries.absent.insert(key.clone());
+            let known = entries.absent.entry(key.clone()).or_insert(noticed);
+            if noticed == Noticed::Event {
+                *known = noticed;
+            }
         } else {
             self.changed |= entries.objects.remove(key).is_some();
         }
@@ -230,7 +273,7 @@ impl View {
     pub(super) fn absences(&self) -> Vec<Absence> {
         let of_source = |(source, entries): (&SourceId, &Entries)| {
             let source = *source;
-            let absent = entries.absent.iter();
+            let absent = entries.absent.keys();
             let absence = |key: &ObjectKey| {
                 Some(Absence {
                     source,
@@ -244,15 +287,34 @@ impl View {
     }
 
     /// A fresh read agrees that the object is gone. If it came back meanwhile it stays.
-    pub(super) fn confirmed(&mut self, absence: &Absence) {
+    pub(super) fn confirmed(&mut self, gone: &Gone) {
+        let absence = &gone.absence;
         let entries = self.sources.entry(absence.source).or_default();
         let same = entries
             .objects
             .get(&absence.key)
             .is_some_and(|entry| entry.uid == absence.uid);
-        if same && entries.absent.remove(&absence.key) {
-            entries.objects.remove(&absence.key);
-            self.changed = true;
+        if !same {
+            return;
+        }
+        let Some(noticed) = entries.absent.remove(&absence.key) else {
+            return;
+        };
+        entries.objects.remove(&absence.key);
+        self.changed = true;
+        let by_list = noticed == Noticed::List && !gone.seen;
+        let Some(lane) = absence.source.lane() else {
+            self.evidence.nodes_by_list = by_list;
+            return;
+        };
+        let departure = Departure {
+            by_list,
+            namespace_gone: gone.with_namespace,
+        };
+        let left = &mut self.evidence.left;
+        left.insert((lane, service_key(&absence.key)), departure);
+        if left.len() > DEPARTURES_MAX {
+            left.pop_first();
         }
     }
 
@@ -324,6 +386,7 @@ impl View {
             nodes: self.nodes(),
             endpoints: self.endpoints(),
             findings: findings.into_iter().collect(),
+            evidence: self.evidence.clone(),
         }
     }
 
@@ -428,6 +491,13 @@ impl View {
     }
 }
 
+fn service_key(key: &ObjectKey) -> ServiceKey {
+    ServiceKey {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
 fn stale(source: SourceId) -> Finding {
     Finding::new(
         Code::SourceStale,
@@ -440,10 +510,7 @@ fn stale(source: SourceId) -> Finding {
 fn undecodable(source: SourceId, key: &ObjectKey, reason: &str, known: bool) -> Finding {
     let subject = match source {
         SourceId::Nodes => Subject::Node(key.name.clone()),
-        SourceId::HttpServices | SourceId::TcpServices => Subject::Service(ServiceKey {
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-        }),
+        SourceId::HttpServices | SourceId::TcpServices => Subject::Service(service_key(key)),
         _ => Subject::Source(source.name()),
     };
     let consequence = if known {
