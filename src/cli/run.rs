@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
+
+pub(super) use derive::Others;
 
 use super::{runtime, wires};
 use crate::admin;
@@ -67,9 +69,20 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let mut counters = Counters::default();
     counters.add(Counter::LogLinesDropped, move || dropped.count());
 
+    let others = wires::node_ports(kubernetes.clone(), &mut tasks);
     let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
     let (desired_tx, desired) = watch::channel(None);
-    let deriving = derive::run(snapshot.clone(), routes, clock, desired_tx, stop.clone());
+    let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
+    let view = snapshot.clone();
+    let deriving = derive::run(
+        view,
+        routes,
+        clock,
+        desired_tx,
+        approvals,
+        others,
+        stop.clone(),
+    );
     tasks.spawn("derive", deriving);
     let mut lanes = Vec::new();
     if let (Some(uaa), Some(api)) = (uaa, routing_api) {
@@ -95,7 +108,8 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        tasks.spawn("admin", admin::run(address, status, metrics, stop));
+        let listening = admin::run(address, status, metrics, approvals_tx, stop);
+        tasks.spawn("admin", listening);
     }
     until_stopped(tasks, signals).await
 }

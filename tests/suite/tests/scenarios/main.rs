@@ -5,6 +5,7 @@ mod budget;
 mod compatibility;
 mod conflicts;
 mod groups;
+mod guard;
 mod http;
 mod independence;
 mod nodes;
