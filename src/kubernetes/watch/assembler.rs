@@ -125,7 +125,6 @@ impl Assembler {
                 self.view.listed(source, items);
                 self.heard.insert(source, now);
             }
-            Change::Agreed(source) => self.view.agreed(source),
             Change::Applied(source, item) => {
                 self.view.applied(source, item);
                 self.heard.insert(source, now);
@@ -175,8 +174,8 @@ impl Assembler {
     }
 
     fn judge(&mut self, confirmation: Confirmation) {
-        for gone in &confirmation.gone {
-            self.view.confirmed(gone);
+        for absence in &confirmation.gone {
+            self.view.confirmed(absence);
         }
         for absence in &confirmation.there {
             self.view.refuted(absence);
