@@ -6,9 +6,13 @@
 //! | `/ready` | 200 once every required source is complete and each lane was confirmed once; else 503 and what is missing, one a line |
 //! | `/metrics` | `OpenMetrics` text |
 //! | `/status.json` | [`json::Report`] |
+//! | `/approve`, POST | lets go the held removals whose plan the body names: 200 [`json::Approved`], else 409 [`json::NotApproved`] |
+//!
+//! Whoever reaches the listener may read. Only a caller on this machine may approve, wherever it listens.
 //!
 //! An address already taken is a warning: routes matter more than being asked about them.
 
+mod approve;
 pub mod json;
 mod listener;
 
@@ -17,19 +21,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+pub use approve::{APPROVALS_MAX, Approval};
 
 use crate::metrics::Metrics;
 use crate::status::Status;
 
 /// How long to wait before an address that was taken is tried again.
 const BIND_RETRY: Duration = Duration::from_secs(30);
+/// A body names a plan, which takes sixteen characters.
+const BODY_BYTES_MAX: usize = 256;
 /// What a scrape of prometheus-client is.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -37,6 +48,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 struct Answers {
     status: Status,
     metrics: Arc<Metrics>,
+    approvals: mpsc::Sender<Approval>,
 }
 
 /// Listens until asked to stop.
@@ -44,9 +56,14 @@ pub async fn run(
     address: SocketAddr,
     status: Status,
     metrics: Arc<Metrics>,
+    approvals: mpsc::Sender<Approval>,
     stop: CancellationToken,
 ) {
-    let answers = Answers { status, metrics };
+    let answers = Answers {
+        status,
+        metrics,
+        approvals,
+    };
     let serve = async {
         let mut warned = false;
         loop {
@@ -55,8 +72,8 @@ pub async fn run(
                     let bound = listener.local_addr().unwrap_or(address);
                     info!(address = %bound, "listening");
                     // It ends only with this future.
-                    let _ = axum::serve(listener::Bounded::new(listener), router(answers.clone()))
-                        .await;
+                    let listener = listener::Bounded::new(listener);
+                    let _ = axum::serve(listener, service(answers.clone())).await;
                 }
                 Err(error) if !warned => {
                     warned = true;
@@ -73,13 +90,16 @@ pub async fn run(
     }
 }
 
-fn router(answers: Answers) -> Router {
-    Router::new()
+fn service(answers: Answers) -> IntoMakeServiceWithConnectInfo<Router, listener::Peer> {
+    let router = Router::new()
         .route("/live", get(async || "live\n"))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status.json", get(status))
-        .with_state(answers)
+        .route("/approve", post(approve::approve))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(answers);
+    router.into_make_service_with_connect_info()
 }
 
 async fn ready(State(answers): State<Answers>) -> Response {
@@ -101,10 +121,14 @@ async fn metrics(State(answers): State<Answers>) -> Response {
 }
 
 async fn status(State(answers): State<Answers>) -> Response {
-    match serde_json::to_string(&json::Report::of(&answers.status)) {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+    as_json(StatusCode::OK, &json::Report::of(&answers.status))
+}
+
+fn as_json(code: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => {
-            warn!(%error, "status not encoded");
+            warn!(%error, "answer not encoded");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

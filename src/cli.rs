@@ -8,6 +8,7 @@
 //!
 //! Data goes to stdout, errors and hints to stderr.
 
+mod approve;
 mod check;
 mod docs;
 mod lint;
@@ -92,6 +93,15 @@ enum Command {
         #[arg(long, value_name = "ADDRESS")]
         admin: Option<SocketAddr>,
     },
+    /// Let the running route-sync go through with removals that it holds
+    Approve {
+        /// The plan, as `status`, `plan` and the finding `removal-held` name it
+        #[arg(value_name = "PLAN-HASH")]
+        plan: String,
+        /// Its admin listener [default: `admin.listen` of the configuration]
+        #[arg(long, value_name = "ADDRESS")]
+        admin: Option<SocketAddr>,
+    },
     /// Check the labels and annotations of manifests, without a cluster
     Lint {
         /// Manifests; `-` is stdin
@@ -170,6 +180,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Check { offline: _ } => check::offline(&path, surroundings(), output),
         Command::Status { admin } => block_on(status::status(admin, &path, output)),
+        Command::Approve { plan, admin } => block_on(approve::approve(&plan, admin, &path, output)),
         Command::Lint { files, app_domain } => {
             lint::lint(&files, config.as_deref(), app_domain, output)
         }

@@ -24,6 +24,7 @@ mod backends;
 mod claims;
 mod conflicts;
 mod findings;
+pub mod guard;
 mod nodes;
 mod policy;
 #[cfg(test)]
@@ -55,6 +56,8 @@ pub struct Desired {
     pub node_ips: BTreeMap<IpAddr, String>,
     /// The TCP node ports of every labelled Service.
     pub node_ports: BTreeMap<NodePort, Arc<ServiceRef>>,
+    /// Routes of the table that nothing asks for any more, kept alive by the [`guard`].
+    pub held: Option<guard::Held>,
     /// When time alone may change the answer.
     pub revisit: Option<Uptime>,
 }
@@ -152,6 +155,7 @@ pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: 
         findings,
         node_ips: all_addresses(snapshot),
         node_ports: all_node_ports(snapshot),
+        held: None,
         revisit,
     }
 }

@@ -5,9 +5,11 @@
 //! | services | two watches, by label | `list` | nothing runs |
 //! | services | | `watch` | polled, finding `right-missing` |
 //! | services | confirming that one is gone | `get` | confirmed by a list |
+//! | services | all of them, while removals are held | `list` | a held route may outlive its node port |
 //! | nodes | one watch | `list`, `watch` | as services |
 //! | endpointslices, else endpoints | two watches, by label | `list`, `watch` | every node is taken |
 //! | namespaces | UID of `kube-system`, once | `get` or `list` | the apiserver's address names the cluster |
+//! | namespaces | whether one went with its Services | `get` or `list` | their removal counts as any other |
 //!
 //! [`watch()`] yields [`snapshot::Snapshot`]s and a report; [`snapshot_once`] looks once;
 //! [`snapshot_of_manifests`] reads files instead. Nothing here knows what a route is.
@@ -16,6 +18,7 @@ mod api;
 mod client;
 mod kubeconfig;
 mod manifests;
+mod node_ports;
 pub mod snapshot;
 mod timing;
 mod watch;
@@ -27,6 +30,7 @@ pub use api::ApiError;
 pub use client::{ConnectError, PluginError, connect, server_url};
 pub(crate) use kubeconfig::check_kubeconfig;
 pub use manifests::snapshot_of_manifests;
+pub use node_ports::{NodePorts, watch_node_ports};
 pub use timing::Timing;
 pub use watch::{
     Receivers, SnapshotError, WatchCounters, Watches, snapshot_once, watch, watch_with,

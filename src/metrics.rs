@@ -153,6 +153,16 @@ impl Metrics {
                 &[("lane", Lane::Tcp.as_str())],
                 size(desired.table.tcp.len()),
             );
+            let held = desired.held.as_ref();
+            put("guard_tripped", &[], f64::from(u8::from(held.is_some())));
+            for lane in [Lane::Http, Lane::Tcp] {
+                let routes = held.map_or(0, |held| held.count(lane));
+                put(
+                    "guard_held_routes",
+                    &[("lane", lane.as_str())],
+                    size(routes),
+                );
+            }
         }
         for (resource, source) in &self.status.sources().sources {
             let label = ("resource", *resource);

@@ -356,6 +356,18 @@ fn status_without_a_running_process_says_whom_it_asked() {
     );
 }
 
+#[test]
+fn approve_needs_a_plan_and_a_running_process() {
+    assert_eq!(Place::new().run(&["approve"]).code, 2);
+    let answer = Place::new().run(&["approve", "00ff", "--admin", "127.0.0.1:1"]);
+    assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
+    assert!(
+        answer
+            .stderr
+            .starts_with("error: cannot ask route-sync at `127.0.0.1:1`")
+    );
+}
+
 const SERVICE: &str = "\
 apiVersion: v1
 kind: Service

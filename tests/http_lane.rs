@@ -68,6 +68,7 @@ fn table(routes: &[(&str, u16, &[u8])]) -> Arc<Desired> {
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        held: None,
         revisit: None,
     })
 }

@@ -6,6 +6,8 @@
 mod apiserver;
 #[path = "kubernetes/defects.rs"]
 mod defects;
+#[path = "kubernetes/evidence.rs"]
+mod evidence;
 #[path = "kubernetes/first_view.rs"]
 mod first_view;
 #[path = "kubernetes/outages.rs"]

@@ -234,6 +234,7 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
                 (NodePort::new(port + 30_000).unwrap(), Arc::new(service))
             })
             .collect(),
+        held: None,
         revisit: None,
     })
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Uptime;
-use crate::desired::{self, Subject};
+use crate::desired::{self, Subject, guard};
 use crate::status::{LaneReport, SourceState, Status};
 
 /// The version of this format.
@@ -32,8 +32,49 @@ pub struct Report {
     pub sources: BTreeMap<String, Source>,
     /// Each enabled lane.
     pub lanes: BTreeMap<String, Lane>,
+    /// Removals that are held, if any.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// Everything wrong or odd.
     pub findings: Vec<Finding>,
+}
+
+/// Removals that are held until somebody approves them, or further lists agree.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// What `approve` is told.
+    pub plan: String,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// Which.
+    pub routes: Vec<HeldRoute>,
+}
+
+/// A route that nothing asks for and that is kept alive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldRoute {
+    /// `http` or `tcp`.
+    pub lane: String,
+    /// Host and path, or port.
+    pub name: String,
+    /// `namespace/name` of the Service it came from.
+    pub service: String,
+}
+
+/// What an approval let go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Approved {
+    /// The plan.
+    pub plan: String,
+    /// Its routes.
+    pub routes: Vec<HeldRoute>,
+}
+
+/// Why an approval let nothing go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NotApproved {
+    /// The plan that is held instead, if any.
+    pub pending: Option<String>,
 }
 
 /// One watched resource.
@@ -121,7 +162,32 @@ impl Report {
             sources: sources.sources.iter().map(source).collect(),
             cluster: sources.cluster,
             lanes: status.lanes().into_iter().map(lane).collect(),
+            held: status
+                .desired()
+                .and_then(|desired| desired.held.as_ref().map(Held::of)),
             findings: status.findings().iter().map(Finding::of).collect(),
+        }
+    }
+}
+
+impl Held {
+    fn of(held: &guard::Held) -> Self {
+        Self {
+            plan: held.plan.to_string(),
+            reasons: held.reasons.iter().map(ToString::to_string).collect(),
+            routes: held.routes.iter().map(HeldRoute::of).collect(),
+        }
+    }
+}
+
+impl HeldRoute {
+    /// As others read it.
+    #[must_use]
+    pub fn of(route: &guard::HeldRoute) -> Self {
+        Self {
+            lane: route.name.lane().to_string(),
+            name: route.name.to_string(),
+            service: route.service.to_string(),
         }
     }
 }

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::*;
+use crate::desired::guard::NotPending;
 use crate::lifecycle::Clock;
 use crate::metrics::{Counter, Counters};
 use crate::route::{Lane, ServiceKey};
@@ -37,14 +38,35 @@ async fn serve(status: Status) -> SocketAddr {
     let metrics = Arc::new(Metrics::new(status.clone(), counters));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let app = router(Answers { status, metrics });
+    let (approvals, mut asked) = mpsc::channel(APPROVALS_MAX);
+    tokio::spawn(async move {
+        while let Some(Approval { plan, answer }) = asked.recv().await {
+            let answered = match plan.as_str() {
+                "00ff" => Ok(Vec::new()),
+                _ => Err(NotPending::Nothing),
+            };
+            answer.send(answered).unwrap();
+        }
+    });
+    let app = service(Answers {
+        status,
+        metrics,
+        approvals,
+    });
     tokio::spawn(async move { axum::serve(listener::Bounded::new(listener), app).await });
     address
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {
+    ask(address, "GET", path, "").await
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -108,6 +130,24 @@ async fn the_status_is_read_back_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn only_a_post_that_names_the_pending_plan_approves() {
+    let address = serve(foundation().status).await;
+    let answer = ask(address, "POST", "/approve", "00ff\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        answer.ends_with("{\"plan\":\"00ff\",\"routes\":[]}"),
+        "{answer}"
+    );
+    let answer = ask(address, "POST", "/approve", "00fe").await;
+    assert!(answer.starts_with("HTTP/1.1 409"), "{answer}");
+    assert!(answer.ends_with("{\"pending\":null}"), "{answer}");
+    let answer = get(address, "/approve").await;
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    let answer = ask(address, "POST", "/approve", &"0".repeat(BODY_BYTES_MAX + 1)).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_scrape_holds_only_documented_metrics() {
     let foundation = foundation();
     make_ready(&foundation);
@@ -157,6 +197,7 @@ async fn a_taken_address_stops_nothing() {
         address,
         foundation.status.clone(),
         metrics,
+        mpsc::channel(APPROVALS_MAX).0,
         stop.clone(),
     ));
     tokio::task::yield_now().await;

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Output, render, wires};
+use super::{Output, render, status, wires};
 use crate::Uptime;
-use crate::admin::json::Finding;
+use crate::admin::json::{Finding, Held};
 use crate::config::Config;
 use crate::desired::{self, Desired, Memory};
 
@@ -21,6 +21,8 @@ struct View {
     tcp: Option<Tcp>,
     /// What would be announced; gorouter's table cannot be read, so there is nothing to compare it with.
     http: Vec<HttpRow>,
+    /// Removals that the running process holds, where one answers.
+    held: Option<Held>,
     findings: Vec<Finding>,
 }
 
@@ -80,10 +82,16 @@ pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitC
     let tcp_blocked = tcp.as_ref().is_some_and(|tcp| tcp.blocked);
     let in_sync = tcp.as_ref().is_none_or(Tcp::in_sync);
     let findings = findings.iter().map(Finding::of).collect();
+    // What a run would change depends on what it holds, which only the process that holds it knows.
+    let held = match config.admin {
+        Some(address) => status::held(address).await,
+        None => None,
+    };
     let view = View {
         in_sync,
         tcp,
         http,
+        held,
         findings,
     };
     match output {
@@ -135,6 +143,9 @@ impl View {
             };
             let rows: Vec<_> = self.http.iter().map(row).collect();
             text.push_str(&render::columns(&rows));
+        }
+        if let Some(held) = &self.held {
+            text.push_str(&status::held_shown(held));
         }
         text.push_str(&render::findings(&self.findings));
         text

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
+
+pub(super) use derive::Others;
 
 use super::{runtime, wires};
 use crate::admin;
@@ -77,14 +79,17 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let domain = &routes.app_domain;
     let state = wires::state(place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
+    let others = wires::node_ports(kubernetes.clone(), &mut tasks);
     let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
     let (desired_tx, desired) = watch::channel(None);
+    let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
         snapshot.clone(),
         routes,
         memory,
         clock,
         desired_tx,
+        derive::Told { approvals, others },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
@@ -118,7 +123,8 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        tasks.spawn("admin", admin::run(address, status, metrics, stop));
+        let listening = admin::run(address, status, metrics, approvals_tx, stop);
+        tasks.spawn("admin", listening);
     }
     until_stopped(tasks, signals).await
 }

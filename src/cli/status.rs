@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::{Output, render};
-use crate::admin::json::{Lane, Report};
+use super::{Output, approve, render};
+use crate::admin::json::{Held, Lane, Report};
 use crate::config::{Config, Surroundings};
 use crate::quote::one_line;
 
@@ -21,15 +21,8 @@ pub(super) async fn status(
     path: &Path,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let address = match admin {
-        Some(address) => address,
-        None => configured(path)?,
-    };
-    let text = ask(address).await.with_context(|| {
-        format!(
-            "cannot ask route-sync at `{address}`; is it running, and is this its `admin.listen`?"
-        )
-    })?;
+    let address = address(admin, path)?;
+    let text = ask(address).await.with_context(|| unreachable(address))?;
     if output == Output::Json {
         render::print(&format!("{text}\n"))?;
     } else {
@@ -38,6 +31,31 @@ pub(super) async fn status(
         render::print(&shown(&report))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a running process holds, where one answers.
+pub(super) async fn held(address: SocketAddr) -> Option<Held> {
+    let text = ask(address).await.ok()?;
+    serde_json::from_str::<Report>(&text).ok()?.held
+}
+
+/// Where the running process listens.
+pub(super) fn address(admin: Option<SocketAddr>, path: &Path) -> anyhow::Result<SocketAddr> {
+    match admin {
+        Some(address) => Ok(address),
+        None => configured(path),
+    }
+}
+
+pub(super) fn unreachable(address: SocketAddr) -> String {
+    format!("cannot ask route-sync at `{address}`; is it running, and is this its `admin.listen`?")
+}
+
+pub(super) fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ANSWER_WAIT)
+        .build()
 }
 
 fn configured(path: &Path) -> anyhow::Result<SocketAddr> {
@@ -53,11 +71,7 @@ fn configured(path: &Path) -> anyhow::Result<SocketAddr> {
 }
 
 async fn ask(address: SocketAddr) -> anyhow::Result<String> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(ANSWER_WAIT)
-        .build()?;
-    let answer = client
+    let answer = client()?
         .get(format!("http://{address}/status.json"))
         .send()
         .await?;
@@ -80,6 +94,10 @@ fn shown(report: &Report) -> String {
     text.push_str(&sources(report));
     for (name, lane) in &report.lanes {
         text.push_str(&lane_shown(name, lane));
+    }
+    if let Some(held) = &report.held {
+        text.push('\n');
+        text.push_str(&held_shown(held));
     }
     if !report.findings.is_empty() {
         text.push('\n');
@@ -139,6 +157,23 @@ fn lane_shown(name: &str, lane: &Lane) -> String {
         ]);
     }
     text.push_str(&render::columns(&rows));
+    text
+}
+
+/// Removals that are held, why, and what lets them go.
+pub(super) fn held_shown(held: &Held) -> String {
+    let Held {
+        plan,
+        reasons,
+        routes,
+    } = held;
+    let mut text = format!(
+        "held: {} as plan {plan}: {}\n",
+        render::counted(routes.len(), "removal"),
+        reasons.join("; ")
+    );
+    text.push_str(&approve::held_routes(routes));
+    let _ = writeln!(text, "  hint: `route-sync approve {plan}` lets them go");
     text
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::plan::{Tcp, TcpRow};
+use super::run::Others;
 use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
@@ -64,6 +65,15 @@ pub(super) async fn state(
         routing_api: api.map(|api| api.url.clone()),
     };
     Some(state::open(place, foundation).await)
+}
+
+/// Starts what looks whose all node ports are, whenever that has to be known.
+pub(super) fn node_ports(config: KubernetesConfig, tasks: &mut Tasks) -> Others {
+    let (needed, needed_rx) = watch::channel(false);
+    let (ports_tx, ports) = watch::channel(kubernetes::NodePorts::new());
+    let looking = kubernetes::watch_node_ports(config, needed_rx, ports_tx, tasks.stop_token());
+    tasks.spawn("node-ports", looking);
+    Others { needed, ports }
 }
 
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.

@@ -129,6 +129,8 @@ codes! {
     NodeWithoutAddress = "node-without-address" Warning,
     /// So many nodes are not ready at once that the last good set is kept.
     NodesNotReadyHeld = "nodes-not-ready-held" Warning,
+    /// So many routes would go at once that they are kept until somebody approves, or two further lists agree.
+    RemovalHeld = "removal-held" Warning,
     /// One object could not be read; what was last known of it stays.
     ObjectUndecodable = "object-undecodable" Warning,
     /// The apiserver refuses a right; the message names it.

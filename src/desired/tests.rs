@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kubernetes::snapshot::{Endpoints, Service};
+use crate::kubernetes::snapshot::{Endpoints, Evidence, Service};
 use crate::route::{NodeUid, ServiceKey, ServiceRef};
 
 mod holders;
@@ -113,6 +113,7 @@ fn cluster(services: &[Build], nodes: &[(u8, Node)]) -> Snapshot {
             .collect(),
         endpoints: Some(BTreeMap::new()),
         findings: Vec::new(),
+        evidence: Evidence::default(),
     }
 }
 

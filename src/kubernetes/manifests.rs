@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::snapshot::{Endpoints, Node, Service, Snapshot};
+use super::snapshot::{Endpoints, Evidence, Node, Service, Snapshot};
 use super::wire::{self, Kind, Object};
 use crate::desired::{Code, Finding, Subject};
 use crate::quote::clipped;
@@ -63,6 +63,7 @@ pub fn snapshot_of_manifests<'a>(files: impl IntoIterator<Item = (&'a str, &'a s
             .collect(),
         nodes,
         findings,
+        evidence: Evidence::default(),
     }
 }
 

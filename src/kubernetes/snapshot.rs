@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::desired::Finding;
-use crate::route::{ClusterId, NodePort, NodeUid, ServiceKey, ServiceRef};
+use crate::route::{ClusterId, Lane, NodePort, NodeUid, ServiceKey, ServiceRef};
 
 /// What is known of the cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,28 @@ pub struct Snapshot {
     pub endpoints: Option<BTreeMap<ServiceKey, Endpoints>>,
     /// What the sources themselves have to say: undecodable objects, missing rights.
     pub findings: Vec<Finding>,
+    /// How we know what is no longer there.
+    pub evidence: Evidence,
+}
+
+/// How we know what is no longer there: whoever guards removals asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Complete lists so far of each required source, those included that found nothing new.
+    pub lists: BTreeMap<&'static str, u64>,
+    /// How a Service left the source of a lane's label. It may lack one that left long ago.
+    pub left: BTreeMap<(Lane, ServiceKey), Departure>,
+    /// The Node that left last did so because a list lacked it.
+    pub nodes_by_list: bool,
+}
+
+/// How a Service left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// A list lacked it. No event told, and no read showed the Service itself without its label.
+    pub by_list: bool,
+    /// Its namespace is deleted or being deleted.
+    pub namespace_gone: bool,
 }
 
 /// A labelled Service.

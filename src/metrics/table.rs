@@ -45,6 +45,16 @@ pub const METRICS: &[Metric] = &[
         "Routes as their lane sees them: pending, live, held, withdrawing",
     ),
     gauge("routes_desired", &["lane"], "Routes that should live"),
+    gauge(
+        "guard_tripped",
+        &[],
+        "Whether so many routes would go at once that their removal is held",
+    ),
+    gauge(
+        "guard_held_routes",
+        &["lane"],
+        "Routes that nothing asks for and whose removal is held",
+    ),
     gauge("findings", &["code", "severity"], "Findings of each code"),
     gauge("services", &[], "Labelled Services"),
     gauge("nodes", &[], "Nodes"),

@@ -271,6 +271,7 @@ impl Body {
                 routing_api: self.routing_api,
             },
             desired: Arc::new(Desired {
+                held: None,
                 cluster: ClusterId(self.cluster),
                 table,
                 findings: Vec::new(),

@@ -111,6 +111,7 @@ fn desired() -> impl Strategy<Value = Arc<Desired>> {
     (".{0,4}", tables, node_ips, node_ports).prop_map(
         |(cluster, (http, tcp), node_ips, node_ports)| {
             Arc::new(Desired {
+                held: None,
                 cluster: ClusterId(cluster),
                 table: RouteTable { tcp, http },
                 findings: Vec::new(),
@@ -210,6 +211,7 @@ fn example() -> Contents {
         written_secs: 1_000_000,
         foundation: foundation(),
         desired: Arc::new(Desired {
+            held: None,
             cluster: ClusterId("kube".to_owned()),
             table: RouteTable {
                 tcp: BTreeMap::from([(port, tcp)]),

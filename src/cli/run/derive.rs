@@ -1,17 +1,38 @@
-//! The task between the watches and the lanes: each new view of the cluster becomes a table.
+//! The task between the watches and the lanes: each new view of the cluster becomes a table, and the guard decides
+//! what of the last one stays in it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
+use crate::admin::Approval;
+use crate::desired::guard::Guard;
 use crate::desired::{self, Desired, Memory, Options};
+use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
 
 /// A moment to look again that has passed already must not become a hot loop.
 const REVISIT_MIN: Duration = Duration::from_millis(10);
+
+/// Whose the node ports are that no label of ours tells of.
+pub(in crate::cli) struct Others {
+    /// Whether anybody has to know.
+    pub(in crate::cli) needed: watch::Sender<bool>,
+    /// What is known.
+    pub(in crate::cli) ports: watch::Receiver<NodePorts>,
+}
+
+/// What the guard is told beside the view.
+pub(super) struct Told {
+    /// By operators.
+    pub(super) approvals: mpsc::Receiver<Approval>,
+    /// By the apiserver.
+    pub(super) others: Others,
+}
 
 pub(super) async fn run(
     mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
@@ -19,8 +40,14 @@ pub(super) async fn run(
     mut memory: Memory,
     clock: Clock,
     desired: watch::Sender<Option<Arc<Desired>>>,
+    told: Told,
     stop: CancellationToken,
 ) {
+    let Told {
+        mut approvals,
+        mut others,
+    } = told;
+    let mut guard = Guard::default();
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;
@@ -28,6 +55,11 @@ pub(super) async fn run(
             let now = clock.now();
             let table = desired::derive(&view, &mut memory, &options, now);
             revisit = table.revisit.map(|moment| moment.max(now + REVISIT_MIN));
+            let taken = others.ports.borrow_and_update().clone();
+            let table = guard.pass(table, &view, &taken, now);
+            let held = table.held.is_some();
+            let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
+            others.needed.send_if_modified(changes);
             publish(&desired, table);
         }
         let revisit = async {
@@ -45,17 +77,28 @@ pub(super) async fn run(
                 stop.cancelled().await;
                 return;
             },
+            // None where there is no admin listener.
+            Some(Approval { plan, answer }) = approvals.recv() => {
+                let released = guard.approve(&plan);
+                if let Ok(routes) = &released {
+                    info!(target: "route_sync", plan, routes = routes.len(), "removals approved");
+                }
+                // Whoever asked may have gone; what was approved stays so.
+                let _ = answer.send(released);
+            }
+            // They are looked for only while something is held, and whoever looks ends with the process.
+            Ok(()) = others.ports.changed() => {}
             () = revisit => {}
         }
     }
 }
 
-/// Wakes the lanes only when something is different.
-fn publish(desired: &watch::Sender<Option<Arc<Desired>>>, table: Desired) {
+/// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.
+fn publish(desired: &watch::Sender<Option<Arc<Desired>>>, table: Arc<Desired>) {
     desired.send_if_modified(|old| {
-        let changed = old.as_deref().is_none_or(|old| *old != table);
+        let changed = old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &table));
         if changed {
-            *old = Some(Arc::new(table));
+            *old = Some(table);
         }
         changed
     });

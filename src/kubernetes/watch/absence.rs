@@ -1,6 +1,7 @@
 //! Is what left its source really gone? A fresh read decides; without one nothing is ever taken away.
 //!
-//! A few are asked for one by one, many by one list. A read that fails decides nothing.
+//! A few are asked for one by one, many by one list. A read that fails decides nothing. Of what is gone it is
+//! also told how sure that is: whether the object itself said so, and whether its namespace went with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,8 @@ use crate::kubernetes::api::{Api, ApiError, Resource};
 
 /// More than so many are read by one list.
 const GETS_MAX: usize = 20;
+/// Where namespaces are read.
+const NAMESPACES: &str = "/api/v1/namespaces";
 /// Reads under way at once.
 const GETS_IN_FLIGHT: usize = 8;
 
@@ -20,7 +23,7 @@ const GETS_IN_FLIGHT: usize = 8;
 #[derive(Default)]
 pub(super) struct Confirmation {
     /// Really gone.
-    pub(super) gone: Vec<Absence>,
+    pub(super) gone: Vec<Gone>,
     /// Still there, unchanged in what makes it ours.
     pub(super) there: Vec<Absence>,
     /// Could not be decided.
@@ -31,8 +34,18 @@ pub(super) struct Confirmation {
     pub(super) get_forbidden: BTreeSet<&'static str>,
 }
 
+/// One that is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Gone {
+    pub(super) absence: Absence,
+    /// The object was read, and is no longer ours or about to go; of one that is only missing no one can tell why.
+    pub(super) seen: bool,
+    /// Its namespace is deleted or being deleted.
+    pub(super) with_namespace: bool,
+}
+
 enum Verdict {
-    Gone,
+    Gone { seen: bool },
     There,
     Forbidden,
     Undecided(ApiError),
@@ -67,6 +80,16 @@ pub(super) async fn confirm(
             confirm_by_list(api, resource, rest, &mut confirmation).await;
         }
     }
+    let namespaces: BTreeSet<String> = confirmation
+        .gone
+        .iter()
+        .map(|gone| gone.absence.key.namespace.clone())
+        .filter(|namespace| !namespace.is_empty())
+        .collect();
+    let deleted = deleted_namespaces(api, namespaces).await;
+    for gone in &mut confirmation.gone {
+        gone.with_namespace = deleted.contains(&gone.absence.key.namespace);
+    }
     confirmation
 }
 
@@ -86,7 +109,7 @@ async fn confirm_by_get(
     let mut refused = Vec::new();
     while let Some((absence, verdict)) = verdicts.next().await {
         match verdict {
-            Verdict::Gone => confirmation.gone.push(absence),
+            Verdict::Gone { seen } => confirmation.gone.push(gone(absence, seen)),
             Verdict::There => confirmation.there.push(absence),
             Verdict::Forbidden => {
                 confirmation.get_forbidden.insert(resource.name());
@@ -103,9 +126,11 @@ async fn confirm_by_get(
 
 async fn look(api: &Api, resource: Resource, absence: &Absence) -> Verdict {
     let verdict = match api.get(resource, &absence.key).await {
-        Err(ApiError::NotFound) => return Verdict::Gone,
+        Err(ApiError::NotFound) => return Verdict::Gone { seen: false },
         Ok(object) => match object["metadata"]["uid"].as_str() {
-            Some(uid) if uid != absence.uid || has_left(&object, resource) => return Verdict::Gone,
+            Some(uid) if uid != absence.uid || has_left(&object, resource) => {
+                return Verdict::Gone { seen: true };
+            }
             Some(_) => Verdict::There,
             None => Verdict::Undecided(ApiError::NoObject),
         },
@@ -114,8 +139,8 @@ async fn look(api: &Api, resource: Resource, absence: &Absence) -> Verdict {
     };
     // A namespace that is being deleted takes its Services, and perhaps our right to read them, with it.
     let namespace = &absence.key.namespace;
-    if !namespace.is_empty() && namespace_is_gone(api, namespace).await {
-        return Verdict::Gone;
+    if !namespace.is_empty() && namespace_is_gone(api, namespace).await == Ok(true) {
+        return Verdict::Gone { seen: false };
     }
     verdict
 }
@@ -132,14 +157,60 @@ fn is_deleting(object: &Value) -> bool {
     !object["metadata"]["deletionTimestamp"].is_null()
 }
 
-async fn namespace_is_gone(api: &Api, namespace: &str) -> bool {
-    match api
-        .get_json(&format!("/api/v1/namespaces/{namespace}"))
-        .await
-    {
-        Ok(namespace) => is_deleting(&namespace),
-        Err(error) => matches!(error, ApiError::NotFound),
+fn gone(absence: Absence, seen: bool) -> Gone {
+    Gone {
+        absence,
+        seen,
+        with_namespace: false,
     }
+}
+
+/// Namespaces cannot be read one by one.
+#[derive(Debug, PartialEq, Eq)]
+struct Unreadable;
+
+async fn namespace_is_gone(api: &Api, namespace: &str) -> Result<bool, Unreadable> {
+    match api.get_json(&format!("{NAMESPACES}/{namespace}")).await {
+        Ok(namespace) => Ok(is_deleting(&namespace)),
+        Err(ApiError::NotFound) => Ok(true),
+        Err(_) => Err(Unreadable),
+    }
+}
+
+/// Which of these namespaces are deleted or about to be. What cannot be read counts as alive.
+async fn deleted_namespaces(api: &Api, namespaces: BTreeSet<String>) -> BTreeSet<String> {
+    let mut deleted = BTreeSet::new();
+    if namespaces.is_empty() {
+        return deleted;
+    }
+    let mut one_by_one = namespaces.len() <= GETS_MAX;
+    if one_by_one {
+        let mut answers = stream::iter(namespaces.clone())
+            .map(|namespace| async move {
+                let gone = namespace_is_gone(api, &namespace).await;
+                (namespace, gone)
+            })
+            .buffer_unordered(GETS_IN_FLIGHT);
+        while let Some((namespace, gone)) = answers.next().await {
+            match gone {
+                Ok(true) => drop(deleted.insert(namespace)),
+                Ok(false) => {}
+                Err(Unreadable) => one_by_one = false,
+            }
+        }
+    }
+    if !one_by_one && let Ok(list) = api.get_json(NAMESPACES).await {
+        let Some(items) = list["items"].as_array() else {
+            return deleted;
+        };
+        let alive = items.iter().filter(|namespace| !is_deleting(namespace));
+        let alive: BTreeSet<&str> = alive
+            .filter_map(|namespace| namespace["metadata"]["name"].as_str())
+            .collect();
+        deleted = namespaces;
+        deleted.retain(|namespace| !alive.contains(namespace.as_str()));
+    }
+    deleted
 }
 
 async fn confirm_by_list(
@@ -164,7 +235,7 @@ async fn confirm_by_list(
         if alive.get(&absence.key) == Some(&&absence.uid) {
             confirmation.there.push(absence);
         } else {
-            confirmation.gone.push(absence);
+            confirmation.gone.push(gone(absence, false));
         }
     }
 }

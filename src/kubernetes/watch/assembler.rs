@@ -125,6 +125,7 @@ impl Assembler {
                 self.view.listed(source, items);
                 self.heard.insert(source, now);
             }
+            Change::Agreed(source) => self.view.agreed(source),
             Change::Applied(source, item) => {
                 self.view.applied(source, item);
                 self.heard.insert(source, now);
@@ -174,8 +175,8 @@ impl Assembler {
     }
 
     fn judge(&mut self, confirmation: Confirmation) {
-        for absence in &confirmation.gone {
-            self.view.confirmed(absence);
+        for gone in &confirmation.gone {
+            self.view.confirmed(gone);
         }
         for absence in &confirmation.there {
             self.view.refuted(absence);

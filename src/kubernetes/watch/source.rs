@@ -38,6 +38,8 @@ const JITTER: f64 = 0.2;
 pub(super) enum Change {
     /// A complete list.
     Listed(SourceId, Vec<Item>),
+    /// A complete list that shows just what was delivered before.
+    Agreed(SourceId),
     /// An object as it is now.
     Applied(SourceId, Item),
     /// An object left.
@@ -90,6 +92,15 @@ enum Rescan {
     Listing(BoxFuture<'static, Result<Listed, ApiError>>),
     /// What differed, with the version we had then.
     Settling(Instant, Vec<(ObjectKey, Option<String>)>),
+}
+
+/// What a step of the re-list came to.
+enum Rescanned {
+    Undecided,
+    /// What the watch delivered is what is there.
+    Agreed,
+    /// It found what the watch should have delivered.
+    Missed,
 }
 
 enum Step {
@@ -247,8 +258,12 @@ impl Source {
                 biased;
                 line = timeout_at(deadline.min(silent), lines.next()) => line,
                 step = rescan.step() => {
-                    if self.rescan(resource, rescan, step) {
-                        return Ended::Relist("a re-list found what the watch had missed");
+                    match self.rescan(resource, rescan, step) {
+                        Rescanned::Missed => {
+                            return Ended::Relist("a re-list found what the watch had missed");
+                        }
+                        Rescanned::Agreed => self.send(Change::Agreed(self.id)).await,
+                        Rescanned::Undecided => {}
                     }
                     continue;
                 }
@@ -321,8 +336,8 @@ impl Source {
         }
     }
 
-    /// One step of the independent re-list; whether it found what the watch should have delivered.
-    fn rescan(&mut self, resource: Resource, rescan: &mut Rescan, step: Step) -> bool {
+    /// One step of the independent re-list.
+    fn rescan(&mut self, resource: Resource, rescan: &mut Rescan, step: Step) -> Rescanned {
         let interval = self.api.config.rescan_interval;
         match step {
             Step::Begin => {
@@ -330,27 +345,28 @@ impl Source {
                 self.touched.clear();
                 let api = Arc::clone(&self.api);
                 *rescan = Rescan::Listing(Box::pin(async move { api.list(resource).await }));
-                false
+                Rescanned::Undecided
             }
             Step::Listed(Err(error)) => {
                 let error = chain(&error);
                 tracing::debug!(source = self.id.name(), error, "re-list failed");
                 *rescan = Rescan::due(interval);
-                false
+                Rescanned::Undecided
             }
             Step::Listed(Ok(listed)) => {
                 let suspects = self.differences(&versions(&listed.items));
-                *rescan = if suspects.is_empty() {
-                    Rescan::due(interval)
-                } else {
-                    Rescan::Settling(Instant::now() + self.api.timing.settle, suspects)
-                };
-                false
+                if suspects.is_empty() {
+                    *rescan = Rescan::due(interval);
+                    return Rescanned::Agreed;
+                }
+                let settled = Instant::now() + self.api.timing.settle;
+                *rescan = Rescan::Settling(settled, suspects);
+                Rescanned::Undecided
             }
             Step::Settled => {
                 let before = std::mem::replace(rescan, Rescan::due(interval));
                 let Rescan::Settling(_, suspects) = before else {
-                    return false;
+                    return Rescanned::Undecided;
                 };
                 let still = |(key, version): &&(ObjectKey, Option<String>)| {
                     self.known.get(key) == version.as_ref()
@@ -359,8 +375,9 @@ impl Source {
                 WatchCounters::add(&self.counters.watch_missed, missed as u64);
                 if missed > 0 {
                     tracing::warn!(source = self.id.name(), missed, "the watch missed changes");
+                    return Rescanned::Missed;
                 }
-                missed > 0
+                Rescanned::Agreed
             }
         }
     }

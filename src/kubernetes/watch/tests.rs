@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+use super::absence::Gone;
 use super::assembler::Assembler;
 use super::source::Change;
-use super::view::{SourceId, Status, View};
+use super::view::{Absence, SourceId, Status, View};
 use crate::config::KubernetesConfig;
 use crate::desired::Code;
 use crate::kubernetes::Timing;
@@ -39,6 +40,15 @@ fn complete() -> View {
 
 fn snapshot(view: &View) -> Snapshot {
     view.snapshot(ClusterId("c".to_owned()), &[])
+}
+
+/// A read confirms it, and can tell no more.
+fn missing(absence: &Absence) -> Gone {
+    Gone {
+        absence: absence.clone(),
+        seen: false,
+        with_namespace: false,
+    }
 }
 
 fn key() -> ObjectKey {
@@ -78,8 +88,53 @@ fn a_service_that_left_stays_until_confirmed() {
     assert_eq!(snapshot(&view).services.len(), 1);
     let absences = view.absences();
     assert_eq!(absences.len(), 1);
-    view.confirmed(&absences[0]);
+    view.confirmed(&missing(&absences[0]));
     assert!(snapshot(&view).services.is_empty() && view.absences().is_empty());
+}
+
+#[test]
+fn how_a_service_left_is_known_until_it_is_back() {
+    let labels = || json!({"tcp-route-sync": "2000"});
+    let source = SourceId::TcpServices;
+    let left = |tell: fn(&mut View), seen: bool| {
+        let mut view = complete();
+        view.applied(source, service(1, "u", labels()));
+        tell(&mut view);
+        let gone = Gone {
+            seen,
+            ..missing(&view.absences()[0])
+        };
+        view.confirmed(&gone);
+        let by_list = |view: &View| {
+            let left = snapshot(view).evidence.left;
+            left.values().map(|it| it.by_list).collect::<Vec<_>>()
+        };
+        let told = by_list(&view);
+        view.applied(source, service(2, "u", labels()));
+        assert!(by_list(&view).is_empty());
+        told
+    };
+    let listed = |view: &mut View| view.listed(SourceId::TcpServices, Vec::new());
+    assert_eq!(left(listed, false), [true]);
+    assert_eq!(left(listed, true), [false], "a read showed it unlabelled");
+    let told = |view: &mut View| view.left(SourceId::TcpServices, &key());
+    assert_eq!(left(told, false), [false]);
+    let both = |view: &mut View| {
+        view.listed(SourceId::TcpServices, Vec::new());
+        view.left(SourceId::TcpServices, &key());
+    };
+    assert_eq!(left(both, false), [false]);
+}
+
+#[test]
+fn complete_lists_of_required_sources_are_counted() {
+    let mut view = complete();
+    view.listed(SourceId::Nodes, Vec::new());
+    view.agreed(SourceId::TcpServices);
+    view.agreed(SourceId::TcpServices);
+    let counts = snapshot(&view).evidence.lists;
+    let expected = [("nodes", 2), ("services-http", 1), ("services-tcp", 3)];
+    assert_eq!(counts, expected.into());
 }
 
 #[test]
@@ -114,13 +169,13 @@ fn a_service_that_came_back_is_not_taken_away_by_a_late_confirmation() {
     view.listed(SourceId::HttpServices, Vec::new());
     let absences = view.absences();
     view.applied(SourceId::HttpServices, service(2, "u", labels.clone()));
-    view.confirmed(&absences[0]);
+    view.confirmed(&missing(&absences[0]));
     assert_eq!(snapshot(&view).services.len(), 1);
     // Nor one that was made anew under the same name.
     view.left(SourceId::HttpServices, &key());
     let absences = view.absences();
     view.applied(SourceId::HttpServices, service(3, "other", labels));
-    view.confirmed(&absences[0]);
+    view.confirmed(&missing(&absences[0]));
     let services = snapshot(&view).services;
     assert_eq!(services.values().next().unwrap().service.uid, "other");
 }
@@ -318,10 +373,10 @@ fn a_verdict_on_an_older_absence_says_nothing_of_a_newer_one() {
     view.left(SourceId::HttpServices, &key());
     view.refuted(&older);
     assert_eq!(view.absences().len(), 1);
-    view.confirmed(&older);
+    view.confirmed(&missing(&older));
     assert_eq!(snapshot(&view).services.len(), 1);
     let newer = view.absences().remove(0);
-    view.confirmed(&newer);
+    view.confirmed(&missing(&newer));
     assert!(snapshot(&view).services.is_empty());
 }
 

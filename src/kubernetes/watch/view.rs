@@ -5,12 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::absence::Gone;
 use crate::desired::{Code, Finding, HTTP_LABEL, Subject, TCP_LABEL};
 use crate::kubernetes::api::Resource;
-use crate::kubernetes::snapshot::{Endpoints, Node, Protocol, Service, Snapshot};
+use crate::kubernetes::snapshot::{
+    Departure, Endpoints, Evidence, Node, Protocol, Service, Snapshot,
+};
 use crate::kubernetes::wire::{Item, Kind, Object, ObjectKey};
 use crate::quote::clipped;
-use crate::route::{ClusterId, NodePort, ServiceKey};
+use crate::route::{ClusterId, Lane, NodePort, ServiceKey};
+
+/// Departures that are remembered. One is asked for in the pass it causes, which comes at once; where more than
+/// these queue up, the others count as found missing by a list, the cautious reading.
+const DEPARTURES_MAX: usize = 20_000;
 
 /// One of the lists that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,16 +59,32 @@ pub(super) struct View {
     /// Numbers the deliveries and absences; of two copies of one Service the later wins.
     delivery: u64,
     changed: bool,
+    evidence: Evidence,
 }
 
 #[derive(Default)]
 struct Entries {
     synced: bool,
     objects: BTreeMap<ObjectKey, Entry>,
-    /// Objects that left and have not been confirmed yet, and with which delivery.
-    absent: BTreeMap<ObjectKey, u64>,
+    /// What left and is not confirmed yet.
+    absent: BTreeMap<ObjectKey, Away>,
     status: Option<Status>,
     stale: bool,
+}
+
+/// An object that left.
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    noticed: Noticed,
+    /// With which delivery.
+    since: u64,
+}
+
+/// What noticed that an object left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noticed {
+    Event,
+    List,
 }
 
 struct Entry {
@@ -115,6 +138,15 @@ impl SourceId {
             Self::HttpServices | Self::HttpEndpoints => Some(HTTP_LABEL),
             Self::TcpServices | Self::TcpEndpoints => Some(TCP_LABEL),
             Self::Nodes => None,
+        }
+    }
+
+    /// The lane whose label it follows.
+    fn lane(self) -> Option<Lane> {
+        match self {
+            Self::HttpServices => Some(Lane::Http),
+            Self::TcpServices => Some(Lane::Tcp),
+            _ => None,
         }
     }
 
@@ -187,7 +219,16 @@ impl View {
         let gone: Vec<ObjectKey> = gone.cloned().collect();
         self.changed |= !std::mem::replace(&mut entries.synced, true);
         for key in gone {
-            self.left(source, &key);
+            self.lost(source, &key, Noticed::List);
+        }
+        self.agreed(source);
+    }
+
+    /// A complete list was had; what it shows is known.
+    pub(super) fn agreed(&mut self, source: SourceId) {
+        if source.required() {
+            *self.evidence.lists.entry(source.name()).or_default() += 1;
+            self.changed = true;
         }
     }
 
@@ -222,6 +263,9 @@ impl View {
         }
         self.delivery += 1;
         self.changed = true;
+        if let Some(lane) = source.lane() {
+            self.evidence.left.remove(&(lane, service_key(&item.key)));
+        }
         let entry = Entry {
             uid: item.uid,
             resource_version: item.resource_version,
@@ -234,12 +278,22 @@ impl View {
 
     /// One object that is no longer delivered. Whatever UID it left under, nothing has that name now.
     pub(super) fn left(&mut self, source: SourceId, key: &ObjectKey) {
+        self.lost(source, key, Noticed::Event);
+    }
+
+    /// An event says more than a list that lacks the object, whichever comes first.
+    fn lost(&mut self, source: SourceId, key: &ObjectKey, noticed: Noticed) {
         let entries = self.sources.entry(source).or_default();
         if !source.required() {
             self.changed |= entries.objects.remove(key).is_some();
-        } else if entries.objects.contains_key(key) && !entries.absent.contains_key(key) {
+        } else if let Some(away) = entries.absent.get_mut(key) {
+            if noticed == Noticed::Event {
+                away.noticed = noticed;
+            }
+        } else if entries.objects.contains_key(key) {
             self.delivery += 1;
-            entries.absent.insert(key.clone(), self.delivery);
+            let since = self.delivery;
+            entries.absent.insert(key.clone(), Away { noticed, since });
             // It may have lost its node ports.
             self.changed = true;
         }
@@ -250,12 +304,12 @@ impl View {
         let of_source = |(source, entries): (&SourceId, &Entries)| {
             let source = *source;
             let absent = entries.absent.iter();
-            let absence = |(key, since): (&ObjectKey, &u64)| {
+            let absence = |(key, away): (&ObjectKey, &Away)| {
                 Some(Absence {
                     source,
                     key: key.clone(),
                     uid: entries.objects.get(key)?.uid.clone(),
-                    since: *since,
+                    since: away.since,
                 })
             };
             absent.filter_map(absence).collect::<Vec<_>>()
@@ -264,10 +318,26 @@ impl View {
     }
 
     /// A fresh read agrees that the object is gone. If it came back meanwhile it stays.
-    pub(super) fn confirmed(&mut self, absence: &Absence) {
-        if self.end(absence) {
-            let entries = self.sources.entry(absence.source).or_default();
-            entries.objects.remove(&absence.key);
+    pub(super) fn confirmed(&mut self, gone: &Gone) {
+        let absence = &gone.absence;
+        let Some(noticed) = self.end(absence) else {
+            return;
+        };
+        let entries = self.sources.entry(absence.source).or_default();
+        entries.objects.remove(&absence.key);
+        let by_list = noticed == Noticed::List && !gone.seen;
+        let Some(lane) = absence.source.lane() else {
+            self.evidence.nodes_by_list = by_list;
+            return;
+        };
+        let departure = Departure {
+            by_list,
+            namespace_gone: gone.with_namespace,
+        };
+        let left = &mut self.evidence.left;
+        left.insert((lane, service_key(&absence.key)), departure);
+        if left.len() > DEPARTURES_MAX {
+            left.pop_first();
         }
     }
 
@@ -277,14 +347,16 @@ impl View {
     }
 
     /// Ends an absence; not one that began later than what was read.
-    fn end(&mut self, absence: &Absence) -> bool {
+    fn end(&mut self, absence: &Absence) -> Option<Noticed> {
         let entries = self.sources.entry(absence.source).or_default();
-        let same = entries.absent.get(&absence.key) == Some(&absence.since);
-        if same {
-            entries.absent.remove(&absence.key);
-            self.changed = true;
+        let away = entries.absent.get(&absence.key)?;
+        if away.since != absence.since {
+            return None;
         }
-        same
+        let noticed = away.noticed;
+        entries.absent.remove(&absence.key);
+        self.changed = true;
+        Some(noticed)
     }
 
     pub(super) fn set_status(&mut self, source: SourceId, status: Status) {
@@ -359,6 +431,7 @@ impl View {
             nodes: self.nodes(),
             endpoints: self.endpoints(),
             findings: findings.into_iter().collect(),
+            evidence: self.evidence.clone(),
         }
     }
 
@@ -520,6 +593,13 @@ fn without_lost_node_ports(known: &mut BTreeMap<&ServiceKey, Known>) {
     }
 }
 
+fn service_key(key: &ObjectKey) -> ServiceKey {
+    ServiceKey {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
 fn stale(source: SourceId, synced: bool) -> Finding {
     let message = if synced {
         "the apiserver has not been heard of for minutes: what was last known stays"
@@ -533,10 +613,7 @@ fn stale(source: SourceId, synced: bool) -> Finding {
 fn undecodable(source: SourceId, key: &ObjectKey, reason: &str, known: bool) -> Finding {
     let subject = match source {
         SourceId::Nodes => Subject::Node(key.name.clone()),
-        SourceId::HttpServices | SourceId::TcpServices => Subject::Service(ServiceKey {
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-        }),
+        SourceId::HttpServices | SourceId::TcpServices => Subject::Service(service_key(key)),
         _ => Subject::Source(source.name()),
     };
     let consequence = if known {

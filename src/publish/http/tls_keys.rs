@@ -195,6 +195,7 @@ mod tests {
             findings: Vec::new(),
             node_ips: BTreeMap::new(),
             node_ports: BTreeMap::new(),
+            held: None,
             revisit: None,
         })
     }

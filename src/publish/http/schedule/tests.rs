@@ -46,6 +46,7 @@ fn table_with(routes: &[(&str, u16, &[u8])], options: &HttpOptions) -> Arc<Desir
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        held: None,
         revisit: None,
     })
 }

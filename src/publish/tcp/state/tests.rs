@@ -51,6 +51,7 @@ pub(super) fn want(ports: &[u16]) -> Option<Arc<Desired>> {
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        held: None,
         revisit: None,
     }))
 }

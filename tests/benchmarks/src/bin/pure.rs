@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use benchmarks::{Value, expect, quantiles, tell};
 use route_sync::desired::{Desired, Memory, Options, derive};
-use route_sync::kubernetes::snapshot::{Endpoints, Node, Protocol, Service, ServicePort, Snapshot};
+use route_sync::kubernetes::snapshot::{
+    Endpoints, Evidence, Node, Protocol, Service, ServicePort, Snapshot,
+};
 use route_sync::plan::{
     Input, InstanceId, Journal, NO_TLS, Observed, Plan, Policy, TcpRow, View, WantedPort, plan,
 };
@@ -207,6 +209,7 @@ fn snapshot() -> Snapshot {
         nodes: (0..NODES).map(node).collect(),
         endpoints: Some((0..SERVICES).map(endpoints).collect()),
         findings: Vec::new(),
+        evidence: Evidence::default(),
     }
 }
 

@@ -7,6 +7,7 @@ mod conflicts;
 mod drift;
 mod foreign_hosts;
 mod groups;
+mod guard;
 mod http;
 mod independence;
 mod nodes;
