@@ -29,7 +29,7 @@ const SHORT: FrontTimes = FrontTimes {
 /// One route of each lane, and those who request it.
 struct Load {
     site: Site,
-    line: Line,
+    _line: Line,
     http: HttpLoop,
     tcp: TcpLoop,
 }
@@ -48,7 +48,7 @@ impl Load {
         let (http, tcp) = (site.requested(foundation), line.requested(foundation));
         Self {
             site,
-            line,
+            _line: line,
             http,
             tcp,
         }
