@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
 
+use self::derive::Inherited;
 use super::{runtime, wires};
 use crate::admin;
 use crate::config::Config;
@@ -89,7 +90,11 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         memory,
         clock,
         desired_tx,
-        derive::Told { approvals, others },
+        derive::Told {
+            approvals,
+            others,
+            inherited: state.as_ref().map(Inherited::of),
+        },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
