@@ -4,6 +4,7 @@
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
+mod reload;
 mod tell;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
+use reload::Reload;
 
 use super::{runtime, wires};
 use crate::admin;
@@ -26,12 +28,17 @@ use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::state::{Opened, Place};
 use crate::status::Status;
-use crate::telemetry::{Dropped, Guard};
+use crate::telemetry::{Dropped, Guard, Level};
 
 /// What still blocks after the tasks ended is not worth waiting for.
 const RUNTIME_END_WAIT: Duration = Duration::from_millis(200);
 
-pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    config: Config,
+    path: &Path,
+    log: &Guard,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
     info!(
         target: "route_sync",
         version = env!("CARGO_PKG_VERSION"),
@@ -39,32 +46,30 @@ pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<Ex
         "starting"
     );
     let runtime = runtime()?;
-    let ended = runtime.block_on(serve(config, log.dropped()));
+    let reload = Reload::new(path, config.clone(), level);
+    let ended = runtime.block_on(serve(config, reload, log.dropped()));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     ended
 }
 
-async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, reload: Reload, dropped: Dropped) -> anyhow::Result<ExitCode> {
+    let hangup = reload::hangup()?;
+    reload::say_weaknesses(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
-        uaa,
+        // The lanes follow what these become.
+        uaa: _,
         routing_api,
-        nats,
+        nats: _,
         routes,
         admin,
         log: _,
         state_dir,
         state_max_age,
-        warnings,
-        unknown_keys,
+        warnings: _,
+        unknown_keys: _,
     } = config;
-    for warning in warnings {
-        warn!(target: "route_sync", weakness = warning, "configuration");
-    }
-    for key in unknown_keys {
-        warn!(target: "route_sync", key = %key, "configuration key ignored");
-    }
     let signals = Signals::new()?;
     let clock = Clock::start();
     let mut tasks = Tasks::default();
@@ -85,19 +90,22 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
         snapshot.clone(),
-        routes,
+        reload.options.follower(),
         memory,
         clock,
         desired_tx,
-        derive::Told { approvals, others },
+        derive::Told {
+            approvals,
+            others,
+            propagation: counters.propagation(),
+        },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
     let mut lanes = Vec::new();
-    if let (Some(uaa), Some(api)) = (uaa, routing_api) {
+    if let Some(settings) = &reload.tcp {
         lanes.push(wires::tcp(
-            &uaa,
-            api,
+            settings,
             state.as_ref(),
             desired.clone(),
             clock,
@@ -105,9 +113,9 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             &mut tasks,
         )?);
     }
-    if let Some(nats) = nats {
+    if let Some(settings) = &reload.http {
         lanes.push(wires::http(
-            nats,
+            settings,
             state.as_ref(),
             desired.clone(),
             clock,
@@ -116,6 +124,8 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         ));
     }
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
+    status = status.with_config(reload.findings());
+    tasks.spawn("reload", reload.run(hangup, clock, stop.clone()));
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));

@@ -14,8 +14,9 @@ use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
-use crate::publish::tcp::{self, TcpCounters, TcpLane};
+use crate::publish::tcp::{self, TcpCounters, TcpLane, TcpSettings};
 use crate::route::{Hostname, Lane};
+use crate::settings::Settings;
 use crate::state::{self, Foundation, Opened, Place};
 use crate::status::{LaneReport, SourceReport};
 
@@ -78,8 +79,7 @@ pub(super) fn node_ports(config: KubernetesConfig, tasks: &mut Tasks) -> Others 
 
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
-    uaa: &UaaConfig,
-    api: RoutingApiConfig,
+    settings: &Settings<TcpSettings>,
     state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
@@ -87,7 +87,10 @@ pub(super) fn tcp(
     tasks: &mut Tasks,
 ) -> Result<watch::Receiver<LaneReport>, tcp::ConnectError> {
     type Count = fn(&TcpCounters) -> &AtomicU64;
-    let counts = Arc::new(TcpCounters::default());
+    let counts = Arc::new(TcpCounters {
+        propagation: counters.propagation(),
+        ..TcpCounters::default()
+    });
     let read: [(Counter, Count); 13] = [
         (Counter::RoutingApiRequests, |counts| &counts.requests),
         (Counter::RoutingApiFailures, |counts| &counts.failures),
@@ -110,7 +113,9 @@ pub(super) fn tcp(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let mut lane = TcpLane::new(api, uaa, counts)?;
+    let mut follower = settings.follower();
+    let TcpSettings { api, uaa } = follower.get();
+    let mut lane = TcpLane::new(api, &uaa, counts)?.with_settings(follower);
     if let Some(state) = state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }
@@ -123,7 +128,7 @@ pub(super) fn tcp(
 
 /// Starts the HTTP lane.
 pub(super) fn http(
-    nats: NatsConfig,
+    settings: &Settings<NatsConfig>,
     state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
@@ -131,7 +136,10 @@ pub(super) fn http(
     tasks: &mut Tasks,
 ) -> watch::Receiver<LaneReport> {
     type Count = fn(&HttpCounters) -> &AtomicU64;
-    let counts = Arc::new(HttpCounters::default());
+    let counts = Arc::new(HttpCounters {
+        propagation: counters.propagation(),
+        ..HttpCounters::default()
+    });
     let read: [(Counter, Count); 17] = [
         (Counter::NatsAnnouncements, |counts| &counts.announcements),
         (Counter::NatsBeats, |counts| &counts.beats),
@@ -167,7 +175,15 @@ pub(super) fn http(
         ledger: Some(state.ledgers.http.clone()),
     });
     let stop = tasks.stop_token();
-    let lane = http::run_with(nats, inheritance, desired, report_tx, clock, counts, stop);
+    let lane = http::run_with(
+        settings.follower(),
+        inheritance,
+        desired,
+        report_tx,
+        clock,
+        counts,
+        stop,
+    );
     tasks.spawn("http", lane);
     report
 }

@@ -32,10 +32,12 @@ use crate::config::NatsConfig;
 use crate::desired::Desired;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, stable_hash};
+use crate::settings::Follower;
 use crate::state::{HttpEntry, Warm};
 use crate::status::LaneReport;
+use crate::status::propagation::Propagation;
 use journal::Journal;
-use lane::HttpLane;
+use lane::{Follow, HttpLane};
 
 /// What the lane counts. Plain numbers: how they are called outside is the metrics' affair.
 #[derive(Debug, Default)]
@@ -74,6 +76,8 @@ pub struct HttpCounters {
     pub overheard_dropped: AtomicU64,
     /// Strangers' endpoints that are remembered now, each with each of its uris.
     pub strangers: AtomicU64,
+    /// How long new routes take.
+    pub propagation: Arc<Propagation>,
 }
 
 /// What the lane goes on with from the last process, and where it notes what the next one needs.
@@ -101,9 +105,10 @@ pub async fn run(
     run_with(config, none, desired, report, clock, counters, stop).await;
 }
 
-/// The same, but what the last process left is announced, and withdrawn, before the first complete view.
+/// The same, but what the last process left is announced, and withdrawn, before the first complete view, and the
+/// settings may change.
 pub async fn run_with(
-    config: NatsConfig,
+    settings: impl Into<Follower<NatsConfig>>,
     inheritance: Inheritance,
     mut desired: watch::Receiver<Option<Arc<Desired>>>,
     report: watch::Sender<LaneReport>,
@@ -112,6 +117,8 @@ pub async fn run_with(
     stop: CancellationToken,
 ) {
     report.send_replace(LaneReport::new(Lane::Http));
+    let mut follow = Follow::new(settings.into());
+    let config = follow.used();
     let journal = match &config.state_dir {
         Some(folder) => Some(Journal::open(folder).await),
         None => None,
@@ -128,7 +135,7 @@ pub async fn run_with(
             }
         }
         lane.step().await;
-        // The order: to stop, then the newest table, then what NATS says, then time. Sending needs no turn here,
+        // The order: to stop, then the newest table and settings, then what NATS says, then time. Sending needs no turn here,
         // as every round sends what is due, so that nothing above can starve it.
         tokio::select! {
             biased;
@@ -140,6 +147,7 @@ pub async fn run_with(
                     desired.mark_changed();
                 }
             }
+            proven = follow.proven() => lane.take_over(proven).await,
             () = lane.wait() => {}
         }
     }

@@ -8,12 +8,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::Uptime;
 use crate::admin::Approval;
 use crate::desired::guard::Guard;
 use crate::desired::{self, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
+use crate::settings::Follower;
+use crate::status::propagation::Propagation;
 
 /// A moment to look again that has passed already must not become a hot loop.
 const REVISIT_MIN: Duration = Duration::from_millis(10);
@@ -32,11 +35,13 @@ pub(super) struct Told {
     pub(super) approvals: mpsc::Receiver<Approval>,
     /// By the apiserver.
     pub(super) others: Others,
+    /// Where it is noted which routes are new.
+    pub(super) propagation: Arc<Propagation>,
 }
 
 pub(super) async fn run(
     mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    options: Options,
+    mut options: Follower<Options>,
     mut memory: Memory,
     clock: Clock,
     desired: watch::Sender<Option<Arc<Desired>>>,
@@ -46,21 +51,23 @@ pub(super) async fn run(
     let Told {
         mut approvals,
         mut others,
+        propagation,
     } = told;
     let mut guard = Guard::default();
+    let mut settings = options.get();
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;
         if let Some(view) = view {
             let now = clock.now();
-            let table = desired::derive(&view, &mut memory, &options, now);
+            let table = desired::derive(&view, &mut memory, &settings, now);
             revisit = table.revisit.map(|moment| moment.max(now + REVISIT_MIN));
             let taken = others.ports.borrow_and_update().clone();
             let table = guard.pass(table, &view, &taken, now);
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
-            publish(&desired, table);
+            publish(&desired, table, &propagation, now);
         }
         let revisit = async {
             match revisit {
@@ -86,6 +93,10 @@ pub(super) async fn run(
                 // Whoever asked may have gone; what was approved stays so.
                 let _ = answer.send(released);
             }
+            changed = options.changed() => {
+                settings = changed;
+                options.in_use();
+            }
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
             () = revisit => {}
@@ -94,10 +105,16 @@ pub(super) async fn run(
 }
 
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.
-fn publish(desired: &watch::Sender<Option<Arc<Desired>>>, table: Arc<Desired>) {
+fn publish(
+    desired: &watch::Sender<Option<Arc<Desired>>>,
+    table: Arc<Desired>,
+    propagation: &Propagation,
+    seen: Uptime,
+) {
     desired.send_if_modified(|old| {
         let changed = old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &table));
         if changed {
+            propagation.seen(old.as_deref(), &table, seen);
             *old = Some(table);
         }
         changed

@@ -13,8 +13,10 @@ use serde::de::DeserializeOwned;
 use super::TcpCounters;
 use super::wire::{self, ErrorBody, ListedGroup, ListedRow};
 use crate::causes::chain;
+use crate::config::TlsConfig;
 use crate::plan::admission::RouterGroup;
 use crate::plan::{InstanceId, Observed, TcpRow};
+use crate::publish::tls::{Https, TlsError};
 use crate::uaa::{TokenSource, UaaError};
 
 /// A request that takes longer has failed. A batch of 100 takes half a second (measured).
@@ -34,7 +36,7 @@ const REQUEST_ID: &str = "X-Vcap-Request-Id";
 
 /// A client of one routing API.
 pub struct Client {
-    http: reqwest::Client,
+    http: Https,
     base: String,
     tokens: TokenSource,
     counters: Arc<TcpCounters>,
@@ -157,15 +159,15 @@ const DELETE: Endpoint = Endpoint {
 // === impl Client ===
 
 impl Client {
-    /// A client; `http` without its deadline.
+    /// A client; it asks nobody anything yet.
     pub(super) fn new(
-        http: reqwest::ClientBuilder,
+        tls: &TlsConfig,
         base: &str,
         tokens: TokenSource,
         counters: Arc<TcpCounters>,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, TlsError> {
         Ok(Self {
-            http: http.timeout(TIMEOUT).build()?,
+            http: Https::new(tls, TIMEOUT)?,
             base: base.to_owned(),
             tokens,
             counters,
@@ -220,6 +222,7 @@ impl Client {
         self.counters.requests.fetch_add(1, Relaxed);
         let request = self
             .http
+            .client()
             .request(
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
@@ -282,6 +285,7 @@ impl Client {
         self.counters.requests.fetch_add(1, Relaxed);
         let mut request = self
             .http
+            .client()
             .request(
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
