@@ -6,6 +6,7 @@
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
+mod reload;
 mod tell;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
+use reload::{Reload, Sections};
 
 use self::derive::Inherited;
 use super::{runtime, wires};
@@ -30,12 +32,17 @@ use crate::metrics::{Counter, Counters, Metrics};
 use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
 use crate::status::Status;
-use crate::telemetry::{Dropped, Guard};
+use crate::telemetry::{Dropped, Guard, Level};
 
 /// What still blocks after the tasks ended is not worth waiting for.
 const RUNTIME_END_WAIT: Duration = Duration::from_millis(200);
 
-pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    config: Config,
+    path: &Path,
+    log: &Guard,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
     info!(
         target: "route_sync",
         version = env!("CARGO_PKG_VERSION"),
@@ -43,16 +50,32 @@ pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<Ex
         "starting"
     );
     let runtime = runtime()?;
-    let ended = runtime.block_on(serve(config, log.dropped()));
+    let ended = runtime.block_on(serve(config, path, level, log.dropped()));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     ended
 }
 
-async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
+async fn serve(
+    config: Config,
+    path: &Path,
+    level: Level,
+    dropped: Dropped,
+) -> anyhow::Result<ExitCode> {
+    let hangup = reload::hangup()?;
     let signals = Signals::new()?;
+    reload::say_weaknesses(&config);
     let mut counters = Counters::default();
     counters.add(Counter::LogLinesDropped, move || dropped.count());
-    let tasks = assemble(config, Arc::new(Network), counters).await?.tasks;
+    let controller = assemble(config.clone(), Arc::new(Network), counters).await?;
+    let Controller {
+        mut tasks,
+        clock,
+        sections,
+        ..
+    } = controller;
+    let reload = Reload::new(path, config, level, sections);
+    let stop = tasks.stop_token();
+    tasks.spawn("reload", reload.run(hangup, clock, stop));
     until_stopped(tasks, signals).await
 }
 
@@ -62,6 +85,10 @@ pub struct Controller {
     pub tasks: Tasks,
     /// What it tells of itself.
     pub status: Status,
+    /// Its time.
+    pub clock: Clock,
+    /// What of its configuration may change while it runs.
+    sections: Sections,
 }
 
 /// Starts everything that a configuration asks for.
@@ -73,26 +100,22 @@ pub async fn assemble(
     outside: Arc<dyn Outside>,
     mut counters: Counters,
 ) -> anyhow::Result<Controller> {
+    let sections = Sections::of(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
-        uaa,
+        // The lanes follow what these become.
+        uaa: _,
         routing_api,
-        nats,
+        nats: _,
         routes,
         admin,
         log: _,
         state_dir,
         state_max_age,
-        warnings,
-        unknown_keys,
+        warnings: _,
+        unknown_keys: _,
     } = config;
-    for warning in warnings {
-        warn!(target: "route_sync", weakness = warning, "configuration");
-    }
-    for key in unknown_keys {
-        warn!(target: "route_sync", key = %key, "configuration key ignored");
-    }
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
@@ -116,7 +139,7 @@ pub async fn assemble(
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
         snapshot.clone(),
-        routes,
+        sections.options.follower(),
         memory,
         clock,
         desired_tx,
@@ -124,15 +147,16 @@ pub async fn assemble(
             approvals,
             others,
             inherited: state.as_ref().map(Inherited::of),
+            propagation: counters.propagation(),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
     let mut lanes = Vec::new();
-    if let (Some(uaa), Some(api)) = (uaa, routing_api) {
+    if let Some(settings) = &sections.tcp {
         lanes.push(wires::tcp(
-            &*outside,
-            (&uaa, api),
+            outside.clone(),
+            settings,
             state.as_ref(),
             desired.clone(),
             clock,
@@ -140,10 +164,10 @@ pub async fn assemble(
             &mut tasks,
         )?);
     }
-    if let Some(nats) = nats {
+    if let Some(settings) = &sections.http {
         lanes.push(wires::http(
             outside,
-            nats,
+            settings,
             state.as_ref(),
             desired.clone(),
             clock,
@@ -152,6 +176,7 @@ pub async fn assemble(
         ));
     }
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
+    status = status.with_config(sections.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
@@ -162,7 +187,12 @@ pub async fn assemble(
         let listening = admin::run(address, status.clone(), metrics, approvals_tx, stop);
         tasks.spawn("admin", listening);
     }
-    Ok(Controller { tasks, status })
+    Ok(Controller {
+        tasks,
+        status,
+        clock,
+        sections,
+    })
 }
 
 /// Who held which name when the last process ended.

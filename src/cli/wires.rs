@@ -15,8 +15,9 @@ use crate::metrics::{Counter, Counters};
 use crate::outside::Outside;
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
-use crate::publish::tcp::{self, TcpCounters, TcpLane};
+use crate::publish::tcp::{self, TcpCounters, TcpLane, TcpSettings};
 use crate::route::{Hostname, Lane};
+use crate::settings::Settings;
 use crate::state::{self, Foundation, Opened, Place};
 use crate::status::{LaneReport, SourceReport};
 
@@ -87,8 +88,8 @@ pub(super) fn node_ports(
 
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
-    outside: &dyn Outside,
-    (uaa, api): (&UaaConfig, RoutingApiConfig),
+    outside: Arc<dyn Outside>,
+    settings: &Settings<TcpSettings>,
     state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
@@ -96,7 +97,10 @@ pub(super) fn tcp(
     tasks: &mut Tasks,
 ) -> Result<watch::Receiver<LaneReport>, tcp::ConnectError> {
     type Count = fn(&TcpCounters) -> &AtomicU64;
-    let counts = Arc::new(TcpCounters::default());
+    let counts = Arc::new(TcpCounters {
+        propagation: counters.propagation(),
+        ..TcpCounters::default()
+    });
     let read: [(Counter, Count); 13] = [
         (Counter::RoutingApiRequests, |counts| &counts.requests),
         (Counter::RoutingApiFailures, |counts| &counts.failures),
@@ -119,7 +123,9 @@ pub(super) fn tcp(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let mut lane = TcpLane::over(outside, api, uaa, counts)?;
+    let mut follower = settings.follower();
+    let TcpSettings { api, uaa } = follower.get();
+    let mut lane = TcpLane::over(outside, api, &uaa, counts)?.with_settings(follower);
     if let Some(state) = state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }
@@ -133,7 +139,7 @@ pub(super) fn tcp(
 /// Starts the HTTP lane.
 pub(super) fn http(
     outside: Arc<dyn Outside>,
-    nats: NatsConfig,
+    settings: &Settings<NatsConfig>,
     state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
@@ -141,7 +147,10 @@ pub(super) fn http(
     tasks: &mut Tasks,
 ) -> watch::Receiver<LaneReport> {
     type Count = fn(&HttpCounters) -> &AtomicU64;
-    let counts = Arc::new(HttpCounters::default());
+    let counts = Arc::new(HttpCounters {
+        propagation: counters.propagation(),
+        ..HttpCounters::default()
+    });
     let read: [(Counter, Count); 17] = [
         (Counter::NatsAnnouncements, |counts| &counts.announcements),
         (Counter::NatsBeats, |counts| &counts.beats),
@@ -177,7 +186,7 @@ pub(super) fn http(
         ledger: Some(state.ledgers.http.clone()),
     });
     let setup = http::Setup {
-        config: nats,
+        settings: settings.follower(),
         outside,
         inheritance,
     };

@@ -22,7 +22,7 @@ use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::plan::admission::RouterGroup;
 use crate::plan::{InstanceId, Observed, TcpRow};
-use crate::publish::tls;
+use crate::publish::tls::Https;
 use crate::uaa::{TokenSource, UaaError};
 
 /// A request that takes longer has failed. A batch of 100 takes half a second (measured).
@@ -77,7 +77,7 @@ pub type EventBytes = BoxStream<'static, Result<Bytes, String>>;
 
 /// A client of one routing API.
 pub struct Client {
-    http: reqwest::Client,
+    http: Https,
     base: String,
     tokens: TokenSource,
     counters: Arc<TcpCounters>,
@@ -209,9 +209,8 @@ impl Client {
         uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
     ) -> Result<Self, ConnectError> {
-        let http = tls::client(&config.tls)?.timeout(TIMEOUT).build();
         Ok(Self {
-            http: http.map_err(|error| ConnectError::Client(chain(&error)))?,
+            http: Https::new(&config.tls, TIMEOUT)?,
             base: config.url.clone(),
             tokens: TokenSource::new(uaa)?,
             counters,
@@ -247,6 +246,7 @@ impl Client {
         self.counters.requests.fetch_add(1, Relaxed);
         let request = self
             .http
+            .client()
             .request(
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
@@ -292,6 +292,7 @@ impl Client {
         self.counters.requests.fetch_add(1, Relaxed);
         let mut request = self
             .http
+            .client()
             .request(
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
