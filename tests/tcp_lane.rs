@@ -21,6 +21,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "tcp_lane/batches.rs"]
+mod batches;
 #[path = "tcp_lane/events.rs"]
 mod events;
 #[path = "tcp_lane/foundation.rs"]

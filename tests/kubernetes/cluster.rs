@@ -5,6 +5,7 @@ use std::time::Duration;
 use route_sync::desired::Code;
 use route_sync::kubernetes::Timing;
 use route_sync::kubernetes::snapshot::Snapshot;
+use route_sync::status::SourceReport;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -68,6 +69,36 @@ fn another_cluster_behind_the_same_address_is_shown_whole_and_under_its_own_name
             };
             assert!(timeout(DEADLINE, shown).await.is_ok(), "round {round}");
         }
+    });
+}
+
+#[test]
+fn another_cluster_that_lets_nobody_list_it_changes_nothing_and_is_told() {
+    block_on(async {
+        let (server, other) = (ApiServer::start().await, ApiServer::start().await);
+        let name = json!({"metadata": {"name": "kube-system", "uid": "another"}});
+        other.put("namespaces", name);
+        server.service("web", &[(HTTP, "web")], 30_001);
+        let mut watched = watching(&server, quick());
+        let first = watched.service("web").await;
+        for resource in ["services", "nodes"] {
+            server.fail("list", resource, Fault::Status(403));
+        }
+        server.exchange(&other);
+        let told = |report: &SourceReport| {
+            let mut codes = report.findings.iter().map(|it| it.code);
+            codes.clone().any(|it| it == Code::AnotherCluster)
+                && codes.any(|it| it == Code::RightMissing)
+        };
+        let waiting = watched.receivers.report.wait_for(told);
+        assert!(timeout(DEADLINE, waiting).await.is_ok());
+        assert_eq!(watched.current(), Some(first));
+        server.heal();
+        let another = |it: &Snapshot| it.cluster.0 == "another";
+        assert!(watched.until("listed", another).await.services.is_empty());
+        let over = |report: &SourceReport| report.findings.is_empty();
+        let waiting = watched.receivers.report.wait_for(over);
+        assert!(timeout(DEADLINE, waiting).await.is_ok());
     });
 }
 

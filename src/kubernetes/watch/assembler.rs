@@ -372,6 +372,19 @@ impl Assembler {
         findings
     }
 
+    /// What no snapshot tells, because none can be made now.
+    fn unshown_findings(&self) -> Vec<Finding> {
+        if self.snapshots.borrow().is_none() {
+            return self.view.findings();
+        }
+        let (Some(identity), false) = (&self.identity, self.view.complete()) else {
+            return Vec::new();
+        };
+        let mut findings = self.view.findings();
+        findings.push(identity.not_listed_yet());
+        findings
+    }
+
     fn report(&self) {
         let sources = SourceId::ALL.into_iter().map(|source| {
             let status = self.view.status(source);
@@ -390,10 +403,7 @@ impl Assembler {
         let report = SourceReport {
             sources: sources.collect(),
             cluster: self.identity.as_ref().map(|it| it.cluster.0.clone()),
-            findings: match &*self.snapshots.borrow() {
-                None => self.view.findings(),
-                Some(_) => Vec::new(),
-            },
+            findings: self.unshown_findings(),
         };
         self.reports.send_if_modified(|current| {
             let new = *current != report;

@@ -121,6 +121,15 @@ pub(super) enum Learnt {
 }
 
 impl Identity {
+    /// Another cluster was met and has not told what it has.
+    pub(super) fn not_listed_yet(&self) -> Finding {
+        let cluster = &self.cluster.0;
+        let text =
+            format!("the apiserver answers as cluster `{cluster}`, which could not be listed yet");
+        Finding::new(Code::AnotherCluster, Subject::Cluster, text)
+            .hint("nothing changes meanwhile; see `error` of each source in `/status.json`")
+    }
+
     /// Takes another answer over, but not its name unless it is another cluster's.
     pub(super) fn learn(&mut self, again: Self) -> Learnt {
         match (&self.kube_system, again.kube_system) {
