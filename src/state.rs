@@ -33,6 +33,7 @@ mod keeper;
 mod tests;
 
 pub use file::StateError;
+pub use format::FormatError;
 pub use keeper::Keeper;
 
 /// Whose state it is. All of it is known before anyone was asked anything.

@@ -35,10 +35,10 @@ use crate::uaa::{TokenSource, UaaSetupError};
 mod batch;
 mod budget;
 mod client;
-mod events;
+pub mod events;
 mod report;
 mod state;
-mod wire;
+pub mod wire;
 
 pub use client::{ApiError, Client, RequestId};
 

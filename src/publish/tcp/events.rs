@@ -21,6 +21,8 @@ use crate::retry::Backoff;
 
 mod frames;
 
+pub use frames::TooLong;
+
 use frames::{Frame, Frames};
 
 /// The answer's head must have come by then; the API sends it at once (measured).
@@ -41,7 +43,7 @@ pub(super) enum Heard {
 
 /// One thing that happened to a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub enum Event {
     /// It was created or refreshed; with the id of whoever created it.
     Upsert(TcpRow, Option<String>),
     /// It was deleted, or its life ended.
@@ -70,6 +72,10 @@ pub(super) enum Loss {
     Silent(Duration),
 }
 
+/// Reads events out of the bytes of the stream, however they are cut.
+#[derive(Debug, Default)]
+pub struct Reader(Frames);
+
 struct Listener {
     client: Arc<Client>,
     pace: Pace,
@@ -80,7 +86,7 @@ struct Listener {
 
 struct Connection {
     response: reqwest::Response,
-    frames: Frames,
+    reader: Reader,
     since: Instant,
 }
 
@@ -115,7 +121,7 @@ impl Listener {
                 .map_err(Loss::Refused)?;
             self.connection = Some(Connection {
                 response,
-                frames: Frames::default(),
+                reader: Reader::default(),
                 since: Instant::now(),
             });
             return Ok(Heard::Open);
@@ -141,13 +147,25 @@ impl Connection {
             let chunk = timeout(silence, self.response.chunk()).await;
             let chunk = chunk.map_err(|_| Loss::Silent(silence))?;
             let chunk = chunk.map_err(|error| Loss::Broken(chain(&error.without_url())))?;
-            let frames = self.frames.push(&chunk.ok_or(Loss::Ended)?);
-            let frames = frames.map_err(|error| Loss::Broken(error.to_string()))?;
-            let events: Vec<_> = frames.into_iter().filter_map(event).collect();
+            let events = self.reader.push(&chunk.ok_or(Loss::Ended)?);
+            let events = events.map_err(|error| Loss::Broken(error.to_string()))?;
             if !events.is_empty() {
                 return Ok(Heard::Events(events));
             }
         }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Takes what arrived and gives what it completes.
+    ///
+    /// # Errors
+    /// When an event is longer than any of the routing API's; the stream is of no more use then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
+        let frames = self.0.push(bytes)?;
+        Ok(frames.into_iter().filter_map(event).collect())
     }
 }
 
