@@ -369,6 +369,7 @@ fn shown(name: &str) -> Cow<'_, str> {
     let of_keys = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '<');
     let end = name.find(|c| !of_keys(c)).unwrap_or(name.len());
     match &name[..end.min(SHOWN_BYTES_MAX)] {
+        "" if name.is_empty() => Cow::Borrowed("\"\""),
         whole if whole == name => Cow::Borrowed(name),
         cut => Cow::Owned(format!("{cut}…")),
     }

@@ -267,6 +267,11 @@ fn a_blank_that_is_missing_before_a_secret_shows_no_secret() {
     let text = with(&format!("? {}\n: x", "x".repeat(100_000)));
     let found = parse(&text).unwrap().unknown_keys;
     assert!(found[0].to_string().chars().count() < 200);
+    let found = parse(&with("log: {\"\": x}\n\"\": x"))
+        .unwrap()
+        .unknown_keys;
+    let found: Vec<_> = found.iter().map(|it| it.key.as_str()).collect();
+    assert_eq!(found, ["log.\"\"", "\"\""]);
 }
 
 #[test]
