@@ -35,6 +35,7 @@ use tracing::{info, warn};
 pub use approve::{APPROVALS_MAX, Approval};
 
 use crate::metrics::Metrics;
+use crate::quote::{json as json_shown, one_line};
 use crate::status::Status;
 
 /// How long to wait before an address that was taken is tried again.
@@ -107,6 +108,8 @@ async fn ready(State(answers): State<Answers>) -> Response {
     if missing.is_empty() {
         return "ready\n".into_response();
     }
+    // Whoever asks looks at it in a terminal.
+    let missing: Vec<_> = missing.iter().map(|it| one_line(it)).collect();
     let mut text = missing.join("\n");
     text.push('\n');
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
@@ -125,7 +128,7 @@ async fn status(State(answers): State<Answers>) -> Response {
 }
 
 fn as_json(code: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_string(value) {
+    match serde_json::to_string(value).map(json_shown) {
         Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => {
             warn!(%error, "answer not encoded");

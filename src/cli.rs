@@ -189,11 +189,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut public_command(), "route-sync", &mut script);
-            render::print(&String::from_utf8_lossy(&script))?;
+            render::print_verbatim(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Docs { table } => {
-            render::print(&docs::table(table))?;
+            render::print_verbatim(&docs::table(table))?;
             Ok(ExitCode::SUCCESS)
         }
     }

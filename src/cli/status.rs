@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use super::{Output, approve, render};
 use crate::admin::json::{Held, Lane, Report};
 use crate::config::{Config, Surroundings};
-use crate::quote::one_line;
+use crate::quote::{json, one_line};
 
 /// It answers from memory.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ pub(super) async fn status(
     let address = address(admin, path)?;
     let text = ask(address).await.with_context(|| unreachable(address))?;
     if output == Output::Json {
-        render::print(&format!("{text}\n"))?;
+        render::print(&format!("{}\n", json(text)))?;
     } else {
         let report: Report = serde_json::from_str(&text)
             .with_context(|| format!("`{address}` answered something else than a status"))?;

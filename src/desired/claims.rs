@@ -473,7 +473,7 @@ fn speaks_http(port: &ServicePort) -> bool {
 
 fn port_name(port: &ServicePort) -> String {
     match &port.name {
-        Some(name) => format!("port `{name}`"),
+        Some(name) => format!("port {}", quoted(name)),
         None => format!("port {}", port.port),
     }
 }

@@ -39,11 +39,11 @@ use crate::uaa::UaaSetupError;
 mod batch;
 mod budget;
 mod client;
-mod events;
+pub mod events;
 mod follow;
 mod report;
 mod state;
-mod wire;
+pub mod wire;
 
 pub use follow::TcpSettings;
 

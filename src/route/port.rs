@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
+use crate::quote::clipped;
+
 /// A port of the tcp-router, as clients dial it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouterPort(NonZeroU16);
@@ -16,7 +18,7 @@ pub struct NodePort(NonZeroU16);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortRanges(Vec<RangeInclusive<u16>>);
 
-/// Why a text is no list of port ranges.
+/// Why a text is no list of port ranges: the beginning of the first element that is neither.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is neither a port nor a range of ports such as `1024-1033`")]
 pub struct PortRangesError(String);
@@ -65,7 +67,7 @@ impl PortRanges {
             };
             range
                 .filter(|range| !range.is_empty())
-                .ok_or_else(|| PortRangesError(part.trim().to_owned()))
+                .ok_or_else(|| PortRangesError(clipped(part.trim()).into_owned()))
         };
         if text.trim().is_empty() {
             return Ok(Self::default());
@@ -114,6 +116,12 @@ mod tests {
         assert!(ranges.contains(1024) && ranges.contains(1033) && ranges.contains(2000));
         assert!(!ranges.contains(1034) && !ranges.contains(1999));
         assert!(PortRanges::parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_bad_element_is_quoted_in_part() {
+        let error = PortRanges::parse(&"x".repeat(100_000)).unwrap_err();
+        assert!(error.to_string().chars().count() < 200);
     }
 
     #[test]

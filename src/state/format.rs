@@ -177,6 +177,32 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Contents, FormatError> {
     body.contents()
 }
 
+// === impl Contents ===
+
+impl Contents {
+    /// Reads the bytes of a state file.
+    ///
+    /// # Errors
+    /// Whatever another version wrote, or anything but a disk did to it since.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        decode(bytes)
+    }
+
+    /// The bytes of a state file that holds this.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(Record {
+            written_secs: self.written_secs,
+            foundation: &self.foundation,
+            http: &self.desired,
+            rest: &self.desired,
+            withdrawals: &self.withdrawals,
+            rows: &self.rows,
+            guard: &self.guard,
+        })
+    }
+}
+
 /// The first line that belongs to a second.
 fn head(body: &[u8]) -> Vec<u8> {
     let (bytes, crc) = (body.len(), crc32(body));
