@@ -120,3 +120,29 @@ async fn the_headroom_begins_at_the_life_that_routers_give() {
     lane.want(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
     until("measured", || count() == [1, 1]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_read_from_its_file_for_each_connection() {
+    let locked = |password: &str| Behaviour {
+        password: Some(password.to_owned()),
+        ..Behaviour::default()
+    };
+    let mut server = Server::start(locked("old")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "old\n").unwrap();
+    let mut first = config(&[server.addr], Some(""), None);
+    let password = Secret::read(&file).unwrap();
+    first.servers[0].login = Some(("nats".to_owned(), password));
+    let (lane, _settings) = following(first);
+    lane.live("a").await;
+    server.stop().await;
+    std::fs::write(&file, "new\n").unwrap();
+    server.change(|behaviour| *behaviour = locked("new"));
+    server.listen().await;
+    until("connected again", || {
+        lane.counters.connections.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    lane.live("a").await;
+}

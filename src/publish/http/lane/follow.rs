@@ -8,6 +8,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::super::bus::{Bus, BusError};
@@ -38,6 +39,8 @@ struct Trial {
     config: NatsConfig,
     opening: BoxFuture<'static, Result<Bus, BusError>>,
     bus: Option<Bus>,
+    /// When it is told why the connection does not stand. It lies here, as whoever waits is dropped again and again.
+    tell_at: Instant,
 }
 
 // === impl Follow ===
@@ -118,6 +121,7 @@ impl Trial {
             config,
             opening,
             bus: None,
+            tell_at: Instant::now() + PATIENCE,
         }
     }
 
@@ -138,11 +142,12 @@ impl Trial {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let stands = tokio::time::timeout(PATIENCE, stands).await;
-        stands.map_err(|_| {
-            let error = bus.error();
-            error.unwrap_or_else(|| "no connection to NATS comes to stand".to_owned())
-        })
+        if tokio::time::timeout_at(self.tell_at, stands).await.is_ok() {
+            return Ok(());
+        }
+        self.tell_at = Instant::now() + PATIENCE;
+        let error = bus.error();
+        Err(error.unwrap_or_else(|| "no connection to NATS comes to stand".to_owned()))
     }
 }
 
