@@ -292,7 +292,8 @@ impl TcpLane {
                     () = stop.cancelled() => break 'turns,
                     Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
                     proven = self.follow.proven() => {
-                        state.reconfigure(&proven, clock.now());
+                        let spared = state.reconfigure(&proven, clock.now());
+                        self.follow.taken(&spared);
                         if let Some(client) = proven.client {
                             self.client = client;
                             events = None;

@@ -76,6 +76,23 @@ impl PortRanges {
             .map(Self)
     }
 
+    /// The same without one port.
+    #[must_use]
+    pub fn without(&self, port: u16) -> Self {
+        let split = |range: &RangeInclusive<u16>| {
+            let (first, last) = (*range.start(), *range.end());
+            if !range.contains(&port) {
+                return vec![first..=last];
+            }
+            // Ports begin at 1, so that there is one below the first of any range.
+            let below = RangeInclusive::new(first, port - 1);
+            let above = RangeInclusive::new(port.saturating_add(1), last);
+            let left = |part: &RangeInclusive<u16>| !part.is_empty() && !part.contains(&port);
+            [below, above].into_iter().filter(left).collect()
+        };
+        Self(self.0.iter().flat_map(split).collect())
+    }
+
     /// Whether the port lies in one of the ranges.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
@@ -114,6 +131,20 @@ mod tests {
         assert!(ranges.contains(1024) && ranges.contains(1033) && ranges.contains(2000));
         assert!(!ranges.contains(1034) && !ranges.contains(1999));
         assert!(PortRanges::parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_port_is_taken_out_wherever_it_lies() {
+        let without = |text: &str, port| {
+            let ranges = PortRanges::parse(text).unwrap();
+            ranges.without(port).to_string()
+        };
+        assert_eq!(without("1-9,20", 5), "1-4,6-9,20");
+        assert_eq!(without("1-9,20", 1), "2-9,20");
+        assert_eq!(without("1-9,20", 20), "1-9");
+        assert_eq!(without("1-9,20", 10), "1-9,20");
+        assert_eq!(without("65534-65535", 65535), "65534");
+        assert_eq!(without("65535", 65535), "");
     }
 
     #[test]

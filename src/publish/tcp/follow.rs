@@ -4,6 +4,7 @@
 //! that a wrong secret, an unreachable UAA or a certificate of somebody else costs no refresh. Until then, and
 //! however long that takes, the old settings serve. Which settings can change at all is the configuration's affair.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::Uptime;
 use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::retry::Backoff;
+use crate::route::RouterPort;
 use crate::settings::Follower;
 use crate::uaa::UaaError;
 
@@ -134,8 +136,23 @@ impl Follow {
         );
         let api = settings.api.clone();
         self.used = settings;
-        self.follower.in_use();
         Proven { api, client }
+    }
+
+    /// What was proven is in use, but for ports that live and were not reserved before.
+    pub(super) fn taken(&self, spared: &BTreeSet<RouterPort>) {
+        if spared.is_empty() {
+            self.follower.in_use();
+            return;
+        }
+        let ports: Vec<_> = spared.iter().map(|port| format!("`{port}`")).collect();
+        let ports = ports.join(", ");
+        let why = format!(
+            "routes live on {ports}, which `routing_api.reserved_ports` names: it is heeded at the next start"
+        );
+        if self.follower.refuse(&why) {
+            tracing::warn!(lane = "tcp", %ports, "ports reserved meanwhile stay open till the next start");
+        }
     }
 }
 
@@ -178,9 +195,18 @@ impl TcpSettings {
 // === impl State ===
 
 impl State {
-    /// Goes on with other settings: what is known stays known, and is looked at anew.
-    pub(super) fn reconfigure(&mut self, proven: &Proven, now: Uptime) {
-        self.config.clone_from(&proven.api);
+    /// Goes on with other settings: what is known stays known, and is looked at anew. Gives the ports that live
+    /// although they are to be reserved: a slip in a file that is read while routes live should close none.
+    pub(super) fn reconfigure(&mut self, proven: &Proven, now: Uptime) -> BTreeSet<RouterPort> {
+        let (mut api, before) = (proven.api.clone(), &self.config.reserved_ports);
+        let newly = |port: &RouterPort| {
+            api.reserved_ports.contains(port.get()) && !before.contains(port.get())
+        };
+        let spared: BTreeSet<_> = self.live().into_iter().filter(newly).collect();
+        for port in &spared {
+            api.reserved_ports = api.reserved_ports.without(port.get());
+        }
+        self.config = api;
         self.admission_stale = true;
         if proven.client.is_some() {
             // What the old client could not do need not wait for the new one.
@@ -188,5 +214,6 @@ impl State {
             self.hear(Heard::Lost(Loss::Ended), now);
             self.look_now(now);
         }
+        spared
     }
 }
