@@ -1,5 +1,7 @@
 //! `run`: the one place that wires the parts together and supervises them.
 //!
+//! [`assemble`] is all of a controller but the process around it: it takes the ways out as they are handed in.
+//!
 //! Nothing a remote does ends the process. SIGTERM and SIGINT stop it and keep every route: the routers' own
 //! TTLs bridge a restart. A second signal aborts.
 
@@ -18,14 +20,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
-use reload::Reload;
 
+use self::reload::{Parts, Reload};
+
+use self::derive::Inherited;
 use super::{runtime, wires};
 use crate::admin;
 use crate::config::Config;
 use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
+use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
 use crate::status::Status;
 use crate::telemetry::{Dropped, Guard, Level};
@@ -46,15 +51,53 @@ pub(super) fn run(
         "starting"
     );
     let runtime = runtime()?;
-    let reload = Reload::new(path, config.clone(), level);
-    let ended = runtime.block_on(serve(config, reload, log.dropped()));
+    let ended = runtime.block_on(serve(config, path, log.dropped(), level));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     ended
 }
 
-async fn serve(config: Config, reload: Reload, dropped: Dropped) -> anyhow::Result<ExitCode> {
-    let hangup = reload::hangup()?;
+async fn serve(
+    config: Config,
+    path: &Path,
+    dropped: Dropped,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
+    let (signals, hangup) = (Signals::new()?, reload::hangup()?);
+    let mut counters = Counters::default();
+    counters.add(Counter::LogLinesDropped, move || dropped.count());
+    let running = config.clone();
+    let Controller {
+        mut tasks,
+        status,
+        parts,
+    } = assemble(config, Arc::new(Network), counters).await?;
+    let reload = Reload::new(path, running, parts, level);
+    let stop = tasks.stop_token();
+    tasks.spawn("reload", reload.run(hangup, status.clock, stop));
+    until_stopped(tasks, signals).await
+}
+
+/// A controller with all its tasks running.
+pub struct Controller {
+    /// They run until these are dropped, or asked to stop.
+    pub tasks: Tasks,
+    /// What it tells of itself.
+    pub status: Status,
+    /// What may change while it runs.
+    parts: Parts,
+}
+
+/// Starts everything that a configuration asks for.
+///
+/// # Errors
+/// Where certificates or addresses cannot be used; never because of a remote.
+pub async fn assemble(
+    config: Config,
+    outside: Arc<dyn Outside>,
+    mut counters: Counters,
+) -> anyhow::Result<Controller> {
     reload::say_weaknesses(&config);
+    let parts = Parts::new(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
@@ -70,27 +113,30 @@ async fn serve(config: Config, reload: Reload, dropped: Dropped) -> anyhow::Resu
         warnings: _,
         unknown_keys: _,
     } = config;
-    let signals = Signals::new()?;
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
-    let mut counters = Counters::default();
-    counters.add(Counter::LogLinesDropped, move || dropped.count());
 
     let place = state_dir.map(|dir| Place {
         dir,
         max_age: state_max_age,
     });
     let domain = &routes.app_domain;
-    let state = wires::state(place, &kubernetes, domain, routing_api.as_ref()).await;
+    let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
-    let others = wires::node_ports(kubernetes.clone(), &mut tasks);
-    let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
+    let others = wires::node_ports(outside.clone(), kubernetes.clone(), &mut tasks);
+    let (snapshot, sources) = wires::watch(
+        outside.clone(),
+        kubernetes,
+        clock,
+        &mut counters,
+        &mut tasks,
+    );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
         snapshot.clone(),
-        reload.options.follower(),
+        parts.options.follower(),
         memory,
         clock,
         desired_tx,
@@ -98,13 +144,15 @@ async fn serve(config: Config, reload: Reload, dropped: Dropped) -> anyhow::Resu
             approvals,
             others,
             propagation: counters.propagation(),
+            inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
     let mut lanes = Vec::new();
-    if let Some(settings) = &reload.tcp {
+    if let Some(settings) = &parts.tcp {
         lanes.push(wires::tcp(
+            outside.clone(),
             settings,
             state.as_ref(),
             desired.clone(),
@@ -113,8 +161,9 @@ async fn serve(config: Config, reload: Reload, dropped: Dropped) -> anyhow::Resu
             &mut tasks,
         )?);
     }
-    if let Some(settings) = &reload.http {
+    if let Some(settings) = &parts.http {
         lanes.push(wires::http(
+            outside,
             settings,
             state.as_ref(),
             desired.clone(),
@@ -124,8 +173,7 @@ async fn serve(config: Config, reload: Reload, dropped: Dropped) -> anyhow::Resu
         ));
     }
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
-    status = status.with_config(reload.findings());
-    tasks.spawn("reload", reload.run(hangup, clock, stop.clone()));
+    status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
@@ -133,10 +181,14 @@ async fn serve(config: Config, reload: Reload, dropped: Dropped) -> anyhow::Resu
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        let listening = admin::run(address, status, metrics, approvals_tx, stop);
+        let listening = admin::run(address, status.clone(), metrics, approvals_tx, stop);
         tasks.spawn("admin", listening);
     }
-    until_stopped(tasks, signals).await
+    Ok(Controller {
+        tasks,
+        status,
+        parts,
+    })
 }
 
 /// Who held which name when the last process ended.

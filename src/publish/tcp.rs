@@ -26,6 +26,7 @@ use crate::Uptime;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::lifecycle::Clock;
+use crate::outside::{Network, Outside};
 use crate::plan::admission::{self, Gate, RouterGroup};
 use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
 use crate::route::Lane;
@@ -33,7 +34,7 @@ use crate::settings::Follower;
 use crate::state::Warm;
 use crate::status::LaneReport;
 use crate::status::propagation::Propagation;
-use crate::uaa::{TokenSource, UaaSetupError};
+use crate::uaa::UaaSetupError;
 
 mod batch;
 mod budget;
@@ -44,9 +45,8 @@ mod report;
 mod state;
 mod wire;
 
+pub use client::{ApiError, Client, EventBytes, RequestId, RoutingApi};
 pub use follow::TcpSettings;
-
-pub use client::{ApiError, Client, RequestId};
 
 use events::{Heard, Loss};
 use follow::Follow;
@@ -60,7 +60,7 @@ const TURN_MIN: Duration = Duration::from_millis(5);
 /// The lane, ready to run.
 pub struct TcpLane {
     config: RoutingApiConfig,
-    client: Arc<Client>,
+    api: Arc<dyn RoutingApi>,
     counters: Arc<TcpCounters>,
     pace: Pace,
     warm: Warm,
@@ -177,8 +177,8 @@ pub async fn observe_once(
     uaa: &UaaConfig,
 ) -> Result<Observation, ObserveError> {
     let lane = TcpLane::new(config.clone(), uaa, Arc::default())?;
-    let groups = lane.client.router_groups().await?;
-    let rows = match lane.client.list().await {
+    let groups = lane.api.router_groups().await?;
+    let rows = match lane.api.list().await {
         Ok(rows) => Some(rows),
         Err(ApiError::Unauthorized { scope: Some(_), .. }) => None,
         Err(error) => return Err(error.into()),
@@ -209,12 +209,28 @@ impl TcpLane {
         uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
     ) -> Result<Self, ConnectError> {
-        let client = connect(&config, uaa, counters.clone())?;
-        let (api, uaa) = (config.clone(), uaa.clone());
-        let follow = Follow::new(TcpSettings { api, uaa }, counters.clone());
+        Self::over(Arc::new(Network), config, uaa, counters)
+    }
+
+    /// The same, over whatever leads outside.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn over(
+        outside: Arc<dyn Outside>,
+        config: RoutingApiConfig,
+        uaa: &UaaConfig,
+        counters: Arc<TcpCounters>,
+    ) -> Result<Self, ConnectError> {
+        let api = outside.routing_api(&config, uaa, &counters)?;
+        let used = TcpSettings {
+            api: config.clone(),
+            uaa: uaa.clone(),
+        };
+        let follow = Follow::new(used, outside, counters.clone());
         Ok(Self {
+            api,
             config,
-            client: Arc::new(client),
             counters,
             pace: Pace::default(),
             warm: Warm::default(),
@@ -263,22 +279,19 @@ impl TcpLane {
             if let Some(ledger) = &self.ledger {
                 note(ledger, state.take_noted());
             }
-            state.missing_by_token(self.client.tokens().missing_scopes());
-            let renew_at = self
-                .client
-                .tokens()
-                .renew_in()
-                .map(|wait| clock.now() + wait);
+            state.missing_by_token(self.api.missing_scopes());
+            let renew_in = self.api.renew_token_in();
+            let renew_at = renew_in.map(|wait| clock.now() + wait);
             let (next, wake) = state.turn(renew_at, clock.now());
             tell_sent(&self.counters.propagation, &next, clock.now());
             ops.extend(
                 next.into_iter()
-                    .map(|op| perform(op, self.client.clone(), clock)),
+                    .map(|op| perform(op, self.api.clone(), clock)),
             );
             if !state.listens() {
                 events = None;
             } else if events.is_none() {
-                events = Some(events::listen(self.client.clone(), self.pace));
+                events = Some(events::listen(self.api.clone(), self.pace));
             }
             report.send_if_modified(|old| replace(old, state.report(clock.now())));
             let earliest = clock.now() + TURN_MIN;
@@ -294,8 +307,8 @@ impl TcpLane {
                     proven = self.follow.proven() => {
                         let spared = state.reconfigure(&proven, clock.now());
                         self.follow.taken(&spared);
-                        if let Some(client) = proven.client {
-                            self.client = client;
+                        if let Some(api) = proven.client {
+                            self.api = api;
                             events = None;
                         }
                     }
@@ -348,15 +361,6 @@ fn note(ledger: &watch::Sender<BTreeSet<TcpRow>>, (ours, gone): (Vec<TcpRow>, Ve
     });
 }
 
-fn connect(
-    config: &RoutingApiConfig,
-    uaa: &UaaConfig,
-    counters: Arc<TcpCounters>,
-) -> Result<Client, ConnectError> {
-    let tokens = TokenSource::new(uaa)?;
-    Ok(Client::new(&config.tls, &config.url, tokens, counters)?)
-}
-
 /// Notes which routes are on their way.
 fn tell_sent(propagation: &Propagation, ops: &[Op], now: Uptime) {
     for op in ops {
@@ -367,23 +371,23 @@ fn tell_sent(propagation: &Propagation, ops: &[Op], now: Uptime) {
 }
 
 /// Carries out one request, or a few that belong together.
-fn perform(op: Op, client: Arc<Client>, clock: Clock) -> BoxFuture<'static, Done> {
+fn perform(op: Op, api: Arc<dyn RoutingApi>, clock: Clock) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let started = clock.now();
         match op {
-            Op::Groups => Done::Groups(client.router_groups().await),
+            Op::Groups => Done::Groups(api.router_groups().await),
             Op::List => Done::List {
                 started,
-                answer: client.list().await,
+                answer: api.list().await,
             },
-            Op::Renew => Done::Renewed(client.tokens().renew().await),
+            Op::Renew => Done::Renewed(api.renew_token().await),
             Op::Create {
                 rows,
                 instance,
                 ttl,
                 kind,
             } => {
-                let written = batch::create(&client, rows.clone(), &instance, ttl).await;
+                let written = batch::create(&*api, rows.clone(), &instance, ttl).await;
                 Done::Created {
                     started,
                     rows,
@@ -392,7 +396,7 @@ fn perform(op: Op, client: Arc<Client>, clock: Clock) -> BoxFuture<'static, Done
                 }
             }
             Op::Delete { rows, clearing } => {
-                let written = batch::delete(&client, rows.clone()).await;
+                let written = batch::delete(&*api, rows.clone()).await;
                 Done::Deleted {
                     rows,
                     written,

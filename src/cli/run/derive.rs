@@ -10,12 +10,13 @@ use tracing::info;
 
 use crate::Uptime;
 use crate::admin::Approval;
-use crate::desired::guard::Guard;
+use crate::desired::guard::{Guard, Remembered};
 use crate::desired::{self, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
 use crate::settings::Follower;
+use crate::state::Opened;
 use crate::status::propagation::Propagation;
 
 /// A moment to look again that has passed already must not become a hot loop.
@@ -37,6 +38,25 @@ pub(super) struct Told {
     pub(super) others: Others,
     /// Where it is noted which routes are new.
     pub(super) propagation: Arc<Propagation>,
+    /// By the last process, where there is a state folder.
+    pub(super) inherited: Option<Inherited>,
+}
+
+/// What the guard goes on from, and where it notes what the next process has to know.
+pub(super) struct Inherited {
+    told: Option<Arc<Desired>>,
+    remembered: Remembered,
+    ledger: watch::Sender<Remembered>,
+}
+
+impl Inherited {
+    pub(super) fn of(state: &Opened) -> Self {
+        Self {
+            told: state.warm.table.clone(),
+            remembered: state.warm.guard.clone(),
+            ledger: state.ledgers.guard.clone(),
+        }
+    }
 }
 
 pub(super) async fn run(
@@ -52,18 +72,35 @@ pub(super) async fn run(
         mut approvals,
         mut others,
         propagation,
+        inherited,
     } = told;
-    let mut guard = Guard::default();
     let mut settings = options.get();
+    let (mut guard, ledger) = match inherited {
+        Some(it) => (
+            Guard::of_last_process(it.told, it.remembered),
+            Some(it.ledger),
+        ),
+        None => (Guard::default(), None),
+    };
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;
         if let Some(view) = view {
             let now = clock.now();
-            let table = desired::derive(&view, &mut memory, &settings, now);
+            // Another cluster has nothing to say about who held what in ours.
+            let mut none = Memory::default();
+            let memory = if guard.is_strangers(&view) {
+                &mut none
+            } else {
+                &mut memory
+            };
+            let table = desired::derive(&view, memory, &settings, now);
             revisit = table.revisit.map(|moment| moment.max(now + REVISIT_MIN));
             let taken = others.ports.borrow_and_update().clone();
-            let table = guard.pass(table, &view, &taken, now);
+            let table = guard.pass(table, &view, &taken, settings.removals, now);
+            if let Some(ledger) = &ledger {
+                ledger.send_if_modified(|known| guard.remember(known));
+            }
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);

@@ -26,22 +26,27 @@ use crate::telemetry::Level;
 /// The shortest time between two reads: signals that come meanwhile are one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What runs, what of the file does not, and the parts that follow it.
-pub(super) struct Reload {
-    path: PathBuf,
-    running: Config,
-    level: Level,
+/// What may change while the process runs, and what of the file has not.
+pub(super) struct Parts {
     /// How routes are derived.
     pub(super) options: Settings<Options>,
     /// The TCP lane, where it is on.
     pub(super) tcp: Option<Settings<TcpSettings>>,
     /// The HTTP lane, where it is on.
     pub(super) http: Option<Settings<NatsConfig>>,
+    told: watch::Sender<Vec<Finding>>,
+}
+
+/// The file, and who follows it.
+pub(super) struct Reload {
+    path: PathBuf,
+    running: Config,
+    level: Level,
+    parts: Parts,
     /// The file that was read last could not be used.
     refused: Option<Finding>,
     /// Keys that take effect at the next start.
     waiting: Vec<&'static str>,
-    told: watch::Sender<Vec<Finding>>,
 }
 
 /// From now on SIGHUP no longer ends the process.
@@ -59,20 +64,15 @@ pub(super) fn say_weaknesses(config: &Config) {
     }
 }
 
-// === impl Reload ===
+// === impl Parts ===
 
-impl Reload {
-    /// Follows the file from what was read of it at the start.
-    pub(super) fn new(path: &Path, running: Config, level: Level) -> Self {
+impl Parts {
+    /// What they begin with.
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            path: path.to_owned(),
-            level,
-            options: Settings::new(running.routes.clone()),
-            tcp: tcp_settings(&running).map(Settings::new),
-            http: running.nats.clone().map(Settings::new),
-            running,
-            refused: None,
-            waiting: Vec::new(),
+            options: Settings::new(config.routes.clone()),
+            tcp: tcp_settings(config).map(Settings::new),
+            http: config.nats.clone().map(Settings::new),
             told: watch::Sender::new(Vec::new()),
         }
     }
@@ -80,6 +80,32 @@ impl Reload {
     /// What of the file is not in use.
     pub(super) fn findings(&self) -> watch::Receiver<Vec<Finding>> {
         self.told.subscribe()
+    }
+
+    fn want(&self, next: &Config) {
+        self.options.want(next.routes.clone());
+        if let (Some(tcp), Some(settings)) = (&self.tcp, tcp_settings(next)) {
+            tcp.want(settings);
+        }
+        if let (Some(http), Some(nats)) = (&self.http, &next.nats) {
+            http.want(nats.clone());
+        }
+    }
+}
+
+// === impl Reload ===
+
+impl Reload {
+    /// Follows the file from what was read of it at the start.
+    pub(super) fn new(path: &Path, running: Config, parts: Parts, level: Level) -> Self {
+        Self {
+            path: path.to_owned(),
+            running,
+            level,
+            parts,
+            refused: None,
+            waiting: Vec::new(),
+        }
     }
 
     /// Reads the file at each signal until asked to stop.
@@ -94,8 +120,8 @@ impl Reload {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = told(&mut self.tcp) => {}
-                () = told(&mut self.http) => {}
+                () = told(&mut self.parts.tcp) => {}
+                () = told(&mut self.parts.http) => {}
                 _ = asked => {
                     quiet_until = clock.now() + PAUSE;
                     self.reload().await;
@@ -115,7 +141,8 @@ impl Reload {
                 let (next, waiting) = self.running.reloaded(file);
                 let changed = next != self.running;
                 info!(target: "route_sync", changed, wait_for_restart = ?waiting, "configuration read again");
-                self.want(&next);
+                self.level.set(&next.log.level);
+                self.parts.want(&next);
                 (self.running, self.waiting, self.refused) = (next, waiting, None);
             }
             Ok(Err(mistaken)) => self.refused = Some(refused(&mistaken)),
@@ -127,17 +154,6 @@ impl Reload {
         }
     }
 
-    fn want(&self, next: &Config) {
-        self.level.set(&next.log.level);
-        self.options.want(next.routes.clone());
-        if let (Some(tcp), Some(settings)) = (&self.tcp, tcp_settings(next)) {
-            tcp.want(settings);
-        }
-        if let (Some(http), Some(nats)) = (&self.http, &next.nats) {
-            http.want(nats.clone());
-        }
-    }
-
     fn tell(&self) {
         let mut findings: Vec<Finding> = self.refused.iter().cloned().collect();
         if !self.waiting.is_empty() {
@@ -145,13 +161,13 @@ impl Reload {
             let message = format!("changes of {} wait for a start", keys.join(", "));
             findings.push(stale(message).hint("restart route-sync; routes outlive that"));
         }
-        let tcp = self.tcp.as_ref().and_then(Settings::unused);
-        let http = self.http.as_ref().and_then(Settings::unused);
+        let tcp = self.parts.tcp.as_ref().and_then(Settings::unused);
+        let http = self.parts.http.as_ref().and_then(Settings::unused);
         for (section, why) in [("`routing_api` and `uaa`", tcp), ("`nats`", http)] {
             let message = |why| format!("new settings of {section} are not in use: {why}");
             findings.extend(why.map(message).map(stale));
         }
-        self.told.send_if_modified(|old| {
+        self.parts.told.send_if_modified(|old| {
             let changed = *old != findings;
             *old = findings;
             changed

@@ -31,7 +31,8 @@ fn full() -> Value {
         },
         "routes": {
             "app_domain": "apps.test", "domains": ["apps.test"], "max_backends": "8",
-            "max_tcp_backends": "3", "address_family": "ipv4",
+            "max_tcp_backends": "3", "address_family": "ipv4", "max_removals": "10",
+            "max_removals_percent": "30", "removals_window": "60s",
         },
         "policy": {
             "hosts": [{"namespaces": ["a"], "hosts": ["b"]}],
@@ -81,6 +82,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("routes.max_backends", "7"),
     ("routes.max_tcp_backends", "2"),
     ("routes.address_family", "ipv6"),
+    ("routes.max_removals", "9"),
+    ("routes.max_removals_percent", "20"),
+    ("routes.removals_window", "50s"),
     ("policy.hosts[].namespaces[]", "other"),
     ("policy.hosts[].hosts[]", "other"),
     ("policy.ports[].namespaces[]", "other"),

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::{ApiError, Client, ConnectError, Heard, Loss, State, TcpCounters, connect};
+use super::{ApiError, ConnectError, Heard, Loss, RoutingApi, State, TcpCounters};
 use crate::Uptime;
 use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
+use crate::outside::Outside;
 use crate::retry::Backoff;
 use crate::route::RouterPort;
 use crate::settings::Follower;
@@ -40,7 +41,7 @@ pub struct TcpSettings {
 pub(super) struct Proven {
     pub(super) api: RoutingApiConfig,
     /// Where the old one cannot go on.
-    pub(super) client: Option<Arc<Client>>,
+    pub(super) client: Option<Arc<dyn RoutingApi>>,
 }
 
 /// Why settings do not work.
@@ -57,19 +58,25 @@ enum TrialError {
 /// What is wanted, and how far it is.
 pub(super) struct Follow {
     follower: Follower<TcpSettings>,
+    outside: Arc<dyn Outside>,
     used: TcpSettings,
     counters: Arc<TcpCounters>,
     backoff: Backoff,
-    trial: Option<BoxFuture<'static, (TcpSettings, Result<Client, TrialError>)>>,
+    trial: Option<BoxFuture<'static, (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>)>>,
 }
 
 // === impl Follow ===
 
 impl Follow {
     /// What is used never changes.
-    pub(super) fn new(used: TcpSettings, counters: Arc<TcpCounters>) -> Self {
+    pub(super) fn new(
+        used: TcpSettings,
+        outside: Arc<dyn Outside>,
+        counters: Arc<TcpCounters>,
+    ) -> Self {
         Self {
             follower: used.clone().into(),
+            outside,
             used,
             counters,
             backoff: Backoff::new(TRIALS.0, TRIALS.1),
@@ -100,17 +107,17 @@ impl Follow {
                     if self.used.connects_as(&wanted) {
                         return self.take(wanted, None);
                     }
-                    self.trial = Some(attempt(wanted, self.counters.clone(), Duration::ZERO));
+                    self.trial = Some(attempt(self.outside.clone(), wanted, self.counters.clone(), Duration::ZERO));
                 }
                 (wanted, tried) = trial => {
                     self.trial = None;
                     match tried {
-                        Ok(client) => return self.take(wanted, Some(Arc::new(client))),
+                        Ok(client) => return self.take(wanted, Some(client)),
                         Err(error) => {
                             self.refuse(&chain(&error));
                             let wait = self.backoff.fail();
                             let wait = if error.is_refusal() { REFUSED_AGAIN } else { wait };
-                            self.trial = Some(attempt(wanted, self.counters.clone(), wait));
+                            self.trial = Some(attempt(self.outside.clone(), wanted, self.counters.clone(), wait));
                         }
                     }
                 }
@@ -128,7 +135,7 @@ impl Follow {
         }
     }
 
-    fn take(&mut self, settings: TcpSettings, client: Option<Arc<Client>>) -> Proven {
+    fn take(&mut self, settings: TcpSettings, client: Option<Arc<dyn RoutingApi>>) -> Proven {
         tracing::info!(
             lane = "tcp",
             reconnected = client.is_some(),
@@ -157,19 +164,24 @@ impl Follow {
 }
 
 fn attempt(
+    outside: Arc<dyn Outside>,
     settings: TcpSettings,
     counters: Arc<TcpCounters>,
     wait: Duration,
-) -> BoxFuture<'static, (TcpSettings, Result<Client, TrialError>)> {
+) -> BoxFuture<'static, (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>)> {
     Box::pin(async move {
         tokio::time::sleep(wait).await;
-        let client = try_out(&settings, counters).await;
+        let client = try_out(&*outside, &settings, counters).await;
         (settings, client)
     })
 }
 
-async fn try_out(settings: &TcpSettings, counters: Arc<TcpCounters>) -> Result<Client, TrialError> {
-    let client = connect(&settings.api, &settings.uaa, counters)?;
+async fn try_out(
+    outside: &dyn Outside,
+    settings: &TcpSettings,
+    counters: Arc<TcpCounters>,
+) -> Result<Arc<dyn RoutingApi>, TrialError> {
+    let client = outside.routing_api(&settings.api, &settings.uaa, &counters)?;
     client.router_groups().await?;
     Ok(client)
 }

@@ -5,6 +5,7 @@
 //! of nothing have to pass, so that a user without the right to speak does as well.
 
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::super::wire;
 use super::{Files, HttpLane};
 use crate::causes::chain;
 use crate::config::NatsConfig;
+use crate::outside::Outside;
 use crate::settings::Follower;
 
 /// A connection that stands is found at the next look.
@@ -34,6 +36,7 @@ const ECHO: u64 = 0;
 /// What is wanted, and how far it is.
 pub(in super::super) struct Follow {
     follower: Follower<NatsConfig>,
+    outside: Arc<dyn Outside>,
     used: NatsConfig,
     trial: Option<Trial>,
 }
@@ -41,13 +44,14 @@ pub(in super::super) struct Follow {
 /// Settings that work, and the connection that shows it, where the old one cannot go on.
 pub(in super::super) struct Proven {
     config: NatsConfig,
-    bus: Option<Bus>,
+    bus: Option<Box<dyn Bus>>,
 }
 
 struct Trial {
+    outside: Arc<dyn Outside>,
     config: NatsConfig,
-    opening: BoxFuture<'static, Result<Bus, BusError>>,
-    bus: Option<Bus>,
+    opening: BoxFuture<'static, Result<Box<dyn Bus>, BusError>>,
+    bus: Option<Box<dyn Bus>>,
     /// When it is told why the connection does not stand. It lies here, as whoever waits is dropped again and again.
     tell_at: Instant,
     /// When it is asked next whether we may speak.
@@ -59,9 +63,13 @@ struct Trial {
 // === impl Follow ===
 
 impl Follow {
-    pub(in super::super) fn new(mut follower: Follower<NatsConfig>) -> Self {
+    pub(in super::super) fn new(
+        mut follower: Follower<NatsConfig>,
+        outside: Arc<dyn Outside>,
+    ) -> Self {
         Self {
             used: follower.get(),
+            outside,
             follower,
             trial: None,
         }
@@ -89,7 +97,7 @@ impl Follow {
                     if connects_as(&self.used, &config) {
                         return self.take(config, None);
                     }
-                    self.trial = Some(Trial::of(config));
+                    self.trial = Some(Trial::of(self.outside.clone(), config));
                 }
                 stands = trial => match stands {
                     Ok(()) => {
@@ -103,7 +111,7 @@ impl Follow {
         }
     }
 
-    fn take(&mut self, config: NatsConfig, bus: Option<Bus>) -> Proven {
+    fn take(&mut self, config: NatsConfig, bus: Option<Box<dyn Bus>>) -> Proven {
         self.used = config.clone();
         self.follower.in_use();
         Proven { config, bus }
@@ -128,9 +136,10 @@ fn connects_as(one: &NatsConfig, other: &NatsConfig) -> bool {
 // === impl Trial ===
 
 impl Trial {
-    fn of(config: NatsConfig) -> Self {
-        let opening = open(config.clone(), Duration::ZERO);
+    fn of(outside: Arc<dyn Outside>, config: NatsConfig) -> Self {
+        let opening = open(outside.clone(), config.clone(), Duration::ZERO);
         Self {
+            outside,
             config,
             opening,
             bus: None,
@@ -146,7 +155,7 @@ impl Trial {
             match (&mut self.opening).await {
                 Ok(bus) => self.bus = Some(bus),
                 Err(error) => {
-                    self.opening = open(self.config.clone(), PATIENCE);
+                    self.opening = open(self.outside.clone(), self.config.clone(), PATIENCE);
                     return Err(chain(&error));
                 }
             }
@@ -169,7 +178,7 @@ impl Trial {
                 );
             }
             self.ask_at = Instant::now() + PATIENCE;
-            ask(bus).await.map_err(|error| error.to_string())?;
+            ask(&**bus).await.map_err(|error| error.to_string())?;
             self.asked = Some(Instant::now() + ANSWER_WAIT);
         }
         if let Some(until) = self.asked {
@@ -191,7 +200,7 @@ impl Trial {
 }
 
 /// Says what is later said of routes, of no route.
-async fn ask(bus: &Bus) -> Result<(), SendError> {
+async fn ask(bus: &dyn Bus) -> Result<(), SendError> {
     let epoch = bus.epoch().ok_or(SendError::Gone)?;
     for subject in [wire::REGISTER, wire::UNREGISTER] {
         let nothing = Bytes::from_static(wire::NOTHING);
@@ -200,10 +209,14 @@ async fn ask(bus: &Bus) -> Result<(), SendError> {
     bus.echo(epoch, ECHO).await
 }
 
-fn open(config: NatsConfig, wait: Duration) -> BoxFuture<'static, Result<Bus, BusError>> {
+fn open(
+    outside: Arc<dyn Outside>,
+    config: NatsConfig,
+    wait: Duration,
+) -> BoxFuture<'static, Result<Box<dyn Bus>, BusError>> {
     Box::pin(async move {
         tokio::time::sleep(wait).await;
-        Bus::open(&config).await
+        outside.nats(&config).await
     })
 }
 
