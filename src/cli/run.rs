@@ -20,7 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
-use reload::{Reload, Sections};
+
+use self::reload::{Parts, Reload};
 
 use self::derive::Inherited;
 use super::{runtime, wires};
@@ -50,7 +51,7 @@ pub(super) fn run(
         "starting"
     );
     let runtime = runtime()?;
-    let ended = runtime.block_on(serve(config, path, level, log.dropped()));
+    let ended = runtime.block_on(serve(config, path, log.dropped(), level));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     ended
 }
@@ -58,24 +59,21 @@ pub(super) fn run(
 async fn serve(
     config: Config,
     path: &Path,
-    level: Level,
     dropped: Dropped,
+    level: Level,
 ) -> anyhow::Result<ExitCode> {
-    let hangup = reload::hangup()?;
-    let signals = Signals::new()?;
-    reload::say_weaknesses(&config);
+    let (signals, hangup) = (Signals::new()?, reload::hangup()?);
     let mut counters = Counters::default();
     counters.add(Counter::LogLinesDropped, move || dropped.count());
-    let controller = assemble(config.clone(), Arc::new(Network), counters).await?;
+    let running = config.clone();
     let Controller {
         mut tasks,
-        clock,
-        sections,
-        ..
-    } = controller;
-    let reload = Reload::new(path, config, level, sections);
+        status,
+        parts,
+    } = assemble(config, Arc::new(Network), counters).await?;
+    let reload = Reload::new(path, running, parts, level);
     let stop = tasks.stop_token();
-    tasks.spawn("reload", reload.run(hangup, clock, stop));
+    tasks.spawn("reload", reload.run(hangup, status.clock, stop));
     until_stopped(tasks, signals).await
 }
 
@@ -85,10 +83,8 @@ pub struct Controller {
     pub tasks: Tasks,
     /// What it tells of itself.
     pub status: Status,
-    /// Its time.
-    pub clock: Clock,
-    /// What of its configuration may change while it runs.
-    sections: Sections,
+    /// What may change while it runs.
+    parts: Parts,
 }
 
 /// Starts everything that a configuration asks for.
@@ -100,7 +96,8 @@ pub async fn assemble(
     outside: Arc<dyn Outside>,
     mut counters: Counters,
 ) -> anyhow::Result<Controller> {
-    let sections = Sections::of(&config);
+    reload::say_weaknesses(&config);
+    let parts = Parts::new(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
@@ -139,21 +136,21 @@ pub async fn assemble(
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
         snapshot.clone(),
-        sections.options.follower(),
+        parts.options.follower(),
         memory,
         clock,
         desired_tx,
         derive::Told {
             approvals,
             others,
-            inherited: state.as_ref().map(Inherited::of),
             propagation: counters.propagation(),
+            inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
     let mut lanes = Vec::new();
-    if let Some(settings) = &sections.tcp {
+    if let Some(settings) = &parts.tcp {
         lanes.push(wires::tcp(
             outside.clone(),
             settings,
@@ -164,7 +161,7 @@ pub async fn assemble(
             &mut tasks,
         )?);
     }
-    if let Some(settings) = &sections.http {
+    if let Some(settings) = &parts.http {
         lanes.push(wires::http(
             outside,
             settings,
@@ -176,7 +173,7 @@ pub async fn assemble(
         ));
     }
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
-    status = status.with_config(sections.findings());
+    status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
@@ -190,8 +187,7 @@ pub async fn assemble(
     Ok(Controller {
         tasks,
         status,
-        clock,
-        sections,
+        parts,
     })
 }
 

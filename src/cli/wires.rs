@@ -125,7 +125,8 @@ pub(super) fn tcp(
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
     let mut follower = settings.follower();
     let TcpSettings { api, uaa } = follower.get();
-    let mut lane = TcpLane::over(outside, api, &uaa, counts)?.with_settings(follower);
+    let lane = TcpLane::over(outside, api, &uaa, counts)?;
+    let mut lane = lane.with_settings(follower);
     if let Some(state) = state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }

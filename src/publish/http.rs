@@ -153,7 +153,7 @@ pub async fn run_over(
         inheritance,
     } = setup;
     report.send_replace(LaneReport::new(Lane::Http));
-    let mut follow = Follow::new(outside.clone(), settings);
+    let mut follow = Follow::new(settings, outside.clone());
     let config = follow.used();
     let journal = match &config.state_dir {
         Some(folder) => Some(Journal::open(folder).await),

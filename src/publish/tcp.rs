@@ -45,9 +45,8 @@ mod report;
 mod state;
 pub mod wire;
 
-pub use follow::TcpSettings;
-
 pub use client::{ApiError, Client, EventBytes, RequestId, RoutingApi};
+pub use follow::TcpSettings;
 
 use events::{Heard, Loss};
 use follow::Follow;
@@ -228,7 +227,7 @@ impl TcpLane {
             api: config.clone(),
             uaa: uaa.clone(),
         };
-        let follow = Follow::new(outside, used, counters.clone());
+        let follow = Follow::new(used, outside, counters.clone());
         Ok(Self {
             api,
             config,
@@ -306,7 +305,8 @@ impl TcpLane {
                     () = stop.cancelled() => break 'turns,
                     Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
                     proven = self.follow.proven() => {
-                        state.reconfigure(&proven, clock.now());
+                        let spared = state.reconfigure(&proven, clock.now());
+                        self.follow.taken(&spared);
                         if let Some(api) = proven.client {
                             self.api = api;
                             events = None;

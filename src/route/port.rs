@@ -78,6 +78,23 @@ impl PortRanges {
             .map(Self)
     }
 
+    /// The same without one port.
+    #[must_use]
+    pub fn without(&self, port: u16) -> Self {
+        let split = |range: &RangeInclusive<u16>| {
+            let (first, last) = (*range.start(), *range.end());
+            if !range.contains(&port) {
+                return vec![first..=last];
+            }
+            // Ports begin at 1, so that there is one below the first of any range.
+            let below = RangeInclusive::new(first, port - 1);
+            let above = RangeInclusive::new(port.saturating_add(1), last);
+            let left = |part: &RangeInclusive<u16>| !part.is_empty() && !part.contains(&port);
+            [below, above].into_iter().filter(left).collect()
+        };
+        Self(self.0.iter().flat_map(split).collect())
+    }
+
     /// Whether the port lies in one of the ranges.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
@@ -122,6 +139,20 @@ mod tests {
     fn a_bad_element_is_quoted_in_part() {
         let error = PortRanges::parse(&"x".repeat(100_000)).unwrap_err();
         assert!(error.to_string().chars().count() < 200);
+    }
+
+    #[test]
+    fn a_port_is_taken_out_wherever_it_lies() {
+        let without = |text: &str, port| {
+            let ranges = PortRanges::parse(text).unwrap();
+            ranges.without(port).to_string()
+        };
+        assert_eq!(without("1-9,20", 5), "1-4,6-9,20");
+        assert_eq!(without("1-9,20", 1), "2-9,20");
+        assert_eq!(without("1-9,20", 20), "1-9");
+        assert_eq!(without("1-9,20", 10), "1-9,20");
+        assert_eq!(without("65534-65535", 65535), "65534");
+        assert_eq!(without("65535", 65535), "");
     }
 
     #[test]

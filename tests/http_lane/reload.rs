@@ -43,9 +43,39 @@ async fn a_server_that_cannot_be_had_costs_nothing_and_is_told_until_another_is_
     until("all said anew", || locked.routes().len() >= 2).await;
     lane.live("a").await;
     lane.live("b").await;
-    let withdrawn =
-        [&server, &locked].map(|it| it.routes().iter().any(|(_, sign, _)| *sign == '-'));
-    assert_eq!(withdrawn, [false, false]);
+    // But for the question whether we may.
+    let withdrawn = |server: &Server| {
+        let mut routes = server.routes().into_iter();
+        routes.any(|(_, sign, body)| sign == '-' && !body.contains(r#""uris":[]"#))
+    };
+    assert!(!withdrawn(&server) && !withdrawn(&locked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_speak_is_not_taken_until_it_may() {
+    let server = Server::start(Behaviour::default()).await;
+    let mute = Behaviour {
+        deny_publish: Some("router.unregister"),
+        ..Behaviour::default()
+    };
+    let mute = Server::start(mute).await;
+    let (lane, settings) = following(config(&[server.addr], None, None));
+    lane.live("a").await;
+    settings.want(config(&[mute.addr], None, None));
+    until("told", || {
+        let why = settings.unused().unwrap_or_default();
+        why.contains("denies publishing to `router.unregister`")
+    })
+    .await;
+    assert_eq!(lane.state("a"), Some(RouteState::Live));
+    lane.want(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
+    lane.live("b").await;
+    assert_eq!((server.connections(), mute.connections()), (1, 1));
+
+    mute.change(|behaviour| behaviour.deny_publish = None);
+    until("taken", || settings.unused().is_none()).await;
+    lane.live("a").await;
+    lane.live("b").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,4 +149,30 @@ async fn the_headroom_begins_at_the_life_that_routers_give() {
         .seen(Some(&old), &new, Duration::ZERO);
     lane.want(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
     until("measured", || count() == [1, 1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_read_from_its_file_for_each_connection() {
+    let locked = |password: &str| Behaviour {
+        password: Some(password.to_owned()),
+        ..Behaviour::default()
+    };
+    let mut server = Server::start(locked("old")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "old\n").unwrap();
+    let mut first = config(&[server.addr], Some(""), None);
+    let password = Secret::read(&file).unwrap();
+    first.servers[0].login = Some(("nats".to_owned(), password));
+    let (lane, _settings) = following(first);
+    lane.live("a").await;
+    server.stop().await;
+    std::fs::write(&file, "new\n").unwrap();
+    server.change(|behaviour| *behaviour = locked("new"));
+    server.listen().await;
+    until("connected again", || {
+        lane.counters.connections.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    lane.live("a").await;
 }

@@ -65,13 +65,16 @@ async fn a_client_that_gets_no_token_costs_no_row_and_is_told_until_one_does() {
 }
 
 #[tokio::test]
-async fn ports_reserved_meanwhile_are_refused_and_those_that_live_stay() {
+async fn ports_reserved_meanwhile_are_refused_and_those_that_live_stay_till_the_next_start() {
     let (lane, mut settings) = following(120, &[(2000, 1)]).await;
     lane.until_ports(&[2000]).await;
     let (mut api, uaa) = config(&lane.foundation.server.uri(), 120);
-    api.reserved_ports = PortRanges::parse("2001").unwrap();
     let tokens = lane.api().lock().tokens_issued;
-    settings.want(TcpSettings { api, uaa });
+    api.reserved_ports = PortRanges::parse("2001").unwrap();
+    settings.want(TcpSettings {
+        api: api.clone(),
+        uaa: uaa.clone(),
+    });
     until_unused(&mut settings, Option::is_none).await;
     lane.want(&[(2000, 1), (2001, 1), (2002, 1)]);
     lane.until_ports(&[2000, 2002]).await;
@@ -82,6 +85,20 @@ async fn ports_reserved_meanwhile_are_refused_and_those_that_live_stay() {
         tokens,
         "the client is the same"
     );
+
+    api.reserved_ports = PortRanges::parse("2000-2001").unwrap();
+    settings.want(TcpSettings { api, uaa });
+    let told = |why: &Option<String>| {
+        why.as_ref()
+            .is_some_and(|why| why.contains("live on `2000`"))
+    };
+    until_unused(&mut settings, told).await;
+    lane.want(&[(2000, 2), (2001, 1), (2002, 1)]);
+    lane.until("both backends", |api| {
+        api.rows.keys().filter(|row| row.0 == 2000).count() == 2
+    })
+    .await;
+    lane.until_ports(&[2000, 2002]).await;
 }
 
 #[tokio::test]

@@ -36,10 +36,10 @@ pub(super) struct Told {
     pub(super) approvals: mpsc::Receiver<Approval>,
     /// By the apiserver.
     pub(super) others: Others,
-    /// By the last process, where there is a state folder.
-    pub(super) inherited: Option<Inherited>,
     /// Where it is noted which routes are new.
     pub(super) propagation: Arc<Propagation>,
+    /// By the last process, where there is a state folder.
+    pub(super) inherited: Option<Inherited>,
 }
 
 /// What the guard goes on from, and where it notes what the next process has to know.
@@ -71,9 +71,10 @@ pub(super) async fn run(
     let Told {
         mut approvals,
         mut others,
-        inherited,
         propagation,
+        inherited,
     } = told;
+    let mut settings = options.get();
     let (mut guard, ledger) = match inherited {
         Some(it) => (
             Guard::of_last_process(it.told, it.remembered),
@@ -81,7 +82,6 @@ pub(super) async fn run(
         ),
         None => (Guard::default(), None),
     };
-    let mut settings = options.get();
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;

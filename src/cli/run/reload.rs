@@ -26,8 +26,8 @@ use crate::telemetry::Level;
 /// The shortest time between two reads: signals that come meanwhile are one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What the parts of a controller follow.
-pub(super) struct Sections {
+/// What may change while the process runs, and what of the file has not.
+pub(super) struct Parts {
     /// How routes are derived.
     pub(super) options: Settings<Options>,
     /// The TCP lane, where it is on.
@@ -37,12 +37,12 @@ pub(super) struct Sections {
     told: watch::Sender<Vec<Finding>>,
 }
 
-/// What runs, what of the file does not, and the parts that follow it.
+/// The file, and who follows it.
 pub(super) struct Reload {
     path: PathBuf,
     running: Config,
     level: Level,
-    sections: Sections,
+    parts: Parts,
     /// The file that was read last could not be used.
     refused: Option<Finding>,
     /// Keys that take effect at the next start.
@@ -64,11 +64,11 @@ pub(super) fn say_weaknesses(config: &Config) {
     }
 }
 
-// === impl Sections ===
+// === impl Parts ===
 
-impl Sections {
-    /// As the parts begin.
-    pub(super) fn of(config: &Config) -> Self {
+impl Parts {
+    /// What they begin with.
+    pub(super) fn new(config: &Config) -> Self {
         Self {
             options: Settings::new(config.routes.clone()),
             tcp: tcp_settings(config).map(Settings::new),
@@ -81,18 +81,28 @@ impl Sections {
     pub(super) fn findings(&self) -> watch::Receiver<Vec<Finding>> {
         self.told.subscribe()
     }
+
+    fn want(&self, next: &Config) {
+        self.options.want(next.routes.clone());
+        if let (Some(tcp), Some(settings)) = (&self.tcp, tcp_settings(next)) {
+            tcp.want(settings);
+        }
+        if let (Some(http), Some(nats)) = (&self.http, &next.nats) {
+            http.want(nats.clone());
+        }
+    }
 }
 
 // === impl Reload ===
 
 impl Reload {
     /// Follows the file from what was read of it at the start.
-    pub(super) fn new(path: &Path, running: Config, level: Level, sections: Sections) -> Self {
+    pub(super) fn new(path: &Path, running: Config, parts: Parts, level: Level) -> Self {
         Self {
             path: path.to_owned(),
-            level,
             running,
-            sections,
+            level,
+            parts,
             refused: None,
             waiting: Vec::new(),
         }
@@ -110,8 +120,8 @@ impl Reload {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = told(&mut self.sections.tcp) => {}
-                () = told(&mut self.sections.http) => {}
+                () = told(&mut self.parts.tcp) => {}
+                () = told(&mut self.parts.http) => {}
                 _ = asked => {
                     quiet_until = clock.now() + PAUSE;
                     self.reload().await;
@@ -131,7 +141,8 @@ impl Reload {
                 let (next, waiting) = self.running.reloaded(file);
                 let changed = next != self.running;
                 info!(target: "route_sync", changed, wait_for_restart = ?waiting, "configuration read again");
-                self.want(&next);
+                self.level.set(&next.log.level);
+                self.parts.want(&next);
                 (self.running, self.waiting, self.refused) = (next, waiting, None);
             }
             Ok(Err(mistaken)) => self.refused = Some(refused(&mistaken)),
@@ -143,17 +154,6 @@ impl Reload {
         }
     }
 
-    fn want(&self, next: &Config) {
-        self.level.set(&next.log.level);
-        self.sections.options.want(next.routes.clone());
-        if let (Some(tcp), Some(settings)) = (&self.sections.tcp, tcp_settings(next)) {
-            tcp.want(settings);
-        }
-        if let (Some(http), Some(nats)) = (&self.sections.http, &next.nats) {
-            http.want(nats.clone());
-        }
-    }
-
     fn tell(&self) {
         let mut findings: Vec<Finding> = self.refused.iter().cloned().collect();
         if !self.waiting.is_empty() {
@@ -161,13 +161,13 @@ impl Reload {
             let message = format!("changes of {} wait for a start", keys.join(", "));
             findings.push(stale(message).hint("restart route-sync; routes outlive that"));
         }
-        let tcp = self.sections.tcp.as_ref().and_then(Settings::unused);
-        let http = self.sections.http.as_ref().and_then(Settings::unused);
+        let tcp = self.parts.tcp.as_ref().and_then(Settings::unused);
+        let http = self.parts.http.as_ref().and_then(Settings::unused);
         for (section, why) in [("`routing_api` and `uaa`", tcp), ("`nats`", http)] {
             let message = |why| format!("new settings of {section} are not in use: {why}");
             findings.extend(why.map(message).map(stale));
         }
-        self.sections.told.send_if_modified(|old| {
+        self.parts.told.send_if_modified(|old| {
             let changed = *old != findings;
             *old = findings;
             changed

@@ -32,6 +32,9 @@ pub const START: &str = "router.start";
 /// them log an error, this one does not (measured).
 pub const GREETING: &[u8] = b"{}";
 
+/// A registration or withdrawal of nothing, for whoever wants to know whether it may be said.
+pub const NOTHING: &[u8] = br#"{"uris":[]}"#;
+
 /// Uris in one message at most, so that one message never grows towards NATS' `max_payload` of 1 MiB.
 pub const URIS_PER_MESSAGE_MAX: usize = 100;
 /// Octets of one message at most; gorouter parses each whole, on one thread per subscription.

@@ -4,6 +4,7 @@
 //! that a wrong secret, an unreachable UAA or a certificate of somebody else costs no refresh. Until then, and
 //! however long that takes, the old settings serve. Which settings can change at all is the configuration's affair.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::outside::Outside;
 use crate::retry::Backoff;
+use crate::route::RouterPort;
 use crate::settings::Follower;
 use crate::uaa::UaaError;
 
@@ -55,29 +57,26 @@ enum TrialError {
 
 /// What is wanted, and how far it is.
 pub(super) struct Follow {
-    outside: Arc<dyn Outside>,
     follower: Follower<TcpSettings>,
+    outside: Arc<dyn Outside>,
     used: TcpSettings,
     counters: Arc<TcpCounters>,
     backoff: Backoff,
-    trial: Option<BoxFuture<'static, Tried>>,
+    trial: Option<BoxFuture<'static, (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>)>>,
 }
-
-/// What was tried, and what came of it.
-type Tried = (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>);
 
 // === impl Follow ===
 
 impl Follow {
     /// What is used never changes.
     pub(super) fn new(
-        outside: Arc<dyn Outside>,
         used: TcpSettings,
+        outside: Arc<dyn Outside>,
         counters: Arc<TcpCounters>,
     ) -> Self {
         Self {
-            outside,
             follower: used.clone().into(),
+            outside,
             used,
             counters,
             backoff: Backoff::new(TRIALS.0, TRIALS.1),
@@ -108,7 +107,7 @@ impl Follow {
                     if self.used.connects_as(&wanted) {
                         return self.take(wanted, None);
                     }
-                    self.trial = Some(self.attempt(wanted, Duration::ZERO));
+                    self.trial = Some(attempt(self.outside.clone(), wanted, self.counters.clone(), Duration::ZERO));
                 }
                 (wanted, tried) = trial => {
                     self.trial = None;
@@ -118,21 +117,12 @@ impl Follow {
                             self.refuse(&chain(&error));
                             let wait = self.backoff.fail();
                             let wait = if error.is_refusal() { REFUSED_AGAIN } else { wait };
-                            self.trial = Some(self.attempt(wanted, wait));
+                            self.trial = Some(attempt(self.outside.clone(), wanted, self.counters.clone(), wait));
                         }
                     }
                 }
             }
         }
-    }
-
-    fn attempt(&self, settings: TcpSettings, wait: Duration) -> BoxFuture<'static, Tried> {
-        let (outside, counters) = (self.outside.clone(), self.counters.clone());
-        Box::pin(async move {
-            tokio::time::sleep(wait).await;
-            let client = try_out(&*outside, &settings, &counters).await;
-            (settings, client)
-        })
     }
 
     fn refuse(&self, why: &str) {
@@ -153,17 +143,45 @@ impl Follow {
         );
         let api = settings.api.clone();
         self.used = settings;
-        self.follower.in_use();
         Proven { api, client }
     }
+
+    /// What was proven is in use, but for ports that live and were not reserved before.
+    pub(super) fn taken(&self, spared: &BTreeSet<RouterPort>) {
+        if spared.is_empty() {
+            self.follower.in_use();
+            return;
+        }
+        let ports: Vec<_> = spared.iter().map(|port| format!("`{port}`")).collect();
+        let ports = ports.join(", ");
+        let why = format!(
+            "routes live on {ports}, which `routing_api.reserved_ports` names: it is heeded at the next start"
+        );
+        if self.follower.refuse(&why) {
+            tracing::warn!(lane = "tcp", %ports, "ports reserved meanwhile stay open till the next start");
+        }
+    }
+}
+
+fn attempt(
+    outside: Arc<dyn Outside>,
+    settings: TcpSettings,
+    counters: Arc<TcpCounters>,
+    wait: Duration,
+) -> BoxFuture<'static, (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>)> {
+    Box::pin(async move {
+        tokio::time::sleep(wait).await;
+        let client = try_out(&*outside, &settings, counters).await;
+        (settings, client)
+    })
 }
 
 async fn try_out(
     outside: &dyn Outside,
     settings: &TcpSettings,
-    counters: &Arc<TcpCounters>,
+    counters: Arc<TcpCounters>,
 ) -> Result<Arc<dyn RoutingApi>, TrialError> {
-    let client = outside.routing_api(&settings.api, &settings.uaa, counters)?;
+    let client = outside.routing_api(&settings.api, &settings.uaa, &counters)?;
     client.router_groups().await?;
     Ok(client)
 }
@@ -189,9 +207,18 @@ impl TcpSettings {
 // === impl State ===
 
 impl State {
-    /// Goes on with other settings: what is known stays known, and is looked at anew.
-    pub(super) fn reconfigure(&mut self, proven: &Proven, now: Uptime) {
-        self.config.clone_from(&proven.api);
+    /// Goes on with other settings: what is known stays known, and is looked at anew. Gives the ports that live
+    /// although they are to be reserved: a slip in a file that is read while routes live should close none.
+    pub(super) fn reconfigure(&mut self, proven: &Proven, now: Uptime) -> BTreeSet<RouterPort> {
+        let (mut api, before) = (proven.api.clone(), &self.config.reserved_ports);
+        let newly = |port: &RouterPort| {
+            api.reserved_ports.contains(port.get()) && !before.contains(port.get())
+        };
+        let spared: BTreeSet<_> = self.live().into_iter().filter(newly).collect();
+        for port in &spared {
+            api.reserved_ports = api.reserved_ports.without(port.get());
+        }
+        self.config = api;
         self.admission_stale = true;
         if proven.client.is_some() {
             // What the old client could not do need not wait for the new one.
@@ -199,5 +226,6 @@ impl State {
             self.hear(Heard::Lost(Loss::Ended), now);
             self.look_now(now);
         }
+        spared
     }
 }

@@ -114,11 +114,13 @@ impl State {
         }
     }
 
-    /// When the first row that is wanted would lapse if it were refreshed no more.
+    /// When the first row that is to stay would lapse if it were refreshed no more.
     fn lapses_at(&self) -> Option<Uptime> {
-        let wanted = self.admission.wanted.values().flat_map(|port| &port.rows);
-        let confirmed = wanted.filter_map(|row| self.journal.confirmed.get(row));
-        confirmed.min().map(|at| *at + self.ttl)
+        let going = self.plan.remove.iter().chain(&self.plan.clear);
+        let going: BTreeSet<&TcpRow> = going.map(Owned::get).collect();
+        let confirmed = self.journal.confirmed.iter();
+        let stays = confirmed.filter(|(row, _)| !going.contains(row));
+        stays.map(|(_, at)| *at + self.ttl).min()
     }
 
     fn routes(&self, now: Uptime) -> BTreeMap<String, RouteReport> {

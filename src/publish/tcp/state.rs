@@ -363,18 +363,7 @@ impl State {
             return;
         };
         if self.admission_stale {
-            let Journal {
-                confirmed,
-                inherited,
-                ..
-            } = &self.journal;
-            let rows = confirmed.keys().chain(inherited);
-            let mut live: BTreeSet<_> = rows.map(|row| row.port).collect();
-            live.extend(
-                self.image
-                    .iter()
-                    .flat_map(|image| live_ports(image, &instance)),
-            );
+            let live = self.live();
             let gate = Gate {
                 groups: &self.groups,
                 vanished: &self.vanished,
@@ -409,6 +398,21 @@ impl State {
             },
             now,
         });
+    }
+
+    /// Ports on which rows of ours stand, as far as is known.
+    pub(super) fn live(&self) -> BTreeSet<RouterPort> {
+        let Journal {
+            confirmed,
+            inherited,
+            ..
+        } = &self.journal;
+        let rows = confirmed.keys().chain(inherited);
+        let mut live: BTreeSet<_> = rows.map(|row| row.port).collect();
+        if let (Some(image), Some(instance)) = (&self.image, &self.instance) {
+            live.extend(live_ports(image, instance));
+        }
+        live
     }
 
     /// What the next process must know: rows that became ours since the last call, and rows that are no more.

@@ -1,17 +1,20 @@
 //! Other settings for a lane that runs: proven first, then taken.
 //!
 //! A second connection with the new settings has to stand before the first one is given up, so that a wrong
-//! address, password or certificate leaves gorouter hearing of every route. What the server lets us say over it
-//! shows only when it is said, as on any connection.
+//! address, password or certificate leaves gorouter hearing of every route; and over it a registration and a withdrawal
+//! of nothing have to pass, so that a user without the right to speak does as well.
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::super::bus::{Bus, BusError};
+use super::super::bus::{Bus, BusError, Heard, SendError};
+use super::super::wire;
 use super::{Files, HttpLane};
 use crate::causes::chain;
 use crate::config::NatsConfig;
@@ -23,10 +26,17 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A connection that has not come to stand by then is told of; the client goes on trying, at its own pace.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an echo may take; where the server denies us our inbox none ever comes.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// How much later than the echo the client tells of what the server denied before it: a task of its own does.
+const DENIAL_WAIT: Duration = Duration::from_millis(200);
+/// No echo of the lane's has this number: its own begin at 1.
+const ECHO: u64 = 0;
+
 /// What is wanted, and how far it is.
 pub(in super::super) struct Follow {
-    outside: Arc<dyn Outside>,
     follower: Follower<NatsConfig>,
+    outside: Arc<dyn Outside>,
     used: NatsConfig,
     trial: Option<Trial>,
 }
@@ -38,22 +48,28 @@ pub(in super::super) struct Proven {
 }
 
 struct Trial {
-    config: NatsConfig,
     outside: Arc<dyn Outside>,
+    config: NatsConfig,
     opening: BoxFuture<'static, Result<Box<dyn Bus>, BusError>>,
     bus: Option<Box<dyn Bus>>,
+    /// When it is told why the connection does not stand. It lies here, as whoever waits is dropped again and again.
+    tell_at: Instant,
+    /// When it is asked next whether we may speak.
+    ask_at: Instant,
+    /// It was, and this is when no answer means yes.
+    asked: Option<Instant>,
 }
 
 // === impl Follow ===
 
 impl Follow {
     pub(in super::super) fn new(
-        outside: Arc<dyn Outside>,
         mut follower: Follower<NatsConfig>,
+        outside: Arc<dyn Outside>,
     ) -> Self {
         Self {
-            outside,
             used: follower.get(),
+            outside,
             follower,
             trial: None,
         }
@@ -123,14 +139,17 @@ impl Trial {
     fn of(outside: Arc<dyn Outside>, config: NatsConfig) -> Self {
         let opening = open(outside.clone(), config.clone(), Duration::ZERO);
         Self {
-            config,
             outside,
+            config,
             opening,
             bus: None,
+            tell_at: Instant::now() + PATIENCE,
+            ask_at: Instant::now(),
+            asked: None,
         }
     }
 
-    /// Until the connection stands, or there is something to tell of why it does not.
+    /// Until the connection stands and lets us speak, or there is something to tell of why it does not.
     async fn step(&mut self) -> Result<(), String> {
         if self.bus.is_none() {
             match (&mut self.opening).await {
@@ -141,18 +160,53 @@ impl Trial {
                 }
             }
         }
-        let Some(bus) = &self.bus else { return Ok(()) };
-        let stands = async {
-            while bus.epoch().is_none() {
-                tokio::time::sleep(LOOK).await;
-            }
+        let Some(bus) = &mut self.bus else {
+            return Ok(());
         };
-        let stands = tokio::time::timeout(PATIENCE, stands).await;
-        stands.map_err(|_| {
-            let error = bus.error();
-            error.unwrap_or_else(|| "no connection to NATS comes to stand".to_owned())
-        })
+        if self.asked.is_none() {
+            tokio::time::sleep_until(self.ask_at).await;
+            let stands = async {
+                while bus.epoch().is_none() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            if tokio::time::timeout_at(self.tell_at, stands).await.is_err() {
+                self.tell_at = Instant::now() + PATIENCE;
+                let error = bus.error();
+                return Err(
+                    error.unwrap_or_else(|| "no connection to NATS comes to stand".to_owned())
+                );
+            }
+            self.ask_at = Instant::now() + PATIENCE;
+            ask(&**bus).await.map_err(|error| error.to_string())?;
+            self.asked = Some(Instant::now() + ANSWER_WAIT);
+        }
+        if let Some(until) = self.asked {
+            let echo = async { while bus.hear().await != Heard::Echo(ECHO) {} };
+            if tokio::time::timeout_at(until, echo).await.is_ok() {
+                // What the server denies comes before the echo, but another way.
+                self.asked = Some(until.min(Instant::now() + DENIAL_WAIT));
+                tokio::time::sleep(DENIAL_WAIT).await;
+            }
+        }
+        match bus.denied(PATIENCE) {
+            None => Ok(()),
+            Some(subject) => {
+                self.asked = None;
+                Err(format!("NATS denies publishing to `{subject}`"))
+            }
+        }
     }
+}
+
+/// Says what is later said of routes, of no route.
+async fn ask(bus: &dyn Bus) -> Result<(), SendError> {
+    let epoch = bus.epoch().ok_or(SendError::Gone)?;
+    for subject in [wire::REGISTER, wire::UNREGISTER] {
+        let nothing = Bytes::from_static(wire::NOTHING);
+        bus.publish(epoch, subject, nothing).await?;
+    }
+    bus.echo(epoch, ECHO).await
 }
 
 fn open(
