@@ -18,6 +18,8 @@ mod run;
 mod status;
 mod wires;
 
+pub use run::{Controller, assemble};
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -166,12 +168,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => {
             let config = Config::load(&path, surroundings())?;
-            let log = telemetry::start(
+            let (log, level) = telemetry::start(
                 config.log.format,
                 &config.log.level,
                 telemetry::Output::Stdout,
             );
-            run::run(config, &path, &log)
+            run::run(config, &path, &log, level)
         }
         Command::Plan => {
             let config = Config::load(&path, surroundings())?;
@@ -212,6 +214,7 @@ fn quiet() -> telemetry::Guard {
         "warn",
         telemetry::Output::Stderr,
     )
+    .0
 }
 
 fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -33,7 +34,9 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use file::Folder;
 pub use file::StateError;
+pub use format::FormatError;
 pub use keeper::Keeper;
 
 /// Whose state it is. All of it is known before anyone was asked anything.
@@ -122,6 +125,24 @@ pub struct Place {
     pub max_age: Duration,
 }
 
+/// The bytes that a state is kept as. What is promised: a write that was cut off leaves what was there before.
+pub trait Disk: Send + Sync {
+    /// What was written last; `None` where nothing ever was.
+    fn read(&self, decode: Decode) -> BoxFuture<'static, Result<Option<Contents>, StateError>>;
+
+    /// Replaces it, though nobody waits for the answer.
+    fn write(&self, encode: Encode) -> BoxFuture<'static, Result<(), StateError>>;
+
+    /// Seconds since 1970, by which the age of a state is told.
+    fn unix_seconds(&self) -> u64;
+}
+
+/// Reads the bytes of a state. It takes a while, so that a disk does it where that keeps nobody waiting.
+pub type Decode = fn(&[u8]) -> Result<Contents, FormatError>;
+
+/// Makes the bytes of a state that is written at the second given, under the same condition.
+pub type Encode = Box<dyn FnOnce(u64) -> Vec<u8> + Send>;
+
 /// A state folder in use.
 pub struct Opened {
     /// What the last process left.
@@ -134,8 +155,14 @@ pub struct Opened {
 
 /// Reads what the last process left. What cannot be used is said, and counts as none.
 pub async fn open(place: Place, foundation: Foundation) -> Opened {
-    let read = file::read_within(&place.dir).await;
-    let now = keeper::unix_seconds();
+    let disk = Arc::new(Folder(place.dir.clone()));
+    open_on(disk, place, foundation).await
+}
+
+/// The same on whatever disk.
+pub async fn open_on(disk: Arc<dyn Disk>, place: Place, foundation: Foundation) -> Opened {
+    let read = file::read_within(&*disk, &place.dir).await;
+    let now = disk.unix_seconds();
     let (warm, unread) = match read {
         Ok(Some(contents)) => (Warm::of(contents, &foundation, place.max_age, now), None),
         Ok(None) => (Warm::default(), None),
@@ -146,7 +173,7 @@ pub async fn open(place: Place, foundation: Foundation) -> Opened {
         }
     };
     let ledgers = Ledgers::of(&warm);
-    let keeper = Keeper::new(place, foundation, &warm, ledgers.clone(), unread);
+    let keeper = Keeper::new((place, disk), foundation, &warm, ledgers.clone(), unread);
     Opened {
         warm,
         ledgers,

@@ -3,6 +3,8 @@
 //! Every task owns one report behind a `watch` channel and replaces it whole; readers never wait and writers
 //! never block. Wire formats are the readers' affair.
 
+pub mod propagation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ pub struct Status {
     desired: watch::Receiver<Option<Arc<Desired>>>,
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
+    config: Option<watch::Receiver<Vec<Finding>>>,
 }
 
 /// One lane, as it sees itself.
@@ -41,6 +44,8 @@ pub struct LaneReport {
     pub consecutive_failures: u32,
     /// Why the last one failed; the whole chain of causes, no secret.
     pub last_error: Option<String>,
+    /// When the first registered entry lapses if nothing more is sent; `None` where none would.
+    pub lapses_at: Option<Uptime>,
     /// Every route the lane knows, by its name (`host/path` or port).
     pub routes: BTreeMap<String, RouteReport>,
     /// What only the lane can find: strangers, refusals, missing scopes.
@@ -110,6 +115,7 @@ impl LaneReport {
             confirmed_once: false,
             last_attempt: None,
             last_success: None,
+            lapses_at: None,
             consecutive_failures: 0,
             last_error: None,
             routes: BTreeMap::new(),
@@ -138,6 +144,7 @@ impl Status {
             desired,
             lanes,
             state: None,
+            config: None,
         }
     }
 
@@ -146,6 +153,20 @@ impl Status {
     pub fn with_state(mut self, state: watch::Receiver<Vec<Finding>>) -> Self {
         self.state = Some(state);
         self
+    }
+
+    /// The same with what of the configuration file is not in use.
+    #[must_use]
+    pub fn with_config(mut self, config: watch::Receiver<Vec<Finding>>) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Whether something of the configuration file is not in use.
+    #[must_use]
+    pub fn config_is_stale(&self) -> bool {
+        let config = self.config.as_ref();
+        config.is_some_and(|findings| !findings.borrow().is_empty())
     }
 
     /// Every enabled lane.
@@ -193,8 +214,8 @@ impl Status {
         for lane in &self.lanes {
             findings.extend(lane.borrow().findings.iter().cloned());
         }
-        if let Some(state) = &self.state {
-            findings.extend(state.borrow().iter().cloned());
+        for more in self.state.iter().chain(&self.config) {
+            findings.extend(more.borrow().iter().cloned());
         }
         findings
     }
@@ -239,6 +260,7 @@ impl Status {
             desired,
             lanes,
             state,
+            config,
             ..
         } = self;
         let lane_changed = async {
@@ -254,6 +276,12 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let config_changed = async {
+            match config {
+                Some(config) => config.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -261,6 +289,7 @@ impl Status {
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
             changed = state_changed => changed,
+            changed = config_changed => changed,
         };
         woken.is_ok()
     }

@@ -599,6 +599,63 @@ fn it_runs_without_a_command_says_each_weakness_once_and_stops_on_sigterm() {
 }
 
 #[test]
+fn a_hangup_reads_the_file_again_and_a_bad_one_changes_nothing() {
+    let place = Place::new();
+    let (mut running, address, _, lines) = running(&place);
+    let (status, json) = (["status", "--admin", &address], ["--output", "json"]);
+    let stale = || {
+        let answer = place.run(&[&status[..], &json[..]].concat());
+        let value: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+        value["config_stale"] == true
+    };
+    let until = |wanted: bool| {
+        for _ in 0..DEADLINE.as_millis() / POLL.as_millis() {
+            if stale() == wanted {
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+        panic!("stale is not {wanted}");
+    };
+    assert!(!stale());
+    let good = format!("{ORIGINAL}admin: {{listen: '127.0.0.1:0'}}\n");
+    let bad = good.replace("app_domain_name: ", "app_domain_name: -");
+    place.write("route-sync.yml", &format!("{bad}nats: {{interval: 1h}}\n"));
+    running.signal("-HUP");
+    until(true);
+    let text = place.run(&status).stdout;
+    assert!(
+        text.contains("config-stale") && text.contains("`nats.interval`"),
+        "{text}"
+    );
+
+    // A storm is one or two reads, and what counts is the last file.
+    place.write("route-sync.yml", &good);
+    for _ in 0..100 {
+        running.signal("-HUP");
+    }
+    until(false);
+    let other = good.replace("127.0.0.1:0", "127.0.0.1:1");
+    place.write("route-sync.yml", &other);
+    running.signal("-HUP");
+    until(true);
+    let text = place.run(&status).stdout;
+    assert!(
+        text.contains("`admin.listen`") && text.contains("restart route-sync"),
+        "{text}"
+    );
+
+    running.signal("-TERM");
+    assert_eq!(running.exit_code(), Some(0));
+    let rest: Vec<String> = lines.collect();
+    let count = |text: &str| rest.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("configuration mistaken"), 2, "{rest:?}");
+    let reads = count("configuration read again");
+    assert!((2..10).contains(&reads), "{reads}");
+    assert!(rest.iter().all(|line| !line.contains("hunter2")));
+}
+
+#[test]
 fn an_interrupt_stops_it_as_well() {
     let place = Place::new();
     let (mut running, ..) = running(&place);

@@ -5,6 +5,8 @@
 mod journal;
 #[path = "http_lane/real.rs"]
 mod real;
+#[path = "http_lane/reload.rs"]
+mod reload;
 #[path = "http_lane/server.rs"]
 mod server;
 #[path = "http_lane/strangers.rs"]
@@ -26,6 +28,7 @@ use route_sync::route::{
     Backend, Backends, ClusterId, Hostname, HttpOptions, HttpRoute, Lane, NodePort, NodeUid,
     RouteTable, ServiceKey, ServiceRef, Uri,
 };
+use route_sync::settings::Follower;
 use route_sync::status::{LaneReport, RouteState};
 use server::{Behaviour, Server};
 use tokio::sync::watch;
@@ -105,7 +108,7 @@ impl Running {
     }
 
     fn start_with(
-        config: NatsConfig,
+        settings: impl Into<Follower<NatsConfig>>,
         inheritance: http::Inheritance,
         first: Option<Arc<Desired>>,
     ) -> Self {
@@ -114,7 +117,7 @@ impl Running {
         let counters = Arc::new(HttpCounters::default());
         let stop = CancellationToken::new();
         let task = tokio::spawn(http::run_with(
-            config,
+            settings.into(),
             inheritance,
             desired_rx,
             report_tx,

@@ -27,6 +27,8 @@ mod batches;
 mod events;
 #[path = "tcp_lane/foundation.rs"]
 mod foundation;
+#[path = "tcp_lane/reload.rs"]
+mod reload;
 #[path = "tcp_lane/tokens.rs"]
 mod tokens;
 #[path = "tcp_lane/warm.rs"]
@@ -107,6 +109,18 @@ impl Subject {
         ttl: u64,
         routes: &[(u16, u16)],
     ) -> Self {
+        Self::start_prepared(url, foundation, pace, ttl, routes, |lane| lane)
+    }
+
+    /// A lane that is prepared before it starts.
+    fn start_prepared(
+        url: &str,
+        foundation: Running,
+        pace: Pace,
+        ttl: u64,
+        routes: &[(u16, u16)],
+        prepare: impl FnOnce(TcpLane) -> TcpLane,
+    ) -> Self {
         let (config, uaa) = config(url, ttl);
         let (desired, receiver) = watch::channel(Some(want(routes)));
         let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
@@ -114,6 +128,7 @@ impl Subject {
         let lane = TcpLane::new(config, &uaa, counters.clone())
             .unwrap()
             .with_pace(pace);
+        let lane = prepare(lane);
         let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
         Self {
             foundation,

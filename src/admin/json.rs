@@ -28,6 +28,9 @@ pub struct Report {
     pub missing: Vec<String>,
     /// Which cluster.
     pub cluster: Option<String>,
+    /// Whether the configuration file says something that is not in use.
+    #[serde(default)]
+    pub config_stale: bool,
     /// Each watched resource.
     pub sources: BTreeMap<String, Source>,
     /// Each enabled lane.
@@ -105,6 +108,9 @@ pub struct Lane {
     pub consecutive_failures: u32,
     /// Why.
     pub error: Option<String>,
+    /// Until the first registered entry would lapse if nothing more were sent; absent where none would.
+    #[serde(default)]
+    pub headroom_seconds: Option<f64>,
     /// What the other side told.
     pub facts: BTreeMap<String, String>,
     /// By host and path, or port.
@@ -131,9 +137,9 @@ pub struct Finding {
     pub code: String,
     /// `error` or `warning`.
     pub severity: String,
-    /// `service`, `node`, `resource`, `lane` or `cluster`.
+    /// `service`, `node`, `resource`, `lane`, `cluster` or `configuration`.
     pub kind: String,
-    /// Which one; empty for the cluster.
+    /// Which one; empty for the last two.
     pub subject: String,
     /// What is wrong.
     pub message: String,
@@ -161,6 +167,7 @@ impl Report {
             missing,
             sources: sources.sources.iter().map(source).collect(),
             cluster: sources.cluster,
+            config_stale: status.config_is_stale(),
             lanes: status.lanes().into_iter().map(lane).collect(),
             held: status
                 .desired()
@@ -222,6 +229,7 @@ impl Lane {
             success_seconds_ago: report.last_success.map(|then| ago(now, then)),
             consecutive_failures: report.consecutive_failures,
             error: report.last_error.clone(),
+            headroom_seconds: report.lapses_at.map(|moment| ago(moment, now)),
             facts: report.facts.iter().map(fact).collect(),
             routes: report.routes.iter().map(route).collect(),
         }
@@ -238,6 +246,7 @@ impl Finding {
             Subject::Source(resource) => ("resource", (*resource).to_owned()),
             Subject::Lane(lane) => ("lane", lane.to_string()),
             Subject::Cluster => ("cluster", String::new()),
+            Subject::Configuration => ("configuration", String::new()),
         };
         Self {
             code: finding.code.to_string(),

@@ -157,6 +157,9 @@ async fn a_scrape_holds_only_documented_metrics() {
         "route_sync_routes{lane=\"tcp\",state=\"live\"} 1",
         "route_sync_kubernetes_lists_total 7",
         "route_sync_source_synced{resource=\"services\"} 1",
+        "route_sync_propagation_seconds_count{lane=\"tcp\",stage=\"sent\"} 0",
+        "route_sync_propagation_seconds_bucket{le=\"+Inf\",lane=\"tcp\",stage=\"confirmed\"} 0",
+        "route_sync_config_stale 0",
     ] {
         assert!(answer.contains(line), "{line} not in {answer}");
     }
@@ -167,9 +170,12 @@ async fn a_scrape_holds_only_documented_metrics() {
         let name = name
             .trim_start_matches("route_sync_")
             .trim_end_matches("_total");
-        let row = crate::metrics::METRICS
-            .iter()
-            .find(|metric| metric.name == name);
+        let parts = ["_bucket", "_sum", "_count"];
+        let whole = parts.into_iter().find_map(|part| name.strip_suffix(part));
+        let row = crate::metrics::METRICS.iter().find(|metric| {
+            metric.name == name
+                || metric.kind == crate::metrics::Kind::Histogram && Some(metric.name) == whole
+        });
         let row = row.unwrap_or_else(|| panic!("`{name}` is not documented"));
         for label in row.labels {
             assert!(

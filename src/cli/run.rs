@@ -1,9 +1,12 @@
 //! `run`: the one place that wires the parts together and supervises them.
 //!
+//! [`assemble`] is all of a controller but the process around it: it takes the ways out as they are handed in.
+//!
 //! Nothing a remote does ends the process. SIGTERM and SIGINT stop it and keep every route: the routers' own
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
+mod reload;
 mod tell;
 
 use std::path::Path;
@@ -17,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
+use reload::{Reload, Sections};
 
 use self::derive::Inherited;
 use super::{runtime, wires};
@@ -25,14 +29,20 @@ use crate::config::Config;
 use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
+use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
 use crate::status::Status;
-use crate::telemetry::{Dropped, Guard};
+use crate::telemetry::{Dropped, Guard, Level};
 
 /// What still blocks after the tasks ended is not worth waiting for.
 const RUNTIME_END_WAIT: Duration = Duration::from_millis(200);
 
-pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    config: Config,
+    path: &Path,
+    log: &Guard,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
     info!(
         target: "route_sync",
         version = env!("CARGO_PKG_VERSION"),
@@ -40,53 +50,96 @@ pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<Ex
         "starting"
     );
     let runtime = runtime()?;
-    let ended = runtime.block_on(serve(config, log.dropped()));
+    let ended = runtime.block_on(serve(config, path, level, log.dropped()));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     ended
 }
 
-async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
+async fn serve(
+    config: Config,
+    path: &Path,
+    level: Level,
+    dropped: Dropped,
+) -> anyhow::Result<ExitCode> {
+    let hangup = reload::hangup()?;
+    let signals = Signals::new()?;
+    reload::say_weaknesses(&config);
+    let mut counters = Counters::default();
+    counters.add(Counter::LogLinesDropped, move || dropped.count());
+    let controller = assemble(config.clone(), Arc::new(Network), counters).await?;
+    let Controller {
+        mut tasks,
+        clock,
+        sections,
+        ..
+    } = controller;
+    let reload = Reload::new(path, config, level, sections);
+    let stop = tasks.stop_token();
+    tasks.spawn("reload", reload.run(hangup, clock, stop));
+    until_stopped(tasks, signals).await
+}
+
+/// A controller with all its tasks running.
+pub struct Controller {
+    /// They run until these are dropped, or asked to stop.
+    pub tasks: Tasks,
+    /// What it tells of itself.
+    pub status: Status,
+    /// Its time.
+    pub clock: Clock,
+    /// What of its configuration may change while it runs.
+    sections: Sections,
+}
+
+/// Starts everything that a configuration asks for.
+///
+/// # Errors
+/// Where certificates or addresses cannot be used; never because of a remote.
+pub async fn assemble(
+    config: Config,
+    outside: Arc<dyn Outside>,
+    mut counters: Counters,
+) -> anyhow::Result<Controller> {
+    let sections = Sections::of(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
-        uaa,
+        // The lanes follow what these become.
+        uaa: _,
         routing_api,
-        nats,
+        nats: _,
         routes,
         admin,
         log: _,
         state_dir,
         state_max_age,
-        warnings,
-        unknown_keys,
+        warnings: _,
+        unknown_keys: _,
     } = config;
-    for warning in warnings {
-        warn!(target: "route_sync", weakness = warning, "configuration");
-    }
-    for key in unknown_keys {
-        warn!(target: "route_sync", key = %key, "configuration key ignored");
-    }
-    let signals = Signals::new()?;
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
-    let mut counters = Counters::default();
-    counters.add(Counter::LogLinesDropped, move || dropped.count());
 
     let place = state_dir.map(|dir| Place {
         dir,
         max_age: state_max_age,
     });
     let domain = &routes.app_domain;
-    let state = wires::state(place, &kubernetes, domain, routing_api.as_ref()).await;
+    let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
-    let others = wires::node_ports(kubernetes.clone(), &mut tasks);
-    let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
+    let others = wires::node_ports(outside.clone(), kubernetes.clone(), &mut tasks);
+    let (snapshot, sources) = wires::watch(
+        outside.clone(),
+        kubernetes,
+        clock,
+        &mut counters,
+        &mut tasks,
+    );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
         snapshot.clone(),
-        routes,
+        sections.options.follower(),
         memory,
         clock,
         desired_tx,
@@ -94,15 +147,16 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             approvals,
             others,
             inherited: state.as_ref().map(Inherited::of),
+            propagation: counters.propagation(),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
     let mut lanes = Vec::new();
-    if let (Some(uaa), Some(api)) = (uaa, routing_api) {
+    if let Some(settings) = &sections.tcp {
         lanes.push(wires::tcp(
-            &uaa,
-            api,
+            outside.clone(),
+            settings,
             state.as_ref(),
             desired.clone(),
             clock,
@@ -110,9 +164,10 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             &mut tasks,
         )?);
     }
-    if let Some(nats) = nats {
+    if let Some(settings) = &sections.http {
         lanes.push(wires::http(
-            nats,
+            outside,
+            settings,
             state.as_ref(),
             desired.clone(),
             clock,
@@ -121,6 +176,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         ));
     }
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
+    status = status.with_config(sections.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
@@ -128,10 +184,15 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        let listening = admin::run(address, status, metrics, approvals_tx, stop);
+        let listening = admin::run(address, status.clone(), metrics, approvals_tx, stop);
         tasks.spawn("admin", listening);
     }
-    until_stopped(tasks, signals).await
+    Ok(Controller {
+        tasks,
+        status,
+        clock,
+        sections,
+    })
 }
 
 /// Who held which name when the last process ended.

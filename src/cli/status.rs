@@ -138,6 +138,9 @@ fn lane_shown(name: &str, lane: &Lane) -> String {
         "{confirmed}, last success {}",
         ago(lane.success_seconds_ago)
     );
+    if let Some(seconds) = lane.headroom_seconds {
+        let _ = write!(text, ", headroom {}", age(seconds));
+    }
     if let Some(error) = &lane.error {
         let failures = render::counted(lane.consecutive_failures as usize, "failure");
         let _ = write!(text, ", {failures}: {}", one_line(error));

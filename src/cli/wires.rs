@@ -12,10 +12,12 @@ use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
+use crate::outside::Outside;
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
-use crate::publish::tcp::{self, TcpCounters, TcpLane};
+use crate::publish::tcp::{self, TcpCounters, TcpLane, TcpSettings};
 use crate::route::{Hostname, Lane};
+use crate::settings::Settings;
 use crate::state::{self, Foundation, Opened, Place};
 use crate::status::{LaneReport, SourceReport};
 
@@ -24,6 +26,7 @@ type Tables = watch::Receiver<Option<Arc<Desired>>>;
 
 /// Starts the watches.
 pub(super) fn watch(
+    outside: Arc<dyn Outside>,
     config: KubernetesConfig,
     clock: Clock,
     counters: &mut Counters,
@@ -40,13 +43,14 @@ pub(super) fn watch(
         let count = count.clone();
         counters.add(counter, move || count.load(Ordering::Relaxed));
     }
-    let (watches, receivers) = kubernetes::watch(config, clock, &counts);
+    let (watches, receivers) = kubernetes::watch_over(outside, config, clock, &counts);
     tasks.spawn("kubernetes", watches.run(tasks.stop_token()));
     (receivers.snapshot, receivers.report)
 }
 
 /// Reads the state folder, if there is one.
 pub(super) async fn state(
+    outside: &dyn Outside,
     place: Option<Place>,
     kubernetes: &KubernetesConfig,
     app_domain: &Hostname,
@@ -64,22 +68,28 @@ pub(super) async fn state(
         router_group: api.map(|api| api.router_group.clone()),
         routing_api: api.map(|api| api.url.clone()),
     };
-    Some(state::open(place, foundation).await)
+    let disk = outside.disk(&place.dir);
+    Some(state::open_on(disk, place, foundation).await)
 }
 
 /// Starts what looks whose all node ports are, whenever that has to be known.
-pub(super) fn node_ports(config: KubernetesConfig, tasks: &mut Tasks) -> Others {
+pub(super) fn node_ports(
+    outside: Arc<dyn Outside>,
+    config: KubernetesConfig,
+    tasks: &mut Tasks,
+) -> Others {
     let (needed, needed_rx) = watch::channel(false);
     let (ports_tx, ports) = watch::channel(kubernetes::NodePorts::new());
-    let looking = kubernetes::watch_node_ports(config, needed_rx, ports_tx, tasks.stop_token());
+    let stop = tasks.stop_token();
+    let looking = kubernetes::watch_node_ports(outside, config, needed_rx, ports_tx, stop);
     tasks.spawn("node-ports", looking);
     Others { needed, ports }
 }
 
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
-    uaa: &UaaConfig,
-    api: RoutingApiConfig,
+    outside: Arc<dyn Outside>,
+    settings: &Settings<TcpSettings>,
     state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
@@ -87,7 +97,10 @@ pub(super) fn tcp(
     tasks: &mut Tasks,
 ) -> Result<watch::Receiver<LaneReport>, tcp::ConnectError> {
     type Count = fn(&TcpCounters) -> &AtomicU64;
-    let counts = Arc::new(TcpCounters::default());
+    let counts = Arc::new(TcpCounters {
+        propagation: counters.propagation(),
+        ..TcpCounters::default()
+    });
     let read: [(Counter, Count); 13] = [
         (Counter::RoutingApiRequests, |counts| &counts.requests),
         (Counter::RoutingApiFailures, |counts| &counts.failures),
@@ -110,7 +123,9 @@ pub(super) fn tcp(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let mut lane = TcpLane::new(api, uaa, counts)?;
+    let mut follower = settings.follower();
+    let TcpSettings { api, uaa } = follower.get();
+    let mut lane = TcpLane::over(outside, api, &uaa, counts)?.with_settings(follower);
     if let Some(state) = state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }
@@ -123,7 +138,8 @@ pub(super) fn tcp(
 
 /// Starts the HTTP lane.
 pub(super) fn http(
-    nats: NatsConfig,
+    outside: Arc<dyn Outside>,
+    settings: &Settings<NatsConfig>,
     state: Option<&Opened>,
     desired: Tables,
     clock: Clock,
@@ -131,7 +147,10 @@ pub(super) fn http(
     tasks: &mut Tasks,
 ) -> watch::Receiver<LaneReport> {
     type Count = fn(&HttpCounters) -> &AtomicU64;
-    let counts = Arc::new(HttpCounters::default());
+    let counts = Arc::new(HttpCounters {
+        propagation: counters.propagation(),
+        ..HttpCounters::default()
+    });
     let read: [(Counter, Count); 17] = [
         (Counter::NatsAnnouncements, |counts| &counts.announcements),
         (Counter::NatsBeats, |counts| &counts.beats),
@@ -166,8 +185,12 @@ pub(super) fn http(
         warm: state.warm.clone(),
         ledger: Some(state.ledgers.http.clone()),
     });
-    let stop = tasks.stop_token();
-    let lane = http::run_with(nats, inheritance, desired, report_tx, clock, counts, stop);
+    let setup = http::Setup {
+        settings: settings.follower(),
+        outside,
+        inheritance,
+    };
+    let lane = http::run_over(setup, desired, report_tx, clock, counts, tasks.stop_token());
     tasks.spawn("http", lane);
     report
 }

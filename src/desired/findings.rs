@@ -32,6 +32,8 @@ pub enum Subject {
     Lane(Lane),
     /// The cluster as a whole.
     Cluster,
+    /// The configuration file.
+    Configuration,
 }
 
 /// Whether something is lost.
@@ -139,6 +141,8 @@ codes! {
     RightMissing = "right-missing" Warning,
     /// A source has not been heard of for too long.
     SourceStale = "source-stale" Warning,
+    /// Not all of the configuration file is in use; the message says what, and why.
+    ConfigStale = "config-stale" Warning,
     /// The UAA client lacks a scope; the message names it.
     ScopeMissing = "scope-missing" Warning,
     /// The configured router group does not exist, or several could be meant.
@@ -214,6 +218,7 @@ impl fmt::Display for Subject {
             Self::Source(resource) => write!(f, "resource {resource}"),
             Self::Lane(lane) => write!(f, "lane {lane}"),
             Self::Cluster => f.write_str("cluster"),
+            Self::Configuration => f.write_str("configuration"),
         }
     }
 }

@@ -31,11 +31,17 @@ use tokio_util::sync::CancellationToken;
 use crate::config::NatsConfig;
 use crate::desired::Desired;
 use crate::lifecycle::Clock;
+use crate::outside::{Network, Outside};
 use crate::route::{Lane, stable_hash};
+use crate::settings::Follower;
 use crate::state::{HttpEntry, Warm};
 use crate::status::LaneReport;
+use crate::status::propagation::Propagation;
 use journal::Journal;
-use lane::HttpLane;
+use lane::{Follow, HttpLane};
+
+pub(crate) use bus::NatsBus;
+pub use bus::{Bus, BusError, Heard, Overheard, SendError};
 
 /// What the lane counts. Plain numbers: how they are called outside is the metrics' affair.
 #[derive(Debug, Default)]
@@ -74,6 +80,8 @@ pub struct HttpCounters {
     pub overheard_dropped: AtomicU64,
     /// Strangers' endpoints that are remembered now, each with each of its uris.
     pub strangers: AtomicU64,
+    /// How long new routes take.
+    pub propagation: Arc<Propagation>,
 }
 
 /// What the lane goes on with from the last process, and where it notes what the next one needs.
@@ -83,6 +91,16 @@ pub struct Inheritance {
     pub warm: Warm,
     /// Where to note; `None` where nothing survives.
     pub ledger: Option<watch::Sender<HttpEntry>>,
+}
+
+/// What the lane is made of.
+pub struct Setup {
+    /// How NATS is reached, and how much is said there; it may change.
+    pub settings: Follower<NatsConfig>,
+    /// By what it is reached.
+    pub outside: Arc<dyn Outside>,
+    /// What it goes on with.
+    pub inheritance: Inheritance,
 }
 
 /// Runs the lane until `stop`. Routes stay as they are then: gorouter keeps them for 120 s, which bridges a
@@ -101,22 +119,47 @@ pub async fn run(
     run_with(config, none, desired, report, clock, counters, stop).await;
 }
 
-/// The same, but what the last process left is announced, and withdrawn, before the first complete view.
+/// The same, but what the last process left is announced, and withdrawn, before the first complete view, and the
+/// settings may change.
 pub async fn run_with(
-    config: NatsConfig,
+    settings: impl Into<Follower<NatsConfig>>,
     inheritance: Inheritance,
+    desired: watch::Receiver<Option<Arc<Desired>>>,
+    report: watch::Sender<LaneReport>,
+    clock: Clock,
+    counters: Arc<HttpCounters>,
+    stop: CancellationToken,
+) {
+    let setup = Setup {
+        settings: settings.into(),
+        outside: Arc::new(Network),
+        inheritance,
+    };
+    run_over(setup, desired, report, clock, counters, stop).await;
+}
+
+/// The same, over whatever leads outside.
+pub async fn run_over(
+    setup: Setup,
     mut desired: watch::Receiver<Option<Arc<Desired>>>,
     report: watch::Sender<LaneReport>,
     clock: Clock,
     counters: Arc<HttpCounters>,
     stop: CancellationToken,
 ) {
+    let Setup {
+        settings,
+        outside,
+        inheritance,
+    } = setup;
     report.send_replace(LaneReport::new(Lane::Http));
+    let mut follow = Follow::new(outside.clone(), settings);
+    let config = follow.used();
     let journal = match &config.state_dir {
         Some(folder) => Some(Journal::open(folder).await),
         None => None,
     };
-    let mut lane = HttpLane::new(config, journal, report, clock, counters);
+    let mut lane = HttpLane::new(config, outside, journal, report, clock, counters);
     lane.inherit(inheritance).await;
     desired.mark_changed();
     let mut upstream = true;
@@ -128,7 +171,7 @@ pub async fn run_with(
             }
         }
         lane.step().await;
-        // The order: to stop, then the newest table, then what NATS says, then time. Sending needs no turn here,
+        // The order: to stop, then the newest table and settings, then what NATS says, then time. Sending needs no turn here,
         // as every round sends what is due, so that nothing above can starve it.
         tokio::select! {
             biased;
@@ -140,6 +183,7 @@ pub async fn run_with(
                     desired.mark_changed();
                 }
             }
+            proven = follow.proven() => lane.take_over(proven).await,
             () = lane.wait() => {}
         }
     }

@@ -22,27 +22,35 @@ use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::causes::chain;
+use crate::Uptime;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::lifecycle::Clock;
+use crate::outside::{Network, Outside};
 use crate::plan::admission::{self, Gate, RouterGroup};
 use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
+use crate::route::Lane;
+use crate::settings::Follower;
 use crate::state::Warm;
 use crate::status::LaneReport;
-use crate::uaa::{TokenSource, UaaSetupError};
+use crate::status::propagation::Propagation;
+use crate::uaa::UaaSetupError;
 
 mod batch;
 mod budget;
 mod client;
 mod events;
+mod follow;
 mod report;
 mod state;
 mod wire;
 
-pub use client::{ApiError, Client, RequestId};
+pub use follow::TcpSettings;
 
-use events::Heard;
+pub use client::{ApiError, Client, EventBytes, RequestId, RoutingApi};
+
+use events::{Heard, Loss};
+use follow::Follow;
 use state::{Done, Op, State};
 
 /// How long requests under way may still take once the process is asked to stop.
@@ -53,10 +61,11 @@ const TURN_MIN: Duration = Duration::from_millis(5);
 /// The lane, ready to run.
 pub struct TcpLane {
     config: RoutingApiConfig,
-    client: Arc<Client>,
+    api: Arc<dyn RoutingApi>,
     counters: Arc<TcpCounters>,
     pace: Pace,
     warm: Warm,
+    follow: Follow,
     ledger: Option<watch::Sender<BTreeSet<TcpRow>>>,
 }
 
@@ -89,6 +98,8 @@ pub struct TcpCounters {
     pub streams: AtomicU64,
     /// Early renewals of the token that failed.
     pub token_failures: AtomicU64,
+    /// How long new routes take.
+    pub propagation: Arc<Propagation>,
 }
 
 /// Every wait of the lane that tests may want shorter.
@@ -128,9 +139,6 @@ pub enum ConnectError {
     /// No way to the API.
     #[error("`routing_api` cannot be used")]
     Tls(#[from] super::tls::TlsError),
-    /// No way to the API.
-    #[error("`routing_api` cannot be used: {0}")]
-    Client(String),
 }
 
 /// What stands at the routing API at one moment, for a plan that is only shown.
@@ -170,8 +178,8 @@ pub async fn observe_once(
     uaa: &UaaConfig,
 ) -> Result<Observation, ObserveError> {
     let lane = TcpLane::new(config.clone(), uaa, Arc::default())?;
-    let groups = lane.client.router_groups().await?;
-    let rows = match lane.client.list().await {
+    let groups = lane.api.router_groups().await?;
+    let rows = match lane.api.list().await {
         Ok(rows) => Some(rows),
         Err(ApiError::Unauthorized { scope: Some(_), .. }) => None,
         Err(error) => return Err(error.into()),
@@ -202,15 +210,32 @@ impl TcpLane {
         uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
     ) -> Result<Self, ConnectError> {
-        let http = super::tls::client(&config.tls)?;
-        let client = Client::new(http, &config.url, TokenSource::new(uaa)?, counters.clone())
-            .map_err(|error| ConnectError::Client(chain(&error)))?;
+        Self::over(Arc::new(Network), config, uaa, counters)
+    }
+
+    /// The same, over whatever leads outside.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn over(
+        outside: Arc<dyn Outside>,
+        config: RoutingApiConfig,
+        uaa: &UaaConfig,
+        counters: Arc<TcpCounters>,
+    ) -> Result<Self, ConnectError> {
+        let api = outside.routing_api(&config, uaa, &counters)?;
+        let used = TcpSettings {
+            api: config.clone(),
+            uaa: uaa.clone(),
+        };
+        let follow = Follow::new(outside, used, counters.clone());
         Ok(Self {
+            api,
             config,
-            client: Arc::new(client),
             counters,
             pace: Pace::default(),
             warm: Warm::default(),
+            follow,
             ledger: None,
         })
     }
@@ -230,15 +255,22 @@ impl TcpLane {
         self
     }
 
+    /// The same, following settings that began with those it was made of.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Follower<TcpSettings>) -> Self {
+        self.follow = self.follow.follow(settings);
+        self
+    }
+
     /// Runs until `stop`; keeps every row when it ends.
     pub async fn run(
-        self,
+        mut self,
         mut desired: watch::Receiver<Option<Arc<Desired>>>,
         report: watch::Sender<LaneReport>,
         clock: Clock,
         stop: CancellationToken,
     ) {
-        let mut state = State::new(self.config, self.pace, self.counters, clock.now());
+        let mut state = State::new(self.config, self.pace, self.counters.clone(), clock.now());
         let mut ops: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut speaks = true;
         let mut events: Option<BoxStream<'static, Heard>> = None;
@@ -248,21 +280,19 @@ impl TcpLane {
             if let Some(ledger) = &self.ledger {
                 note(ledger, state.take_noted());
             }
-            state.missing_by_token(self.client.tokens().missing_scopes());
-            let renew_at = self
-                .client
-                .tokens()
-                .renew_in()
-                .map(|wait| clock.now() + wait);
+            state.missing_by_token(self.api.missing_scopes());
+            let renew_in = self.api.renew_token_in();
+            let renew_at = renew_in.map(|wait| clock.now() + wait);
             let (next, wake) = state.turn(renew_at, clock.now());
+            tell_sent(&self.counters.propagation, &next, clock.now());
             ops.extend(
                 next.into_iter()
-                    .map(|op| perform(op, self.client.clone(), clock)),
+                    .map(|op| perform(op, self.api.clone(), clock)),
             );
             if !state.listens() {
                 events = None;
             } else if events.is_none() {
-                events = Some(events::listen(self.client.clone(), self.pace));
+                events = Some(events::listen(self.api.clone(), self.pace));
             }
             report.send_if_modified(|old| replace(old, state.report(clock.now())));
             let earliest = clock.now() + TURN_MIN;
@@ -275,6 +305,13 @@ impl TcpLane {
                     biased;
                     () = stop.cancelled() => break 'turns,
                     Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
+                    proven = self.follow.proven() => {
+                        state.reconfigure(&proven, clock.now());
+                        if let Some(api) = proven.client {
+                            self.api = api;
+                            events = None;
+                        }
+                    }
                     changed = desired.changed(), if speaks => match changed {
                         Ok(()) => state.adopt(desired.borrow_and_update().clone(), clock.now()),
                         // Nobody derives any more: the process is ending, and what lives is kept till then.
@@ -324,24 +361,33 @@ fn note(ledger: &watch::Sender<BTreeSet<TcpRow>>, (ours, gone): (Vec<TcpRow>, Ve
     });
 }
 
+/// Notes which routes are on their way.
+fn tell_sent(propagation: &Propagation, ops: &[Op], now: Uptime) {
+    for op in ops {
+        if let Op::Create { rows, .. } = op {
+            propagation.sent(Lane::Tcp, rows.iter().map(|row| row.port), now);
+        }
+    }
+}
+
 /// Carries out one request, or a few that belong together.
-fn perform(op: Op, client: Arc<Client>, clock: Clock) -> BoxFuture<'static, Done> {
+fn perform(op: Op, api: Arc<dyn RoutingApi>, clock: Clock) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let started = clock.now();
         match op {
-            Op::Groups => Done::Groups(client.router_groups().await),
+            Op::Groups => Done::Groups(api.router_groups().await),
             Op::List => Done::List {
                 started,
-                answer: client.list().await,
+                answer: api.list().await,
             },
-            Op::Renew => Done::Renewed(client.tokens().renew().await),
+            Op::Renew => Done::Renewed(api.renew_token().await),
             Op::Create {
                 rows,
                 instance,
                 ttl,
                 kind,
             } => {
-                let written = batch::create(&client, rows.clone(), &instance, ttl).await;
+                let written = batch::create(&*api, rows.clone(), &instance, ttl).await;
                 Done::Created {
                     started,
                     rows,
@@ -350,7 +396,7 @@ fn perform(op: Op, client: Arc<Client>, clock: Clock) -> BoxFuture<'static, Done
                 }
             }
             Op::Delete { rows, clearing } => {
-                let written = batch::delete(&client, rows.clone()).await;
+                let written = batch::delete(&*api, rows.clone()).await;
                 Done::Deleted {
                     rows,
                     written,

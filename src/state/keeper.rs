@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::file::{self, StateError};
+use super::file::StateError;
 use super::format::{self, Record};
-use super::{Foundation, HttpEntry, Ledgers, Place, Warm};
+use super::{Disk, Foundation, HttpEntry, Ledgers, Place, Warm};
 use crate::Uptime;
 use crate::causes::chain;
 use crate::desired::guard::Remembered;
@@ -41,6 +41,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(1);
 /// Keeps the file of one folder.
 pub struct Keeper {
     place: Place,
+    disk: Arc<dyn Disk>,
     foundation: Foundation,
     ledgers: Ledgers,
     /// The last process's table, while there is no newer.
@@ -51,7 +52,7 @@ pub struct Keeper {
 }
 
 struct Writing {
-    task: JoinHandle<Result<(), StateError>>,
+    task: BoxFuture<'static, Result<(), StateError>>,
     since: Uptime,
     told: bool,
 }
@@ -65,21 +66,11 @@ struct Parts {
     guard: Remembered,
 }
 
-/// Seconds since 1970. They may jump; what is told by them is only whether a file is too old to be trusted.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "no other clock goes on from one process to the next"
-)]
-pub(super) fn unix_seconds() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 // === impl Keeper ===
 
 impl Keeper {
     pub(super) fn new(
-        place: Place,
+        (place, disk): (Place, Arc<dyn Disk>),
         foundation: Foundation,
         warm: &Warm,
         ledgers: Ledgers,
@@ -87,6 +78,7 @@ impl Keeper {
     ) -> Self {
         let keeper = Self {
             place,
+            disk,
             foundation,
             ledgers,
             table: warm.table.clone(),
@@ -192,22 +184,20 @@ impl Keeper {
     }
 
     fn write(&mut self, parts: Parts, now: Uptime) {
-        let folder = self.place.dir.clone();
         let foundation = self.foundation.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let bytes = format::encode(Record {
-                written_secs: unix_seconds(),
+        let encode = move |written_secs| {
+            format::encode(Record {
+                written_secs,
                 foundation: &foundation,
                 http: &parts.http,
                 rest: &parts.rest,
                 withdrawals: &parts.entry.withdrawals,
                 rows: &parts.rows,
                 guard: &parts.guard,
-            });
-            file::write(&folder, &bytes)
-        });
+            })
+        };
         self.writing = Some(Writing {
-            task,
+            task: self.disk.write(Box::new(encode)),
             since: now,
             told: false,
         });
@@ -221,8 +211,7 @@ impl Keeper {
         };
         let (ended, since) = ((&mut writing.task).await, writing.since);
         self.writing = None;
-        let silent = |_| Err(StateError::Silent(self.place.dir.clone()));
-        (ended.unwrap_or_else(silent), since)
+        (ended, since)
     }
 
     /// Whether it went well.

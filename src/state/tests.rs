@@ -345,7 +345,7 @@ fn another_version_says_so() {
 #[test]
 fn a_write_killed_at_any_byte_leaves_the_file_before_it() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(file::read(folder.path()).unwrap().is_none());
+    assert!(file::read(folder.path(), decode).unwrap().is_none());
     let old = example();
     file::write(folder.path(), &bytes_of(&old)).unwrap();
     let new = Contents {
@@ -356,10 +356,13 @@ fn a_write_killed_at_any_byte_leaves_the_file_before_it() {
     for length in 0..=bytes.len() {
         let half = folder.path().join(format!("{}.new", file::FILE_NAME));
         std::fs::write(&half, &bytes[..length]).unwrap();
-        assert_eq!(file::read(folder.path()).unwrap(), Some(old.clone()));
+        assert_eq!(
+            file::read(folder.path(), decode).unwrap(),
+            Some(old.clone())
+        );
     }
     file::write(folder.path(), &bytes).unwrap();
-    assert_eq!(file::read(folder.path()).unwrap(), Some(new));
+    assert_eq!(file::read(folder.path(), decode).unwrap(), Some(new));
 }
 
 #[test]
@@ -367,7 +370,7 @@ fn a_file_of_more_than_64_mib_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join(file::FILE_NAME)).unwrap();
     file.set_len(file::FILE_BYTES_MAX as u64 + 1).unwrap();
-    let error = file::read(folder.path()).unwrap_err();
+    let error = file::read(folder.path(), decode).unwrap_err();
     assert!(matches!(error, StateError::Unreadable(..)), "{error}");
 }
 
@@ -467,14 +470,14 @@ impl Running {
 async fn until(dir: &Path, what: &str, check: impl Fn(&Contents) -> bool) -> Contents {
     let clock = Clock::start();
     while clock.now() < DEADLINE * 10 {
-        if let Ok(Some(contents)) = file::read(dir)
+        if let Ok(Some(contents)) = file::read(dir, decode)
             && check(&contents)
         {
             return contents;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{what}: not yet\n{:#?}", file::read(dir));
+    panic!("{what}: not yet\n{:#?}", file::read(dir, decode));
 }
 
 #[tokio::test]
@@ -509,7 +512,7 @@ async fn what_the_lanes_note_is_there_for_the_next_process() {
     assert_eq!(second.warm.rows, example().rows);
     // A second kill before Kubernetes answered loses nothing either.
     second.stop().await;
-    let third = file::read(folder.path()).unwrap().unwrap();
+    let third = file::read(folder.path(), decode).unwrap().unwrap();
     assert_eq!(
         (third.desired, third.rows),
         (example().desired, example().rows)
@@ -523,7 +526,7 @@ async fn a_stop_writes_what_was_noted_last() {
     let running = Running::start(folder.path()).await;
     running.desired.send_replace(Some(example().desired));
     running.stop().await;
-    let left = file::read(folder.path()).unwrap().unwrap();
+    let left = file::read(folder.path(), decode).unwrap().unwrap();
     assert_eq!(left.desired, example().desired);
 }
 
@@ -568,7 +571,7 @@ async fn a_folder_that_cannot_be_written_is_told_of_and_ends_nothing() {
     std::fs::create_dir(&dir).unwrap();
     let gone = running.findings.wait_for(Vec::is_empty);
     tokio::time::timeout(DEADLINE, gone).await.unwrap().unwrap();
-    assert!(file::read(&dir).unwrap().is_some());
+    assert!(file::read(&dir, decode).unwrap().is_some());
     running.stop().await;
 }
 

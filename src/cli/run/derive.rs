@@ -8,13 +8,16 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::Uptime;
 use crate::admin::Approval;
 use crate::desired::guard::{Guard, Remembered};
 use crate::desired::{self, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
+use crate::settings::Follower;
 use crate::state::Opened;
+use crate::status::propagation::Propagation;
 
 /// A moment to look again that has passed already must not become a hot loop.
 const REVISIT_MIN: Duration = Duration::from_millis(10);
@@ -35,6 +38,8 @@ pub(super) struct Told {
     pub(super) others: Others,
     /// By the last process, where there is a state folder.
     pub(super) inherited: Option<Inherited>,
+    /// Where it is noted which routes are new.
+    pub(super) propagation: Arc<Propagation>,
 }
 
 /// What the guard goes on from, and where it notes what the next process has to know.
@@ -56,7 +61,7 @@ impl Inherited {
 
 pub(super) async fn run(
     mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    options: Options,
+    mut options: Follower<Options>,
     mut memory: Memory,
     clock: Clock,
     desired: watch::Sender<Option<Arc<Desired>>>,
@@ -67,6 +72,7 @@ pub(super) async fn run(
         mut approvals,
         mut others,
         inherited,
+        propagation,
     } = told;
     let (mut guard, ledger) = match inherited {
         Some(it) => (
@@ -75,6 +81,7 @@ pub(super) async fn run(
         ),
         None => (Guard::default(), None),
     };
+    let mut settings = options.get();
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;
@@ -87,17 +94,17 @@ pub(super) async fn run(
             } else {
                 &mut memory
             };
-            let table = desired::derive(&view, memory, &options, now);
+            let table = desired::derive(&view, memory, &settings, now);
             revisit = table.revisit.map(|moment| moment.max(now + REVISIT_MIN));
             let taken = others.ports.borrow_and_update().clone();
-            let table = guard.pass(table, &view, &taken, options.removals, now);
+            let table = guard.pass(table, &view, &taken, settings.removals, now);
             if let Some(ledger) = &ledger {
                 ledger.send_if_modified(|known| guard.remember(known));
             }
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
-            publish(&desired, table);
+            publish(&desired, table, &propagation, now);
         }
         let revisit = async {
             match revisit {
@@ -123,6 +130,10 @@ pub(super) async fn run(
                 // Whoever asked may have gone; what was approved stays so.
                 let _ = answer.send(released);
             }
+            changed = options.changed() => {
+                settings = changed;
+                options.in_use();
+            }
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
             () = revisit => {}
@@ -131,10 +142,16 @@ pub(super) async fn run(
 }
 
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.
-fn publish(desired: &watch::Sender<Option<Arc<Desired>>>, table: Arc<Desired>) {
+fn publish(
+    desired: &watch::Sender<Option<Arc<Desired>>>,
+    table: Arc<Desired>,
+    propagation: &Propagation,
+    seen: Uptime,
+) {
     desired.send_if_modified(|old| {
         let changed = old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &table));
         if changed {
+            propagation.seen(old.as_deref(), &table, seen);
             *old = Some(table);
         }
         changed

@@ -3,8 +3,11 @@
 //! Owns the connection, the report and the counters. Everything that could be decided without them is decided
 //! elsewhere.
 
+mod files;
+mod follow;
 mod foreign;
 mod keep;
+mod measure;
 mod record;
 
 use std::collections::BTreeMap;
@@ -27,8 +30,11 @@ use crate::causes::chain;
 use crate::config::NatsConfig;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
+use crate::outside::Outside;
 use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
+use files::Files;
+pub(super) use follow::Follow;
 use foreign::Foreign;
 use keep::Kept;
 
@@ -40,8 +46,6 @@ const LOOK: Duration = Duration::from_millis(50);
 const GIVE_UP_WAIT: Duration = Duration::from_secs(15);
 /// A server about to stop is left within this, each client at its own moment.
 const LAME_DUCK_SPREAD: Duration = Duration::from_secs(5);
-/// How often certificates' files are looked at; a change is taken up by a new connection.
-const FILES_LOOK: Duration = Duration::from_secs(30);
 /// A client that cannot be set up is tried again after this: a file may come.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
 /// Every message goes out once per interval, and a server that denies it says so each time. Silence for so many
@@ -68,15 +72,15 @@ pub(super) struct HttpLane {
     needed: TlsKeys,
     needed_at: Option<u64>,
     kept: Kept,
-    bus: Option<Bus>,
+    outside: Arc<dyn Outside>,
+    bus: Option<Box<dyn Bus>>,
     open_at: Uptime,
     /// The connection the schedule is told of.
     epoch: Option<u64>,
     /// A connection found dead that the client has not left yet.
     given_up: Option<(u64, Uptime)>,
     leave_at: Option<Uptime>,
-    files_at: Uptime,
-    files: Vec<Option<std::time::SystemTime>>,
+    files: Files,
     error: Option<String>,
     /// The subject the server does not let us publish to, for as long as it says so.
     denied: Option<&'static str>,
@@ -88,6 +92,7 @@ pub(super) struct HttpLane {
 impl HttpLane {
     pub(super) fn new(
         config: NatsConfig,
+        outside: Arc<dyn Outside>,
         journal: Option<Journal>,
         report: watch::Sender<LaneReport>,
         clock: Clock,
@@ -106,13 +111,13 @@ impl HttpLane {
             needed: TlsKeys::default(),
             needed_at: None,
             kept: Kept::default(),
+            outside,
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
             given_up: None,
             leave_at: None,
-            files_at: clock.now(),
-            files: Vec::new(),
+            files: Files::default(),
             error: None,
             denied: None,
             overloaded: false,
@@ -187,7 +192,7 @@ impl HttpLane {
         let now = self.clock.now();
         if let Some((epoch, until)) = self.given_up
             && now >= until
-            && self.bus.as_ref().and_then(Bus::epoch) == Some(epoch)
+            && self.bus.as_deref().and_then(Bus::epoch) == Some(epoch)
         {
             warn!("nats client hangs, opening another");
             self.bus = None;
@@ -197,8 +202,8 @@ impl HttpLane {
             return;
         }
         self.given_up = None;
-        self.files = self.read_files().await;
-        match Bus::open(&self.config).await {
+        self.files = Files::of(&self.config, now);
+        match self.outside.nats(&self.config).await {
             Ok(bus) => self.bus = Some(bus),
             Err(error) => {
                 self.open_at = now + OPEN_AGAIN;
@@ -210,7 +215,7 @@ impl HttpLane {
     /// Compares the connection that stands with the one the schedule knows.
     fn look(&mut self) {
         let now = self.clock.now();
-        let standing = self.bus.as_ref().and_then(Bus::epoch);
+        let standing = self.bus.as_deref().and_then(Bus::epoch);
         if self
             .given_up
             .is_some_and(|(epoch, _)| standing != Some(epoch))
@@ -234,7 +239,7 @@ impl HttpLane {
             }
         }
         self.look_for_denial(now);
-        let error = self.bus.as_ref().and_then(Bus::error);
+        let error = self.bus.as_deref().and_then(Bus::error);
         let error = error.filter(|_| self.denied.is_none());
         if let Some(error) = error.filter(|error| Some(error) != self.error.as_ref()) {
             self.fail(error);
@@ -291,35 +296,13 @@ impl HttpLane {
 
     async fn leave_if_due(&mut self) {
         let now = self.clock.now();
-        if self.config.tls.is_some() && now >= self.files_at {
-            self.files_at = now + FILES_LOOK;
-            let files = self.read_files().await;
-            if files != self.files && self.leave_at.is_none() {
-                info!("nats certificates changed, reconnecting");
-                self.leave_at = Some(now + LAME_DUCK_SPREAD.mul_f64(fastrand::f64()));
-            }
-            self.files = files;
-        }
+        self.leave_for_new_files(now);
         if self.leave_at.is_some_and(|at| at <= now) {
             self.leave_at = None;
             if let Some(bus) = &self.bus {
                 bus.reconnect().await;
             }
         }
-    }
-
-    async fn read_files(&self) -> Vec<Option<std::time::SystemTime>> {
-        let Some(tls) = &self.config.tls else {
-            return Vec::new();
-        };
-        let identity = tls.identity.iter();
-        let files = identity.flat_map(|identity| [&identity.cert_file, &identity.key_file]);
-        let mut times = Vec::new();
-        for file in files.chain(&tls.ca_file) {
-            let metadata = tokio::fs::metadata(file).await;
-            times.push(metadata.and_then(|metadata| metadata.modified()).ok());
-        }
-        times
     }
 
     // --- what comes in -----------------------------------------------------------------------------------------
@@ -347,7 +330,7 @@ impl HttpLane {
             Heard::Others => self.overhear(),
             Heard::Changed => {
                 // A client that ended by itself is replaced.
-                if self.bus.as_ref().is_some_and(Bus::has_ended) {
+                if self.bus.as_deref().is_some_and(Bus::has_ended) {
                     self.bus = None;
                     self.open_at = now + OPEN_AGAIN;
                 }
@@ -366,11 +349,13 @@ impl HttpLane {
             return;
         }
         self.schedule.confirm(proven.covers, now);
+        let lapses_at = self.schedule.lapses_at();
         let confirmed = proven.settled;
         self.report.send_if_modified(|report| {
             let first = confirmed && !report.confirmed_once;
             report.confirmed_once |= confirmed;
             report.last_success = Some(now);
+            report.lapses_at = lapses_at;
             report.consecutive_failures = 0;
             first
         });
@@ -419,6 +404,7 @@ impl HttpLane {
                 }
             }
             self.proof.sent(message.number, message.beat);
+            self.tell_sent(message.number);
             let counter = match (message.subject, message.beat) {
                 (wire::UNREGISTER, _) => &self.counters.withdrawals,
                 (_, true) => &self.counters.beats,
@@ -522,12 +508,12 @@ impl HttpLane {
             self.listen_deadline(),
             self.journal.as_ref().and_then(Journal::deadline),
             self.kept.deadline(&self.schedule),
-            self.config.tls.is_some().then_some(self.files_at),
+            self.files.deadline(),
         ]
         .into_iter()
         .flatten()
         .min()
-        .unwrap_or(now + FILES_LOOK)
+        .unwrap_or(now + files::LOOK)
     }
 
     /// Brings the report up to date; readers are woken only where they would see a difference.
@@ -545,7 +531,8 @@ impl HttpLane {
             self.schedule.interval().as_millis(),
         );
         let reports = self.schedule.take_reports();
-        let failures = self.bus.as_ref().map_or(0, Bus::failures);
+        self.tell_propagation(&reports);
+        let failures = self.bus.as_deref().map_or(0, Bus::failures);
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();

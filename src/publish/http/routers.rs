@@ -47,6 +47,11 @@ impl Routers {
         }
     }
 
+    /// What suits while no router told.
+    pub(super) fn set_default(&mut self, default: Duration) {
+        self.default = default;
+    }
+
     /// A new connection: greet again at once.
     pub(super) fn connected(&mut self, now: Uptime) {
         self.answers.clear();

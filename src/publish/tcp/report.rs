@@ -98,6 +98,8 @@ impl State {
             self.told.confirmed_once = !pending && self.told.last_success.is_some();
         }
         self.told.states.clone_from(&routes);
+        let states = routes.iter().map(|(name, route)| (name, route.state));
+        self.counters.propagation.reported(Lane::Tcp, states, now);
         LaneReport {
             lane: Lane::Tcp,
             confirmed_once: self.told.confirmed_once,
@@ -105,10 +107,18 @@ impl State {
             last_success: self.told.last_success,
             consecutive_failures: self.told.failures,
             last_error: self.told.last_error.clone(),
+            lapses_at: self.lapses_at(),
             routes,
             findings,
             facts: self.facts(),
         }
+    }
+
+    /// When the first row that is wanted would lapse if it were refreshed no more.
+    fn lapses_at(&self) -> Option<Uptime> {
+        let wanted = self.admission.wanted.values().flat_map(|port| &port.rows);
+        let confirmed = wanted.filter_map(|row| self.journal.confirmed.get(row));
+        confirmed.min().map(|at| *at + self.ttl)
     }
 
     fn routes(&self, now: Uptime) -> BTreeMap<String, RouteReport> {

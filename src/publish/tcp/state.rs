@@ -117,7 +117,7 @@ struct Waiting {
 pub(super) struct State {
     pub(super) config: RoutingApiConfig,
     pace: Pace,
-    counters: Arc<TcpCounters>,
+    pub(super) counters: Arc<TcpCounters>,
     started: Uptime,
 
     pub(super) desired: Option<Arc<Desired>>,
@@ -175,7 +175,7 @@ pub(super) struct State {
     pub(super) missing_by_token: BTreeSet<&'static str>,
 
     pub(super) admission: Admission,
-    admission_stale: bool,
+    pub(super) admission_stale: bool,
     pub(super) plan: Plan,
     pub(super) told: Told,
     ear: Ear,
@@ -278,6 +278,12 @@ impl State {
             self.provisional = true;
             self.take(table, now);
         }
+    }
+
+    /// Looks at everything again now, whatever failed before.
+    pub(super) fn look_now(&mut self, now: Uptime) {
+        (self.groups_due, self.list_due) = (now, now);
+        (self.not_before, self.write_not_before) = (now, now);
     }
 
     /// Takes over what is wanted now.
