@@ -1,5 +1,8 @@
 //! The whole program, as operators type it: exit codes, and what goes to stdout and to stderr.
 
+#[path = "cli/environment.rs"]
+mod environment;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -669,60 +672,4 @@ fn an_interrupt_stops_it_as_well() {
     let (mut running, ..) = running(&place);
     running.signal("-INT");
     assert_eq!(running.exit_code(), Some(0));
-}
-
-/// Takes connections, answers nothing, and counts them.
-struct Listener {
-    listener: std::net::TcpListener,
-    taken: usize,
-}
-
-impl Listener {
-    fn new() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        Self { listener, taken: 0 }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.listener.local_addr().unwrap())
-    }
-
-    fn taken(&mut self) -> usize {
-        while self.listener.accept().is_ok() {
-            self.taken += 1;
-        }
-        self.taken
-    }
-}
-
-#[test]
-fn a_proxy_that_only_the_environment_names_is_asked_by_nobody() {
-    let place = Place::new();
-    let (mut proxy, mut apiserver, mut uaa) = (Listener::new(), Listener::new(), Listener::new());
-    let nowhere = "http://127.0.0.1:1";
-    place.write("kubeconfig", &KUBECONFIG.replace(nowhere, &apiserver.url()));
-    let text = ORIGINAL.replace(
-        &format!("uaa_api_url: {nowhere}"),
-        &format!("uaa_api_url: {}", uaa.url()),
-    );
-    place.write(
-        "route-sync.yml",
-        &format!("{text}admin: {{listen: 'off'}}\n"),
-    );
-    let mut command = place.command(&["run", "--config", "route-sync.yml"]);
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        command.env(name, proxy.url());
-        command.env(name.to_lowercase(), proxy.url());
-    }
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let _running = Running(child.unwrap());
-    for _ in 0..DEADLINE.as_millis() / POLL.as_millis() {
-        if apiserver.taken() > 0 && uaa.taken() > 0 {
-            break;
-        }
-        std::thread::sleep(POLL);
-    }
-    assert!(apiserver.taken() > 0 && uaa.taken() > 0, "both are asked");
-    assert_eq!(proxy.taken(), 0);
 }

@@ -344,52 +344,6 @@ async fn a_restart_adopts_its_rows_without_adding_any_in_batches_of_a_hundred() 
 }
 
 #[tokio::test]
-async fn one_refused_row_harms_none_of_the_others() {
-    let routes: Vec<_> = (2000..2020).map(|port| (port, 1)).collect();
-    let good: Vec<_> = (2000..2020).filter(|port| *port != 2007).collect();
-    let lane = Subject::start(4, &routes, |api| {
-        api.poisoned.insert(2007);
-        // Standing already, so that one batch refreshes them all.
-        for (port, _) in &routes {
-            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_secs(4));
-        }
-    })
-    .await;
-    let report = lane
-        .until_report("blamed", |report| has(report, "route-refused"))
-        .await;
-    assert!(message(&report, "route-refused").contains("poisoned"));
-    lane.until_ports(&good).await;
-    let all = |api: &Api| good.iter().all(|port| api.ports().contains(port));
-    lane.holds(Duration::from_secs(6), "the good ones live", all)
-        .await;
-    let refused = lane
-        .api()
-        .lock()
-        .creates()
-        .filter(|call| call.status == 400)
-        .count();
-    assert!(
-        refused <= 12,
-        "halved down once, tried alone while it lives, then left alone, not {refused} times"
-    );
-}
-
-#[tokio::test]
-async fn a_row_that_stands_twice_stops_no_other() {
-    let routes: Vec<_> = (2000..2004).map(|port| (port, 1)).collect();
-    let lane = Subject::start(3, &routes, |api| {
-        api.doubled.insert(2000);
-    })
-    .await;
-    lane.until_ports(&[2001, 2002, 2003]).await;
-    lane.until_report("said", |report| has(report, "route-refused"))
-        .await;
-    lane.api().lock().doubled.clear();
-    lane.until_ports(&[2000, 2001, 2002, 2003]).await;
-}
-
-#[tokio::test]
 async fn a_lower_max_ttl_is_adopted_and_refreshed_well_within() {
     let lane = Subject::start(120, &[(2000, 1), (2001, 1)], |api| api.max_ttl = 3).await;
     lane.until_ports(&[2000, 2001]).await;

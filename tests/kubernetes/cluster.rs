@@ -148,12 +148,17 @@ fn who_does_not_answer_keeps_no_change_from_being_seen() {
         };
         let mut watched = watching(&server, timing);
         let first = watched.service("web").await;
-        server.fail("get", "namespaces", Fault::Status(500));
-        server.service("new", &[(HTTP, "new")], 30_002);
-        let second = watched.service("new").await;
-        assert_eq!(first.cluster, second.cluster);
-        server.delete("services", "default", "web");
-        watched.without("web").await;
+        for (index, fault) in [Fault::Status(500), Fault::Hang].into_iter().enumerate() {
+            server.fail("get", "namespaces", fault);
+            // Watches come and go, and each that comes may be another cluster's.
+            stays("asked", || server.count("get", "namespaces") > 0).await;
+            let name = format!("new-{index}");
+            server.service(&name, &[(HTTP, "new")], 30_002);
+            let second = watched.service(&name).await;
+            assert_eq!(first.cluster, second.cluster);
+            server.delete("services", "default", &name);
+            watched.without(&name).await;
+        }
     });
 }
 
