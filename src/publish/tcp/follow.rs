@@ -62,8 +62,11 @@ pub(super) struct Follow {
     used: TcpSettings,
     counters: Arc<TcpCounters>,
     backoff: Backoff,
-    trial: Option<BoxFuture<'static, (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>)>>,
+    trial: Option<BoxFuture<'static, Tried>>,
 }
+
+/// What was tried, and what came of it.
+type Tried = (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>);
 
 // === impl Follow ===
 
@@ -168,7 +171,7 @@ fn attempt(
     settings: TcpSettings,
     counters: Arc<TcpCounters>,
     wait: Duration,
-) -> BoxFuture<'static, (TcpSettings, Result<Arc<dyn RoutingApi>, TrialError>)> {
+) -> BoxFuture<'static, Tried> {
     Box::pin(async move {
         tokio::time::sleep(wait).await;
         let client = try_out(&*outside, &settings, counters).await;
