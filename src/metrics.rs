@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use crate::Uptime;
 use crate::desired::Code;
 use crate::route::Lane;
-use crate::status::{RouteState, Status};
+use crate::status::{Drain, RouteState, Status};
 pub use table::{Counter, METRICS, Metric};
 
 /// Reads one counter of whatever part counts.
@@ -87,6 +87,11 @@ impl Metrics {
         };
         put("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         put("uptime_seconds", &[], self.status.clock.now().as_secs_f64());
+        for drain in Drain::ALL {
+            let drained = self.status.drain() == Some(*drain);
+            let label = ("routes", drain.as_str());
+            put("drained", &[label], f64::from(u8::from(drained)));
+        }
         self.lanes(&mut put);
         self.kubernetes(&mut put);
         for (counter, read) in &self.counters.0 {

@@ -14,6 +14,10 @@ use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, ServiceKey};
 
+mod drain;
+
+pub use drain::{Drain, Draining, Withdrawn};
+
 /// Every report of the process, for readers.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -24,6 +28,7 @@ pub struct Status {
     desired: watch::Receiver<Option<Arc<Desired>>>,
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
+    draining: Option<Draining>,
 }
 
 /// One lane, as it sees itself.
@@ -47,6 +52,8 @@ pub struct LaneReport {
     pub findings: Vec<Finding>,
     /// What the other side told: router group, interval, TTL.
     pub facts: BTreeMap<&'static str, String>,
+    /// Once it is to withdraw everything: how far it is.
+    pub withdrawn: Option<Withdrawn>,
 }
 
 /// One route, as its lane sees it.
@@ -115,6 +122,7 @@ impl LaneReport {
             routes: BTreeMap::new(),
             findings: Vec::new(),
             facts: BTreeMap::new(),
+            withdrawn: None,
         }
     }
 }
@@ -138,6 +146,7 @@ impl Status {
             desired,
             lanes,
             state: None,
+            draining: None,
         }
     }
 
@@ -196,6 +205,7 @@ impl Status {
         if let Some(state) = &self.state {
             findings.extend(state.borrow().iter().cloned());
         }
+        findings.extend(self.drain().map(Drain::finding));
         findings
     }
 
@@ -204,6 +214,9 @@ impl Status {
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
+        if let Some(drain) = self.drain() {
+            missing.push(format!("drained: {}", drain.finding().message));
+        }
         let sources = self.sources();
         if sources.sources.is_empty() {
             missing.push("source: nothing has been heard of the apiserver".to_owned());
@@ -239,7 +252,7 @@ impl Status {
             desired,
             lanes,
             state,
-            ..
+            draining,
         } = self;
         let lane_changed = async {
             if lanes.is_empty() {
@@ -254,6 +267,12 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let drained = async {
+            match draining {
+                Some(draining) => draining.asked.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -261,6 +280,7 @@ impl Status {
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
             changed = state_changed => changed,
+            changed = drained => changed,
         };
         woken.is_ok()
     }

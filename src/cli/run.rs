@@ -4,6 +4,7 @@
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
+mod drain;
 mod tell;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
+use drain::Gate;
 
 use super::{runtime, wires};
 use crate::admin;
@@ -25,7 +27,7 @@ use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::state::{Opened, Place};
-use crate::status::Status;
+use crate::status::{Drain, Draining, Status};
 use crate::telemetry::{Dropped, Guard};
 
 /// What still blocks after the tasks ended is not worth waiting for.
@@ -83,13 +85,21 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
+    let (drains_tx, drains) = mpsc::channel(admin::DRAINS_MAX);
+    let (drain_tx, drained) = watch::channel(None);
+    let warm = state.as_ref().and_then(|state| state.warm.table.clone());
+    let gate = Gate::new(drains, drain_tx, warm);
     let deriving = derive::run(
         snapshot.clone(),
         routes,
         memory,
         clock,
         desired_tx,
-        derive::Told { approvals, others },
+        derive::Told {
+            approvals,
+            others,
+            gate,
+        },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
@@ -115,18 +125,28 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             &mut tasks,
         ));
     }
+    let mut draining = Draining {
+        asked: drained.clone(),
+        on_record: None,
+    };
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
+        draining.on_record = Some(keeper.drained());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
     }
+    status = status.with_drain(draining);
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        let listening = admin::run(address, status, metrics, approvals_tx, stop);
+        let words = admin::Words {
+            approvals: approvals_tx,
+            drains: drains_tx,
+        };
+        let listening = admin::run(address, status, metrics, words, stop);
         tasks.spawn("admin", listening);
     }
-    until_stopped(tasks, signals).await
+    until_stopped(tasks, signals, drained).await
 }
 
 /// Who held which name when the last process ended.
@@ -135,11 +155,19 @@ fn known_holders(state: Option<&Opened>) -> Memory {
     known.map_or_else(Memory::default, |known| Memory::of_holders(&known.table))
 }
 
-async fn until_stopped(tasks: Tasks, mut signals: Signals) -> anyhow::Result<ExitCode> {
+async fn until_stopped(
+    tasks: Tasks,
+    mut signals: Signals,
+    drained: watch::Receiver<Option<Drain>>,
+) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = oneshot::channel();
     let twice = async {
         let first = signals.next().await;
-        info!(target: "route_sync", signal = first, "stopping, routes kept");
+        if *drained.borrow() == Some(Drain::Unregister) {
+            info!(target: "route_sync", signal = first, "stopping, routes withdrawn before");
+        } else {
+            info!(target: "route_sync", signal = first, "stopping, routes kept");
+        }
         // Where nobody listens the tasks have ended already.
         let _ = stop.send(());
         signals.next().await

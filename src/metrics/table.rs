@@ -55,6 +55,11 @@ pub const METRICS: &[Metric] = &[
         &["lane"],
         "Routes that nothing asks for and whose removal is held",
     ),
+    gauge(
+        "drained",
+        &["routes"],
+        "Whether an operator drained the process: keep, unregister",
+    ),
     gauge("findings", &["code", "severity"], "Findings of each code"),
     gauge("services", &[], "Labelled Services"),
     gauge("nodes", &[], "Nodes"),

@@ -47,12 +47,15 @@ pub struct Keeper {
     writing: Option<Writing>,
     error: Option<String>,
     findings: watch::Sender<Vec<Finding>>,
+    /// The file holds the empty table of a process that was drained.
+    drained: watch::Sender<bool>,
 }
 
 struct Writing {
     task: JoinHandle<Result<(), StateError>>,
     since: Uptime,
     told: bool,
+    drained: bool,
 }
 
 /// What is owned by a write.
@@ -91,6 +94,7 @@ impl Keeper {
             writing: None,
             error: None,
             findings: watch::Sender::new(Vec::new()),
+            drained: watch::Sender::new(false),
         };
         if let Some(error) = unread {
             let text = format!("what the last process left cannot be used: {error}");
@@ -103,6 +107,12 @@ impl Keeper {
     #[must_use]
     pub fn findings(&self) -> watch::Receiver<Vec<Finding>> {
         self.findings.subscribe()
+    }
+
+    /// Whether the next process would find no route to announce, because this one was drained.
+    #[must_use]
+    pub fn drained(&self) -> watch::Receiver<bool> {
+        self.drained.subscribe()
     }
 
     /// Writes until `stop`, and then once more.
@@ -188,6 +198,7 @@ impl Keeper {
     fn write(&mut self, parts: Parts, now: Uptime) {
         let folder = self.place.dir.clone();
         let foundation = self.foundation.clone();
+        let drained = parts.http.drained && parts.rest.drained;
         let task = tokio::task::spawn_blocking(move || {
             let bytes = format::encode(Record {
                 written_secs: unix_seconds(),
@@ -203,6 +214,7 @@ impl Keeper {
             task,
             since: now,
             told: false,
+            drained,
         });
     }
 
@@ -213,9 +225,13 @@ impl Keeper {
             return std::future::pending().await;
         };
         let (ended, since) = ((&mut writing.task).await, writing.since);
-        self.writing = None;
         let silent = |_| Err(StateError::Silent(self.place.dir.clone()));
-        (ended.unwrap_or_else(silent), since)
+        let ended = ended.unwrap_or_else(silent);
+        if ended.is_ok() && writing.drained {
+            self.drained.send_replace(true);
+        }
+        self.writing = None;
+        (ended, since)
     }
 
     /// Whether it went well.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::drain::Gate;
 use crate::admin::Approval;
 use crate::desired::guard::Guard;
 use crate::desired::{self, Desired, Memory, Options};
@@ -32,6 +33,8 @@ pub(super) struct Told {
     pub(super) approvals: mpsc::Receiver<Approval>,
     /// By the apiserver.
     pub(super) others: Others,
+    /// By operators, of the time before a stop.
+    pub(super) gate: Gate,
 }
 
 pub(super) async fn run(
@@ -46,11 +49,13 @@ pub(super) async fn run(
     let Told {
         mut approvals,
         mut others,
+        mut gate,
     } = told;
     let mut guard = Guard::default();
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;
+        let mut derived = None;
         if let Some(view) = view {
             let now = clock.now();
             let table = desired::derive(&view, &mut memory, &options, now);
@@ -60,6 +65,9 @@ pub(super) async fn run(
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
+            derived = Some(table);
+        }
+        if let Some(table) = gate.pass(derived) {
             publish(&desired, table);
         }
         let revisit = async {
@@ -86,6 +94,7 @@ pub(super) async fn run(
                 // Whoever asked may have gone; what was approved stays so.
                 let _ = answer.send(released);
             }
+            () = gate.asked() => {}
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
             () = revisit => {}

@@ -195,7 +195,9 @@ mod tests {
             findings: Vec::new(),
             node_ips: BTreeMap::new(),
             node_ports: BTreeMap::new(),
+            yielding: BTreeMap::new(),
             held: None,
+            drained: false,
             revisit: None,
         })
     }

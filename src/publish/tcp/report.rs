@@ -108,6 +108,7 @@ impl State {
             routes,
             findings,
             facts: self.facts(),
+            withdrawn: self.withdrawn(),
         }
     }
 
