@@ -1,5 +1,7 @@
 //! `run`: the one place that wires the parts together and supervises them.
 //!
+//! [`assemble`] is all of a controller but the process around it: it takes the ways out as they are handed in.
+//!
 //! Nothing a remote does ends the process. SIGTERM and SIGINT stop it and keep every route: the routers' own
 //! TTLs bridge a restart. A second signal aborts.
 
@@ -20,14 +22,16 @@ use tracing::{error, info, warn};
 pub(super) use derive::Others;
 use drain::Gate;
 
+use self::derive::Inherited;
 use super::{runtime, wires};
 use crate::admin;
 use crate::config::Config;
 use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
+use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
-use crate::status::{Drain, Draining, Status};
+use crate::status::{Drain, Status};
 use crate::telemetry::{Dropped, Guard};
 
 /// What still blocks after the tasks ended is not worth waiting for.
@@ -47,6 +51,30 @@ pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<Ex
 }
 
 async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
+    let signals = Signals::new()?;
+    let mut counters = Counters::default();
+    counters.add(Counter::LogLinesDropped, move || dropped.count());
+    let Controller { tasks, status } = assemble(config, Arc::new(Network), counters).await?;
+    until_stopped(tasks, signals, &status).await
+}
+
+/// A controller with all its tasks running.
+pub struct Controller {
+    /// They run until these are dropped, or asked to stop.
+    pub tasks: Tasks,
+    /// What it tells of itself.
+    pub status: Status,
+}
+
+/// Starts everything that a configuration asks for.
+///
+/// # Errors
+/// Where certificates or addresses cannot be used; never because of a remote.
+pub async fn assemble(
+    config: Config,
+    outside: Arc<dyn Outside>,
+    mut counters: Counters,
+) -> anyhow::Result<Controller> {
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
@@ -67,28 +95,28 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     for key in unknown_keys {
         warn!(target: "route_sync", key = %key, "configuration key ignored");
     }
-    let signals = Signals::new()?;
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
-    let mut counters = Counters::default();
-    counters.add(Counter::LogLinesDropped, move || dropped.count());
 
     let place = state_dir.map(|dir| Place {
         dir,
         max_age: state_max_age,
     });
     let domain = &routes.app_domain;
-    let state = wires::state(place, &kubernetes, domain, routing_api.as_ref()).await;
+    let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
-    let others = wires::node_ports(kubernetes.clone(), &mut tasks);
-    let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
+    let others = wires::node_ports(outside.clone(), kubernetes.clone(), &mut tasks);
+    let (snapshot, sources) = wires::watch(
+        outside.clone(),
+        kubernetes,
+        clock,
+        &mut counters,
+        &mut tasks,
+    );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
-    let (drains_tx, drains) = mpsc::channel(admin::DRAINS_MAX);
-    let (drain_tx, drained) = watch::channel(None);
-    let warm = state.as_ref().and_then(|state| state.warm.table.clone());
-    let gate = Gate::new(drains, drain_tx, warm);
+    let (gate, drains, mut draining) = Gate::open(state.as_ref());
     let deriving = derive::run(
         snapshot.clone(),
         routes,
@@ -99,6 +127,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             approvals,
             others,
             gate,
+            inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
@@ -106,8 +135,8 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let mut lanes = Vec::new();
     if let (Some(uaa), Some(api)) = (uaa, routing_api) {
         lanes.push(wires::tcp(
-            &uaa,
-            api,
+            &*outside,
+            (&uaa, api),
             state.as_ref(),
             desired.clone(),
             clock,
@@ -117,6 +146,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     }
     if let Some(nats) = nats {
         lanes.push(wires::http(
+            outside,
             nats,
             state.as_ref(),
             desired.clone(),
@@ -125,10 +155,6 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             &mut tasks,
         ));
     }
-    let mut draining = Draining {
-        asked: drained.clone(),
-        on_record: None,
-    };
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
@@ -141,12 +167,12 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
         let words = admin::Words {
             approvals: approvals_tx,
-            drains: drains_tx,
+            drains,
         };
-        let listening = admin::run(address, status, metrics, words, stop);
+        let listening = admin::run(address, status.clone(), metrics, words, stop);
         tasks.spawn("admin", listening);
     }
-    until_stopped(tasks, signals, drained).await
+    Ok(Controller { tasks, status })
 }
 
 /// Who held which name when the last process ended.
@@ -158,12 +184,12 @@ fn known_holders(state: Option<&Opened>) -> Memory {
 async fn until_stopped(
     tasks: Tasks,
     mut signals: Signals,
-    drained: watch::Receiver<Option<Drain>>,
+    status: &Status,
 ) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = oneshot::channel();
     let twice = async {
         let first = signals.next().await;
-        if *drained.borrow() == Some(Drain::Unregister) {
+        if status.drain() == Some(Drain::Unregister) {
             info!(target: "route_sync", signal = first, "stopping, routes withdrawn before");
         } else {
             info!(target: "route_sync", signal = first, "stopping, routes kept");

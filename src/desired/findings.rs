@@ -145,6 +145,8 @@ codes! {
     Drained = "drained" Error,
     /// An operator drained this process: routes are kept alive as they were, until it is restarted.
     DrainedKept = "drained-kept" Warning,
+    /// The apiserver answers as another cluster: routes stay as they were until somebody approves.
+    AnotherCluster = "another-cluster" Error,
     /// One object could not be read; what was last known of it stays.
     ObjectUndecodable = "object-undecodable" Warning,
     /// The apiserver refuses a right; the message names it.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::admin::DrainRequest;
+use crate::admin::{DRAINS_MAX, DrainRequest};
 use crate::desired::Desired;
 use crate::route::RouteTable;
-use crate::status::Drain;
+use crate::state::Opened;
+use crate::status::{Drain, Draining};
 
 /// Between the guard and the lanes.
-pub(in crate::cli) struct Gate {
+pub(super) struct Gate {
     asked: mpsc::Receiver<DrainRequest>,
     drain: watch::Sender<Option<Drain>>,
     /// What the last process left: it tells whose routes are to go before Kubernetes answers.
@@ -25,17 +26,25 @@ pub(in crate::cli) struct Gate {
 // === impl Gate ===
 
 impl Gate {
-    pub(in crate::cli) fn new(
-        asked: mpsc::Receiver<DrainRequest>,
-        drain: watch::Sender<Option<Drain>>,
-        warm: Option<Arc<Desired>>,
-    ) -> Self {
-        Self {
+    /// With where operators' words are put in, and what everybody may know of them.
+    pub(super) fn open(state: Option<&Opened>) -> (Self, mpsc::Sender<DrainRequest>, Draining) {
+        Self::with_warm(state.and_then(|state| state.warm.table.clone()))
+    }
+
+    fn with_warm(warm: Option<Arc<Desired>>) -> (Self, mpsc::Sender<DrainRequest>, Draining) {
+        let (drains, asked) = mpsc::channel(DRAINS_MAX);
+        let drain = watch::Sender::new(None);
+        let draining = Draining {
+            asked: drain.subscribe(),
+            on_record: None,
+        };
+        let gate = Self {
             asked,
             drain,
             warm,
             told: None,
-        }
+        };
+        (gate, drains, draining)
     }
 
     /// Waits for an operator's word and takes it. May be dropped at any time; for ever without an admin listener.
@@ -118,8 +127,7 @@ mod tests {
 
     impl Subject {
         fn new(warm: Option<Arc<Desired>>) -> Self {
-            let (drains, asked) = mpsc::channel(1);
-            let gate = Gate::new(asked, watch::Sender::new(None), warm);
+            let (gate, drains, _) = Gate::with_warm(warm);
             Self { gate, drains }
         }
 

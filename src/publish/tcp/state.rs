@@ -296,7 +296,11 @@ impl State {
     }
 
     fn take(&mut self, desired: Arc<Desired>, now: Uptime) {
-        self.instance = Some(InstanceId::of(&desired.cluster));
+        let id = InstanceId::of(&desired.cluster);
+        self.instance = Some(match self.instance.take() {
+            Some(earlier) => id.formerly(earlier),
+            None => id,
+        });
         if desired.drained {
             self.calmed = Calmed::default();
             self.say_farewell(now);

@@ -99,6 +99,7 @@ impl State {
         let seen = self.image.iter().flatten();
         let seen = seen.filter(|(row, stamp)| self.is_ours(row, stamp.as_deref()));
         let journal = self.journal.confirmed.keys().chain(&self.journal.inherited);
-        seen.map(|(row, _)| row).chain(journal)
+        let to_go = self.plan.remove.iter().map(Owned::get);
+        seen.map(|(row, _)| row).chain(journal).chain(to_go)
     }
 }
