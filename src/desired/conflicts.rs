@@ -256,9 +256,9 @@ fn losers<'a, N>(
     claims: &[(N, &'a Claimant<'a>)],
     winner: Option<&Claimant<'_>>,
 ) -> impl Iterator<Item = &'a ServiceKey> {
-    let winner = winner.map(|winner| winner.service.service.key.clone());
+    let winner = winner.map(Claimant::key);
     let keys = claims.iter().map(|(_, claimant)| claimant.key());
-    keys.filter(move |key| Some(*key) != winner.as_ref())
+    keys.filter(move |key| Some(*key) != winner)
 }
 
 fn lost(code: Code, loser: &ServiceKey, text: String) -> Finding {

@@ -84,6 +84,9 @@ impl<'a> HandOvers<'a> {
         wishes: impl Fn(&Claimant<'a>) -> bool,
         may_have: impl Fn(&Claimant<'a>) -> bool,
     ) -> &'a Claimant<'a> {
+        if !self.to.contains_key(holder.key()) {
+            return holder;
+        }
         let (end, why) = self.end(holder, wishes, may_have);
         if let Some(code) = why {
             self.stays(name(), end, code);
