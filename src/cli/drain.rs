@@ -67,7 +67,7 @@ fn tell_of_reloads(drained: &Drained) {
     let any_port = drained.routes.iter().any(|route| route.lane == "tcp");
     if any_port && drained.drain == Drain::Unregister.as_str() {
         render::hint(
-            "tcp-routers close the ports one reload after another, about ten rows a second",
+            "tcp-routers close the ports one reload after another, ten to twenty rows a second",
         );
     }
 }
