@@ -11,6 +11,7 @@
 mod approve;
 mod check;
 mod docs;
+mod drain;
 mod lint;
 mod plan;
 mod render;
@@ -31,6 +32,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::publish::tcp;
 use crate::route::Hostname;
+use crate::status::Drain;
 use crate::telemetry;
 
 /// Where the original looked.
@@ -100,6 +102,18 @@ enum Command {
         /// The plan, as `status`, `plan` and the finding `removal-held` name it
         #[arg(value_name = "PLAN-HASH")]
         plan: String,
+        /// Its admin listener [default: `admin.listen` of the configuration]
+        #[arg(long, value_name = "ADDRESS")]
+        admin: Option<SocketAddr>,
+    },
+    /// Tell the running route-sync what becomes of its routes before it is stopped
+    Drain {
+        /// Withdraw every route now, and announce nothing until it is restarted; exit 0 once all is proven gone
+        #[arg(long)]
+        unregister: bool,
+        /// Keep every route alive as it is and follow no change until it is restarted (the default)
+        #[arg(long, conflicts_with = "unregister")]
+        keep: bool,
         /// Its admin listener [default: `admin.listen` of the configuration]
         #[arg(long, value_name = "ADDRESS")]
         admin: Option<SocketAddr>,
@@ -183,6 +197,18 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check { offline: _ } => check::offline(&path, surroundings(), output),
         Command::Status { admin } => block_on(status::status(admin, &path, output)),
         Command::Approve { plan, admin } => block_on(approve::approve(&plan, admin, &path, output)),
+        Command::Drain {
+            unregister,
+            keep: _,
+            admin,
+        } => {
+            let how = if unregister {
+                Drain::Unregister
+            } else {
+                Drain::Keep
+            };
+            block_on(drain::drain(how, admin, &path, output))
+        }
         Command::Lint { files, app_domain } => {
             lint::lint(&files, config.as_deref(), app_domain, output)
         }

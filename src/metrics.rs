@@ -20,7 +20,7 @@ use crate::Uptime;
 use crate::desired::Code;
 use crate::route::Lane;
 use crate::status::propagation::{BOUNDS, Histogram, Propagation, Stage};
-use crate::status::{RouteState, Status};
+use crate::status::{Drain, RouteState, Status};
 pub use table::{Counter, Kind, METRICS, Metric};
 
 /// Reads one counter of whatever part counts.
@@ -108,6 +108,11 @@ impl Metrics {
         put("uptime_seconds", &[], self.status.clock.now().as_secs_f64());
         let stale = self.status.config_is_stale();
         put("config_stale", &[], f64::from(u8::from(stale)));
+        for drain in Drain::ALL {
+            let drained = self.status.drain() == Some(*drain);
+            let label = ("routes", drain.as_str());
+            put("drained", &[label], f64::from(u8::from(drained)));
+        }
         self.lanes(&mut put);
         self.kubernetes(&mut put);
         for (counter, read) in &self.counters.read {

@@ -16,6 +16,10 @@ use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, ServiceKey};
 
+mod drain;
+
+pub use drain::{Drain, Draining, Withdrawn};
+
 /// Every report of the process, for readers.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -27,6 +31,7 @@ pub struct Status {
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
     config: Option<watch::Receiver<Vec<Finding>>>,
+    draining: Option<Draining>,
 }
 
 /// One lane, as it sees itself.
@@ -52,6 +57,8 @@ pub struct LaneReport {
     pub findings: Vec<Finding>,
     /// What the other side told: router group, interval, TTL.
     pub facts: BTreeMap<&'static str, String>,
+    /// Once it is to withdraw everything: how far it is.
+    pub withdrawn: Option<Withdrawn>,
 }
 
 /// One route, as its lane sees it.
@@ -121,6 +128,7 @@ impl LaneReport {
             routes: BTreeMap::new(),
             findings: Vec::new(),
             facts: BTreeMap::new(),
+            withdrawn: None,
         }
     }
 }
@@ -145,6 +153,7 @@ impl Status {
             lanes,
             state: None,
             config: None,
+            draining: None,
         }
     }
 
@@ -217,6 +226,7 @@ impl Status {
         for more in self.state.iter().chain(&self.config) {
             findings.extend(more.borrow().iter().cloned());
         }
+        findings.extend(self.drain().map(Drain::finding));
         findings
     }
 
@@ -225,6 +235,9 @@ impl Status {
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
+        if let Some(drain) = self.drain() {
+            missing.push(format!("drained: {}", drain.finding().message));
+        }
         let sources = self.sources();
         if sources.sources.is_empty() {
             missing.push("source: nothing has been heard of the apiserver".to_owned());
@@ -261,6 +274,7 @@ impl Status {
             lanes,
             state,
             config,
+            draining,
             ..
         } = self;
         let lane_changed = async {
@@ -282,6 +296,12 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let drained = async {
+            match draining {
+                Some(draining) => draining.asked.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -290,6 +310,7 @@ impl Status {
             changed = lane_changed => changed,
             changed = state_changed => changed,
             changed = config_changed => changed,
+            changed = drained => changed,
         };
         woken.is_ok()
     }

@@ -371,6 +371,17 @@ fn approve_needs_a_plan_and_a_running_process() {
     );
 }
 
+#[test]
+fn drain_keeps_or_withdraws_but_not_both_and_needs_a_running_process() {
+    let both = Place::new().run(&["drain", "--keep", "--unregister"]);
+    assert_eq!(both.code, 2);
+    for arguments in [&["drain"][..], &["drain", "--unregister"]] {
+        let answer = Place::new().run(&[arguments, &["--admin", "127.0.0.1:1"]].concat());
+        assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
+        assert!(answer.stderr.contains("127.0.0.1:1"), "{}", answer.stderr);
+    }
+}
+
 const SERVICE: &str = "\
 apiVersion: v1
 kind: Service

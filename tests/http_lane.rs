@@ -1,6 +1,8 @@
 //! The HTTP lane against a NATS server: one in this process always, a real one where `ROUTE_SYNC_NATS_SERVER` or
 //! the search path has it.
 
+#[path = "http_lane/drain.rs"]
+mod drain;
 #[path = "http_lane/journal.rs"]
 mod journal;
 #[path = "http_lane/real.rs"]
@@ -71,7 +73,9 @@ fn table(routes: &[(&str, u16, &[u8])]) -> Arc<Desired> {
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     })
 }

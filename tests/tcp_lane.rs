@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "tcp_lane/batches.rs"]
 mod batches;
+#[path = "tcp_lane/drain.rs"]
+mod drain;
 #[path = "tcp_lane/events.rs"]
 mod events;
 #[path = "tcp_lane/foundation.rs"]
@@ -251,7 +253,9 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
                 (NodePort::new(port + 30_000).unwrap(), Arc::new(service))
             })
             .collect(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     })
 }

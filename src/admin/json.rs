@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Uptime;
 use crate::desired::{self, Subject, guard};
-use crate::status::{LaneReport, SourceState, Status};
+use crate::status::{Drain, LaneReport, SourceState, Status};
 
 /// The version of this format.
 pub const FORMAT: u32 = 1;
@@ -38,8 +38,44 @@ pub struct Report {
     /// Removals that are held, if any.
     #[serde(default)]
     pub held: Option<Held>,
+    /// `keep` or `unregister`, once an operator drained the process.
+    #[serde(default)]
+    pub drain: Option<String>,
     /// Everything wrong or odd.
     pub findings: Vec<Finding>,
+}
+
+/// What came of draining.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drained {
+    /// `keep` or `unregister`.
+    pub drain: String,
+    /// All that was asked for is done, and proven.
+    pub complete: bool,
+    /// Routes that are kept, or gone.
+    pub routes: Vec<DrainedRoute>,
+    /// Routes that are not proven gone.
+    pub left: Vec<DrainedRoute>,
+    /// Why it is not complete.
+    pub troubles: Vec<String>,
+}
+
+/// A route of a process that was drained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainedRoute {
+    /// `http` or `tcp`.
+    pub lane: String,
+    /// Host and path, or port.
+    pub name: String,
+    /// `namespace/name` of the Service it came from, where that is known.
+    pub service: Option<String>,
+}
+
+/// Why nothing was drained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NotDrained {
+    /// In words.
+    pub reason: String,
 }
 
 /// Removals that are held until somebody approves them, or further lists agree.
@@ -172,6 +208,7 @@ impl Report {
             held: status
                 .desired()
                 .and_then(|desired| desired.held.as_ref().map(Held::of)),
+            drain: status.drain().map(|drain| drain.as_str().to_owned()),
             findings: status.findings().iter().map(Finding::of).collect(),
         }
     }
@@ -183,6 +220,20 @@ impl Held {
             plan: held.plan.to_string(),
             reasons: held.why(),
             routes: held.routes.iter().map(HeldRoute::of).collect(),
+        }
+    }
+}
+
+impl Drained {
+    /// Nothing changes any more.
+    #[must_use]
+    pub fn kept(routes: Vec<DrainedRoute>) -> Self {
+        Self {
+            drain: Drain::Keep.as_str().to_owned(),
+            complete: true,
+            routes,
+            left: Vec::new(),
+            troubles: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
+mod drain;
 mod reload;
 mod tell;
 
@@ -21,9 +22,9 @@ use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
 
-use self::reload::{Parts, Reload};
-
 use self::derive::Inherited;
+use self::drain::Gate;
+use self::reload::{Parts, Reload};
 use super::{runtime, wires};
 use crate::admin;
 use crate::config::Config;
@@ -32,7 +33,7 @@ use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
-use crate::status::Status;
+use crate::status::{Drain, Status};
 use crate::telemetry::{Dropped, Guard, Level};
 
 /// What still blocks after the tasks ended is not worth waiting for.
@@ -74,7 +75,7 @@ async fn serve(
     let reload = Reload::new(path, running, parts, level);
     let stop = tasks.stop_token();
     tasks.spawn("reload", reload.run(hangup, status.clock, stop));
-    until_stopped(tasks, signals).await
+    until_stopped(tasks, signals, &status).await
 }
 
 /// A controller with all its tasks running.
@@ -134,6 +135,7 @@ pub async fn assemble(
     );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
+    let (gate, drains, mut draining) = Gate::open(state.as_ref());
     let deriving = derive::run(
         snapshot.clone(),
         parts.options.follower(),
@@ -144,6 +146,7 @@ pub async fn assemble(
             approvals,
             others,
             propagation: counters.propagation(),
+            gate,
             inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
@@ -176,12 +179,18 @@ pub async fn assemble(
     status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
+        draining.on_record = Some(keeper.drained());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
     }
+    status = status.with_drain(draining);
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        let listening = admin::run(address, status.clone(), metrics, approvals_tx, stop);
+        let words = admin::Words {
+            approvals: approvals_tx,
+            drains,
+        };
+        let listening = admin::run(address, status.clone(), metrics, words, stop);
         tasks.spawn("admin", listening);
     }
     Ok(Controller {
@@ -197,11 +206,19 @@ fn known_holders(state: Option<&Opened>) -> Memory {
     known.map_or_else(Memory::default, |known| Memory::of_holders(&known.table))
 }
 
-async fn until_stopped(tasks: Tasks, mut signals: Signals) -> anyhow::Result<ExitCode> {
+async fn until_stopped(
+    tasks: Tasks,
+    mut signals: Signals,
+    status: &Status,
+) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = oneshot::channel();
     let twice = async {
         let first = signals.next().await;
-        info!(target: "route_sync", signal = first, "stopping, routes kept");
+        if status.drain() == Some(Drain::Unregister) {
+            info!(target: "route_sync", signal = first, "stopping, routes withdrawn before");
+        } else {
+            info!(target: "route_sync", signal = first, "stopping, routes kept");
+        }
         // Where nobody listens the tasks have ended already.
         let _ = stop.send(());
         signals.next().await

@@ -91,6 +91,9 @@ fn shown(report: &Report) -> String {
     for missing in &report.missing {
         let _ = writeln!(text, "  missing: {}", one_line(missing));
     }
+    if let Some(drain) = &report.drain {
+        let _ = writeln!(text, "  drained: {}", one_line(drain));
+    }
     text.push_str(&sources(report));
     for (name, lane) in &report.lanes {
         text.push_str(&lane_shown(name, lane));

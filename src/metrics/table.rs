@@ -84,6 +84,11 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Whether something of the configuration file is not in use",
     ),
+    gauge(
+        "drained",
+        &["routes"],
+        "Whether an operator drained the process: keep, unregister",
+    ),
     gauge("findings", &["code", "severity"], "Findings of each code"),
     gauge("services", &[], "Labelled Services"),
     gauge("nodes", &[], "Nodes"),

@@ -443,6 +443,7 @@ impl Observation {
             journal: &Journal::default(),
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
+            yielding: &desired.yielding,
             policy: state::policy(config, config.ttl, config.ttl / state::REFRESHES_PER_TTL),
             now: Duration::ZERO,
         });

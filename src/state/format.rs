@@ -317,7 +317,9 @@ impl Body {
                 routing_api: self.routing_api,
             },
             desired: Arc::new(Desired {
+                yielding: BTreeMap::new(),
                 held: None,
+                drained: false,
                 cluster: ClusterId(self.cluster),
                 table,
                 findings: Vec::new(),

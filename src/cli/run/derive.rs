@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::drain::Gate;
 use crate::Uptime;
 use crate::admin::Approval;
 use crate::desired::guard::{Guard, Remembered};
@@ -38,6 +39,8 @@ pub(super) struct Told {
     pub(super) others: Others,
     /// Where it is noted which routes are new.
     pub(super) propagation: Arc<Propagation>,
+    /// By operators, of the time before a stop.
+    pub(super) gate: Gate,
     /// By the last process, where there is a state folder.
     pub(super) inherited: Option<Inherited>,
 }
@@ -72,6 +75,7 @@ pub(super) async fn run(
         mut approvals,
         mut others,
         propagation,
+        mut gate,
         inherited,
     } = told;
     let mut settings = options.get();
@@ -85,6 +89,7 @@ pub(super) async fn run(
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;
+        let mut derived = None;
         if let Some(view) = view {
             let now = clock.now();
             // Another cluster has nothing to say about who held what in ours.
@@ -104,7 +109,10 @@ pub(super) async fn run(
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
-            publish(&desired, table, &propagation, now);
+            derived = Some(table);
+        }
+        if let Some(table) = gate.pass(derived) {
+            publish(&desired, table, &propagation, clock.now());
         }
         let revisit = async {
             match revisit {
@@ -134,6 +142,7 @@ pub(super) async fn run(
                 settings = changed;
                 options.in_use();
             }
+            () = gate.asked() => {}
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
             () = revisit => {}

@@ -3,6 +3,7 @@
 //! Owns the connection, the report and the counters. Everything that could be decided without them is decided
 //! elsewhere.
 
+mod farewell;
 mod files;
 mod follow;
 mod foreign;
@@ -33,6 +34,7 @@ use crate::lifecycle::Clock;
 use crate::outside::Outside;
 use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
+use farewell::Farewell;
 use files::Files;
 pub(super) use follow::Follow;
 use foreign::Foreign;
@@ -68,6 +70,7 @@ pub(super) struct HttpLane {
     held: BTreeMap<Uri, Held>,
     held_told: BTreeMap<String, RouteReport>,
     foreign: Foreign,
+    farewell: Farewell,
     /// What the journal must hold, and the schedule's revision it was taken at.
     needed: TlsKeys,
     needed_at: Option<u64>,
@@ -108,6 +111,7 @@ impl HttpLane {
             held: BTreeMap::new(),
             held_told: BTreeMap::new(),
             foreign: Foreign::default(),
+            farewell: Farewell::default(),
             needed: TlsKeys::default(),
             needed_at: None,
             kept: Kept::default(),
@@ -140,6 +144,7 @@ impl HttpLane {
         self.record();
         self.keep();
         self.tell();
+        self.tell_withdrawn();
     }
 
     /// Waits until something is due or NATS says something, and takes that in.
@@ -180,9 +185,11 @@ impl HttpLane {
             }
         };
         let done = tokio::time::timeout(FINISH_WAIT, all).await.is_ok();
+        let kept = self.desired.as_ref().is_none_or(|table| !table.drained);
         info!(
             confirmed = done && self.epoch.is_some(),
-            "http lane stopped, routes kept"
+            "http lane stopped, routes {}",
+            if kept { "kept" } else { "withdrawn before" }
         );
     }
 

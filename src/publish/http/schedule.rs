@@ -306,6 +306,12 @@ impl Schedule {
         self.sent
     }
 
+    /// The last table taken.
+    #[must_use]
+    pub fn table(&self) -> Option<&Desired> {
+        self.wanted.as_deref()
+    }
+
     /// Whether a table was ever taken.
     #[must_use]
     pub fn has_table(&self) -> bool {

@@ -111,6 +111,7 @@ impl State {
             routes,
             findings,
             facts: self.facts(),
+            withdrawn: self.withdrawn(),
         }
     }
 

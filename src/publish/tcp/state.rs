@@ -21,11 +21,14 @@ use crate::route::RouterPort;
 use crate::state::Warm;
 use crate::uaa::UaaError;
 
+mod farewell;
 mod hear;
 mod learn;
 mod write;
 
+use farewell::Farewell;
 use hear::Ear;
+use write::free;
 
 /// Writes under way at once. Modest batches side by side are what the API is fastest with (measured).
 const WRITES_MAX: usize = 4;
@@ -179,6 +182,7 @@ pub(super) struct State {
     pub(super) plan: Plan,
     pub(super) told: Told,
     ear: Ear,
+    farewell: Farewell,
 }
 
 /// Ports on which rows of ours stand.
@@ -267,6 +271,7 @@ impl State {
             plan: Plan::default(),
             told: Told::default(),
             ear: Ear::default(),
+            farewell: Farewell::default(),
         }
     }
 
@@ -274,7 +279,10 @@ impl State {
     /// removed for its sake.
     pub(super) fn inherit_state(&mut self, warm: Warm, now: Uptime) {
         self.journal.inherited = warm.rows;
-        if let Some(table) = warm.table {
+        // Of a process that was drained, or that had nothing: what still stands is left to its life until Kubernetes
+        // tells what is wanted.
+        let table = warm.table.filter(|desired| !desired.table.tcp.is_empty());
+        if let Some(table) = table {
             self.provisional = true;
             self.take(table, now);
         }
@@ -299,7 +307,12 @@ impl State {
             Some(earlier) => id.formerly(earlier),
             None => id,
         });
-        self.calmed = self.flaps.calm(&desired.table.tcp, now);
+        if desired.drained {
+            self.calmed = Calmed::default();
+            self.say_farewell(now);
+        } else {
+            self.calmed = self.flaps.calm(&desired.table.tcp, now);
+        }
         self.desired = Some(desired);
         self.admission_stale = true;
     }
@@ -374,6 +387,10 @@ impl State {
             self.admission = admission::admit(&self.calmed.table, gate);
             self.admission_stale = false;
         }
+        if self.farewell.done {
+            self.plan = Plan::default();
+            return;
+        }
         self.inherit(now);
         let blind = View::Blind {
             creates_from: self.creates_from(),
@@ -392,6 +409,7 @@ impl State {
             journal: &self.journal,
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
+            yielding: &desired.yielding,
             policy: Policy {
                 hold_removals: self.provisional,
                 ..policy(&self.config, self.ttl, self.refresh_after())

@@ -46,7 +46,9 @@ fn table_with(routes: &[(&str, u16, &[u8])], options: &HttpOptions) -> Arc<Desir
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     })
 }
