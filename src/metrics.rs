@@ -87,6 +87,7 @@ impl Metrics {
         };
         put("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         put("uptime_seconds", &[], self.status.clock.now().as_secs_f64());
+        self.lease(&mut put);
         self.lanes(&mut put);
         self.kubernetes(&mut put);
         for (counter, read) in &self.counters.0 {
@@ -94,6 +95,20 @@ impl Metrics {
         }
         process::gather(&mut put);
         samples
+    }
+
+    fn lease(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {
+        let lease = self.status.lease();
+        let acts = lease.as_ref().is_none_or(|lease| !lease.role.is_standby());
+        put("leader", &[], f64::from(u8::from(acts)));
+        let Some(lease) = lease else { return };
+        if let Some(generation) = lease.generation {
+            put("lease_generation", &[], count(generation));
+        }
+        if let Some(renewed) = lease.renewed {
+            let age = since(self.status.clock.now(), renewed);
+            put("lease_seconds_since_renewal", &[], age);
+        }
     }
 
     fn lanes(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::desired::Desired;
+use crate::lease::Kept;
 use crate::plan::TcpRow;
 use crate::route::Uri;
 
@@ -72,6 +73,8 @@ pub struct Contents {
     pub withdrawals: BTreeSet<Withdrawal>,
     /// Rows the routing API has confirmed to us.
     pub rows: BTreeSet<TcpRow>,
+    /// Whether its instance held the Lease, where there is one.
+    pub lease: Option<Kept>,
 }
 
 /// What a start begins with.
@@ -86,6 +89,8 @@ pub struct Warm {
     pub rows: BTreeSet<TcpRow>,
     /// A table of the same foundation, however old: who held which name.
     pub holders: Option<Arc<Desired>>,
+    /// Who the last process was among several, and whether it acted; the latter only together with its table.
+    pub lease: Option<Kept>,
 }
 
 /// What the HTTP lane last took and is still withdrawing.
@@ -104,6 +109,8 @@ pub struct Ledgers {
     pub http: watch::Sender<HttpEntry>,
     /// The TCP lane's.
     pub rows: watch::Sender<BTreeSet<TcpRow>>,
+    /// Whether this instance acts, where several share the work.
+    pub lease: watch::Sender<Option<Kept>>,
 }
 
 /// Where state is kept, and how old it may be.
@@ -159,6 +166,7 @@ impl Warm {
             desired,
             withdrawals,
             rows,
+            lease,
         } = contents;
         // Rows of another routing API are not those that this one lists.
         let rows = if theirs.routing_api == foundation.routing_api {
@@ -178,6 +186,13 @@ impl Warm {
             return cold;
         }
         let holders = Some(desired.clone());
+        let cold = Self {
+            lease: lease.clone().map(|lease| Kept {
+                held: false,
+                ..lease
+            }),
+            ..cold
+        };
         // A clock that was set back makes a state old, which costs a wait for Kubernetes; to take it for fresh
         // could announce what left days ago.
         let age = now.checked_sub(written_secs).map(Duration::from_secs);
@@ -199,6 +214,7 @@ impl Warm {
             table: Some(desired),
             withdrawals,
             holders,
+            lease,
             ..cold
         }
     }
@@ -217,6 +233,7 @@ impl Ledgers {
         Self {
             http: watch::Sender::new(entry),
             rows: watch::Sender::new(warm.rows.clone()),
+            lease: watch::Sender::new(warm.lease.clone()),
         }
     }
 }

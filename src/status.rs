@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::Uptime;
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::snapshot::Snapshot;
+use crate::lease::LeaseReport;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, ServiceKey};
 
@@ -24,6 +25,7 @@ pub struct Status {
     desired: watch::Receiver<Option<Arc<Desired>>>,
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
+    lease: Option<watch::Receiver<LeaseReport>>,
 }
 
 /// One lane, as it sees itself.
@@ -31,6 +33,8 @@ pub struct Status {
 pub struct LaneReport {
     /// Which one.
     pub lane: Lane,
+    /// Whether it knows all that it needs to take over from another instance.
+    pub warm: bool,
     /// Whether what was wanted has once been confirmed by the other side.
     pub confirmed_once: bool,
     /// When the lane last tried.
@@ -107,6 +111,7 @@ impl LaneReport {
     pub fn new(lane: Lane) -> Self {
         Self {
             lane,
+            warm: false,
             confirmed_once: false,
             last_attempt: None,
             last_success: None,
@@ -138,6 +143,7 @@ impl Status {
             desired,
             lanes,
             state: None,
+            lease: None,
         }
     }
 
@@ -146,6 +152,30 @@ impl Status {
     pub fn with_state(mut self, state: watch::Receiver<Vec<Finding>>) -> Self {
         self.state = Some(state);
         self
+    }
+
+    /// The same with what the Lease is to this instance.
+    #[must_use]
+    pub fn with_lease(mut self, lease: watch::Receiver<LeaseReport>) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// What the Lease is to this instance; nothing where it is the only one by its configuration.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaseReport> {
+        let lease = self.lease.as_ref()?.borrow().clone();
+        Some(LeaseReport {
+            role: lease.role.at(self.clock.now()),
+            ..lease
+        })
+    }
+
+    /// Who acts instead of this instance, where it stands by; empty where nobody is known to.
+    #[must_use]
+    pub fn leader_instead(&self) -> Option<String> {
+        let lease = self.lease().filter(|lease| lease.role.is_standby())?;
+        Some(lease.holder.unwrap_or_default())
     }
 
     /// Every enabled lane.
@@ -196,11 +226,15 @@ impl Status {
         if let Some(state) = &self.state {
             findings.extend(state.borrow().iter().cloned());
         }
+        if let Some(lease) = &self.lease {
+            findings.extend(lease.borrow().findings.iter().cloned());
+        }
         findings
     }
 
     /// What is still missing before the process does its job; empty is ready. A lane that was confirmed once
-    /// stays so: a router that went away is no reason to be restarted.
+    /// stays so: a router that went away is no reason to be restarted. Where another instance acts it is enough to be
+    /// able to take over.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
@@ -217,9 +251,14 @@ impl Status {
                 missing.push(format!("source {resource}: no complete list yet{why}"));
             }
         }
+        let leader = self.leader_instead();
+        if leader.as_ref().is_some_and(String::is_empty) {
+            missing.push("lease: nobody is known to hold it".to_owned());
+        }
         for lane in &self.lanes {
             let lane = lane.borrow();
-            if !lane.confirmed_once {
+            let stands_by = leader.is_some() && lane.warm;
+            if !lane.confirmed_once && !stands_by {
                 let why = lane
                     .last_error
                     .as_ref()
@@ -239,7 +278,7 @@ impl Status {
             desired,
             lanes,
             state,
-            ..
+            lease,
         } = self;
         let lane_changed = async {
             if lanes.is_empty() {
@@ -254,6 +293,12 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let lease_changed = async {
+            match lease {
+                Some(lease) => lease.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -261,6 +306,7 @@ impl Status {
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
             changed = state_changed => changed,
+            changed = lease_changed => changed,
         };
         woken.is_ok()
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Uptime;
 use crate::desired::{self, Subject, guard};
+use crate::lease::LeaseReport;
 use crate::status::{LaneReport, SourceState, Status};
 
 /// The version of this format.
@@ -35,8 +36,33 @@ pub struct Report {
     /// Removals that are held, if any.
     #[serde(default)]
     pub held: Option<Held>,
+    /// Who acts, where several instances share the work.
+    #[serde(default)]
+    pub lease: Option<Lease>,
     /// Everything wrong or odd.
     pub findings: Vec<Finding>,
+}
+
+/// The Lease by which several instances agree on who acts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// What this instance is called in it.
+    pub identity: String,
+    /// `active`, `cautious` or `standby`.
+    pub role: String,
+    /// Who holds it; empty is nobody, absent is not known.
+    pub holder: Option<String>,
+    /// How often it changed hands.
+    pub generation: Option<u64>,
+    /// Since the last confirmed renewal, where this instance holds it.
+    pub renewed_seconds_ago: Option<f64>,
+}
+
+/// Why an instance that stands by does not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StandsBy {
+    /// Who would; empty where nobody is known to.
+    pub holder: String,
 }
 
 /// Removals that are held until somebody approves them, or further lists agree.
@@ -165,6 +191,7 @@ impl Report {
             held: status
                 .desired()
                 .and_then(|desired| desired.held.as_ref().map(Held::of)),
+            lease: status.lease().map(|lease| Lease::of(lease, now)),
             findings: status.findings().iter().map(Finding::of).collect(),
         }
     }
@@ -176,6 +203,26 @@ impl Held {
             plan: held.plan.to_string(),
             reasons: held.reasons.iter().map(ToString::to_string).collect(),
             routes: held.routes.iter().map(HeldRoute::of).collect(),
+        }
+    }
+}
+
+impl Lease {
+    fn of(lease: LeaseReport, now: Uptime) -> Self {
+        let LeaseReport {
+            identity,
+            role,
+            holder,
+            generation,
+            renewed,
+            findings: _,
+        } = lease;
+        Self {
+            identity,
+            role: role.as_str().to_owned(),
+            holder,
+            generation,
+            renewed_seconds_ago: renewed.map(|then| ago(now, then)),
         }
     }
 }

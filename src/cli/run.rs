@@ -20,7 +20,7 @@ pub(super) use derive::Others;
 
 use super::{runtime, wires};
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Mistake};
 use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
@@ -52,6 +52,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         routing_api,
         nats,
         routes,
+        leader_election,
         admin,
         log: _,
         state_dir,
@@ -59,12 +60,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         warnings,
         unknown_keys,
     } = config;
-    for warning in warnings {
-        warn!(target: "route_sync", weakness = warning, "configuration");
-    }
-    for key in unknown_keys {
-        warn!(target: "route_sync", key = %key, "configuration key ignored");
-    }
+    tell_weaknesses(&warnings, &unknown_keys);
     let signals = Signals::new()?;
     let clock = Clock::start();
     let mut tasks = Tasks::default();
@@ -79,6 +75,13 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let domain = &routes.app_domain;
     let state = wires::state(place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
+    let leading = wires::lease(
+        leader_election,
+        &kubernetes,
+        state.as_ref(),
+        clock,
+        &mut tasks,
+    );
     let others = wires::node_ports(kubernetes.clone(), &mut tasks);
     let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
     let (desired_tx, desired) = watch::channel(None);
@@ -89,7 +92,12 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         memory,
         clock,
         desired_tx,
-        derive::Told { approvals, others },
+        derive::Told {
+            approvals,
+            others,
+            names: leading.names,
+            contested: leading.contested,
+        },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
@@ -98,7 +106,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         lanes.push(wires::tcp(
             &uaa,
             api,
-            state.as_ref(),
+            (state.as_ref(), leading.roles.clone()),
             desired.clone(),
             clock,
             &mut counters,
@@ -109,6 +117,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         lanes.push(wires::http(
             nats,
             state.as_ref(),
+            (leading.roles.clone(), leading.instances),
             desired.clone(),
             clock,
             &mut counters,
@@ -120,6 +129,10 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         status = status.with_state(keeper.findings());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
     }
+    if let Some(lease) = leading.report {
+        status = status.with_lease(lease);
+    }
+    drop(leading.roles);
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
     if let Some(address) = admin {
         let metrics = Arc::new(Metrics::new(status.clone(), counters));
@@ -127,6 +140,15 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         tasks.spawn("admin", listening);
     }
     until_stopped(tasks, signals).await
+}
+
+fn tell_weaknesses(warnings: &[String], unknown_keys: &[Mistake]) {
+    for warning in warnings {
+        warn!(target: "route_sync", weakness = warning, "configuration");
+    }
+    for key in unknown_keys {
+        warn!(target: "route_sync", key = %key, "configuration key ignored");
+    }
 }
 
 /// Who held which name when the last process ended.

@@ -1,5 +1,7 @@
 //! Where the commands meet the parts that do I/O: each part's own shape on one side, channels on the other.
 
+mod lease;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,14 +12,16 @@ use super::run::Others;
 use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
+use crate::lease::{Instances, Roles};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
 use crate::publish::tcp::{self, TcpCounters, TcpLane};
 use crate::route::{Hostname, Lane};
-use crate::state::{self, Foundation, Opened, Place};
+use crate::state::{self, Foundation, Opened, Place, Warm};
 use crate::status::{LaneReport, SourceReport};
+pub(super) use lease::lease;
 
 type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 type Tables = watch::Receiver<Option<Arc<Desired>>>;
@@ -80,7 +84,7 @@ pub(super) fn node_ports(config: KubernetesConfig, tasks: &mut Tasks) -> Others 
 pub(super) fn tcp(
     uaa: &UaaConfig,
     api: RoutingApiConfig,
-    state: Option<&Opened>,
+    (state, roles): (Option<&Opened>, Roles),
     desired: Tables,
     clock: Clock,
     counters: &mut Counters,
@@ -110,7 +114,7 @@ pub(super) fn tcp(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let mut lane = TcpLane::new(api, uaa, counts)?;
+    let mut lane = TcpLane::new(api, uaa, counts)?.with_roles(roles);
     if let Some(state) = state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }
@@ -125,6 +129,7 @@ pub(super) fn tcp(
 pub(super) fn http(
     nats: NatsConfig,
     state: Option<&Opened>,
+    (roles, instances): (Roles, Option<Instances>),
     desired: Tables,
     clock: Clock,
     counters: &mut Counters,
@@ -162,10 +167,12 @@ pub(super) fn http(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Http));
-    let inheritance = state.map_or_else(Inheritance::default, |state| Inheritance {
-        warm: state.warm.clone(),
-        ledger: Some(state.ledgers.http.clone()),
-    });
+    let inheritance = Inheritance {
+        warm: state.map_or_else(Warm::default, |state| state.warm.clone()),
+        ledger: state.map(|state| state.ledgers.http.clone()),
+        roles,
+        instances,
+    };
     let stop = tasks.stop_token();
     let lane = http::run_with(nats, inheritance, desired, report_tx, clock, counts, stop);
     tasks.spawn("http", lane);

@@ -19,6 +19,19 @@ pub(super) struct Memory {
     undetermined: BTreeMap<String, ServiceKey>,
     /// A pass has been made; from then on the record tells who held a name.
     recorded: bool,
+    /// What the last pass found contested.
+    contested: Contested,
+    /// What another instance's record told.
+    told: Contested,
+}
+
+/// Names that several Services claim, each with the one that holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contested {
+    /// Hosts and paths.
+    pub uris: BTreeMap<Uri, ServiceKey>,
+    /// Router ports.
+    pub ports: BTreeMap<RouterPort, ServiceKey>,
 }
 
 /// One Service and what it asks for.
@@ -63,10 +76,13 @@ pub(super) fn settle<'a>(
     sort(&mut uris);
     sort(&mut ports);
     let mut undetermined = BTreeMap::new();
+    let mut contested = Contested::default();
     let won = Won {
-        http: settle_uris(&uris, memory, &mut undetermined, findings),
-        tcp: settle_ports(&ports, memory, &mut undetermined, findings),
+        http: settle_uris(&uris, memory, &mut contested, findings),
+        tcp: settle_ports(&ports, memory, &mut contested, findings),
     };
+    memory.note(&contested, &mut undetermined);
+    memory.contested = contested;
     for (name, winner) in &undetermined {
         let text = format!(
             "several Services claimed {name} before this process knew who held it; the oldest won"
@@ -91,7 +107,7 @@ fn sort<N: Ord + Copy>(claims: &mut Claims<'_, N>) {
 fn settle_uris<'a>(
     claims: &Claims<'a, &'a Uri>,
     memory: &Memory,
-    undetermined: &mut BTreeMap<String, ServiceKey>,
+    contested: &mut Contested,
     findings: &mut Vec<Finding>,
 ) -> Vec<(&'a Uri, &'a Claimant<'a>)> {
     let mut won = Vec::with_capacity(claims.len());
@@ -128,7 +144,7 @@ fn settle_uris<'a>(
             }
             let Some(winner) = winner else { continue };
             if strangers || claims.len() > 1 {
-                memory.note(format!("`{uri}`"), winner.key(), undetermined);
+                contested.uris.insert(uri.clone(), winner.key().clone());
             }
             won.push((uri, winner));
         }
@@ -139,7 +155,7 @@ fn settle_uris<'a>(
 fn settle_ports<'a>(
     claims: &Claims<'a, RouterPort>,
     memory: &Memory,
-    undetermined: &mut BTreeMap<String, ServiceKey>,
+    contested: &mut Contested,
     findings: &mut Vec<Finding>,
 ) -> Vec<(RouterPort, &'a Claimant<'a>)> {
     let mut won = Vec::with_capacity(claims.len());
@@ -153,7 +169,7 @@ fn settle_ports<'a>(
             findings.push(lost(Code::PortConflict, loser, text));
         }
         if claims.len() > 1 {
-            memory.note(format!("router port {port}"), winner.key(), undetermined);
+            contested.ports.insert(port, winner.key().clone());
         }
         won.push((port, winner));
     }
@@ -230,20 +246,41 @@ impl Memory {
             ports: ports
                 .map(|(port, route)| (*port, route.service.key.clone()))
                 .collect(),
-            undetermined: BTreeMap::new(),
             recorded: true,
+            ..Self::default()
         }
     }
 
-    /// Keeps a contest in mind that age alone decided, as long as it goes on.
-    fn note(
-        &self,
-        name: String,
-        winner: &ServiceKey,
-        undetermined: &mut BTreeMap<String, ServiceKey>,
-    ) {
-        if !self.recorded || self.undetermined.get(&name) == Some(winner) {
-            undetermined.insert(name, winner.clone());
+    /// Takes over who holds what by another instance's record.
+    pub(super) fn adopt(&mut self, told: &Contested) {
+        let uris = told.uris.iter();
+        self.uris
+            .extend(uris.map(|(uri, holder)| (uri.clone(), holder.clone())));
+        let ports = told.ports.iter();
+        self.ports
+            .extend(ports.map(|(port, holder)| (*port, holder.clone())));
+        self.told.clone_from(told);
+    }
+
+    /// What the last pass found contested.
+    pub(super) fn contested(&self) -> &Contested {
+        &self.contested
+    }
+
+    /// Keeps the contests in mind that age alone decided, as long as they go on.
+    fn note(&self, contested: &Contested, undetermined: &mut BTreeMap<String, ServiceKey>) {
+        let uris = contested.uris.iter();
+        let uris = uris
+            .filter(|(uri, winner)| self.told.uris.get(*uri) != Some(*winner))
+            .map(|(uri, winner)| (format!("`{uri}`"), winner));
+        let ports = contested.ports.iter();
+        let ports = ports
+            .filter(|(port, winner)| self.told.ports.get(*port) != Some(*winner))
+            .map(|(port, winner)| (format!("router port {port}"), winner));
+        for (name, winner) in uris.chain(ports) {
+            if !self.recorded || self.undetermined.get(&name) == Some(winner) {
+                undetermined.insert(name, winner.clone());
+            }
         }
     }
 }

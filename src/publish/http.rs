@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::NatsConfig;
 use crate::desired::Desired;
+use crate::lease::{Instances, Roles};
 use crate::lifecycle::Clock;
 use crate::route::{Lane, stable_hash};
 use crate::state::{HttpEntry, Warm};
@@ -83,6 +84,10 @@ pub struct Inheritance {
     pub warm: Warm,
     /// Where to note; `None` where nothing survives.
     pub ledger: Option<watch::Sender<HttpEntry>>,
+    /// What the lane may do.
+    pub roles: Roles,
+    /// How other instances are heard and told; `None` where there are none.
+    pub instances: Option<Instances>,
 }
 
 /// Runs the lane until `stop`. Routes stay as they are then: gorouter keeps them for 120 s, which bridges a
@@ -116,6 +121,7 @@ pub async fn run_with(
         Some(folder) => Some(Journal::open(folder).await),
         None => None,
     };
+    let mut roles = inheritance.roles.clone();
     let mut lane = HttpLane::new(config, journal, report, clock, counters);
     lane.inherit(inheritance).await;
     desired.mark_changed();
@@ -133,6 +139,7 @@ pub async fn run_with(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            () = roles.changed() => {}
             changed = desired.changed(), if upstream => {
                 if changed.is_err() {
                     upstream = false;

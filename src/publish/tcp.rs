@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
+use crate::lease::Roles;
 use crate::lifecycle::Clock;
 use crate::plan::admission::{self, Gate, RouterGroup};
 use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
@@ -58,6 +59,7 @@ pub struct TcpLane {
     pace: Pace,
     warm: Warm,
     ledger: Option<watch::Sender<BTreeSet<TcpRow>>>,
+    roles: Roles,
 }
 
 /// What the lane has counted since the start.
@@ -212,6 +214,7 @@ impl TcpLane {
             pace: Pace::default(),
             warm: Warm::default(),
             ledger: None,
+            roles: Roles::alone(),
         })
     }
 
@@ -230,9 +233,16 @@ impl TcpLane {
         self
     }
 
+    /// The same, acting as its role allows.
+    #[must_use]
+    pub fn with_roles(mut self, roles: Roles) -> Self {
+        self.roles = roles;
+        self
+    }
+
     /// Runs until `stop`; keeps every row when it ends.
     pub async fn run(
-        self,
+        mut self,
         mut desired: watch::Receiver<Option<Arc<Desired>>>,
         report: watch::Sender<LaneReport>,
         clock: Clock,
@@ -249,6 +259,7 @@ impl TcpLane {
                 note(ledger, state.take_noted());
             }
             state.missing_by_token(self.client.tokens().missing_scopes());
+            state.act_as(self.roles.at(clock.now()), clock.now());
             let renew_at = self
                 .client
                 .tokens()
@@ -274,6 +285,7 @@ impl TcpLane {
                     // plans on what is known; then time, which a flood of events must not keep from passing.
                     biased;
                     () = stop.cancelled() => break 'turns,
+                    () = self.roles.changed() => {}
                     Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
                     changed = desired.changed(), if speaks => match changed {
                         Ok(()) => state.adopt(desired.borrow_and_update().clone(), clock.now()),

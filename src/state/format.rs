@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Contents, Foundation, Withdrawal};
 use crate::desired::Desired;
+use crate::lease::Kept;
 use crate::plan::TcpRow;
 use crate::route::{
     Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, LoadBalancing,
@@ -59,6 +60,7 @@ pub(super) struct Record<'a> {
     pub(super) rest: &'a Desired,
     pub(super) withdrawals: &'a BTreeSet<Withdrawal>,
     pub(super) rows: &'a BTreeSet<TcpRow>,
+    pub(super) lease: Option<&'a Kept>,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +88,16 @@ struct Body {
     /// Each uri with its endpoints, and whether they are TLS.
     withdrawals: Vec<(String, SocketAddr, bool)>,
     rows: Vec<Row>,
+    /// Absent where nobody shares the work; older versions wrote none and read past it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<Lease>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Lease {
+    identity: String,
+    generation: u64,
+    held: bool,
 }
 
 /// Address and number of the node.
@@ -207,6 +219,7 @@ impl Body {
             rest,
             withdrawals,
             rows,
+            lease,
         } = record;
         let mut numbers = Numbers::default();
         let http = http.table.http.iter();
@@ -235,6 +248,7 @@ impl Body {
                 .map(|key| (key.uri.to_string(), key.addr, key.tls))
                 .collect(),
             rows: rows.iter().map(Row::of).collect(),
+            lease: lease.cloned().map(Lease::of),
             services: numbers.service_names(),
             nodes: numbers.node_names(),
         }
@@ -281,7 +295,38 @@ impl Body {
             }),
             withdrawals: withdrawals.collect::<Result<_, FormatError>>()?,
             rows: rows.collect::<Result<_, FormatError>>()?,
+            lease: self.lease.map(Lease::kept),
         })
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    fn of(kept: Kept) -> Self {
+        let Kept {
+            identity,
+            generation,
+            held,
+        } = kept;
+        Self {
+            identity,
+            generation,
+            held,
+        }
+    }
+
+    fn kept(self) -> Kept {
+        let Self {
+            identity,
+            generation,
+            held,
+        } = self;
+        Kept {
+            identity,
+            generation,
+            held,
+        }
     }
 }
 

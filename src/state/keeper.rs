@@ -17,6 +17,7 @@ use super::{Foundation, HttpEntry, Ledgers, Place, Warm};
 use crate::Uptime;
 use crate::causes::chain;
 use crate::desired::{Code, Desired, Finding, Subject};
+use crate::lease::Kept;
 use crate::lifecycle::Clock;
 use crate::plan::TcpRow;
 
@@ -61,6 +62,7 @@ struct Parts {
     rest: Arc<Desired>,
     entry: HttpEntry,
     rows: std::collections::BTreeSet<TcpRow>,
+    lease: Option<Kept>,
 }
 
 /// Seconds since 1970. They may jump; what is told by them is only whether a file is too old to be trusted.
@@ -115,6 +117,7 @@ impl Keeper {
         // The ledgers' senders live as long as this task: their channels never close.
         let mut http = self.ledgers.http.subscribe();
         let mut rows = self.ledgers.rows.subscribe();
+        let mut lease = self.ledgers.lease.subscribe();
         let stamp = STAMP_MAX.min(self.place.max_age / STAMPS_PER_AGE);
         let (mut upstream, mut dirty) = (true, self.table.is_some());
         let (mut earliest, mut stamp_at) = (clock.now(), clock.now() + stamp);
@@ -151,6 +154,7 @@ impl Keeper {
                 },
                 Ok(()) = http.changed() => dirty = true,
                 Ok(()) = rows.changed() => dirty = true,
+                Ok(()) = lease.changed() => dirty = true,
                 () = clock.sleep_until(wake) => {}
             }
         }
@@ -177,11 +181,13 @@ impl Keeper {
         // Where the HTTP lane is off, or has not looked yet, what it would take.
         let http = entry.applied.clone().unwrap_or_else(|| rest.clone());
         let rows = self.ledgers.rows.borrow().clone();
+        let lease = self.ledgers.lease.borrow().clone();
         Some(Parts {
             http,
             rest,
             entry,
             rows,
+            lease,
         })
     }
 
@@ -196,6 +202,7 @@ impl Keeper {
                 rest: &parts.rest,
                 withdrawals: &parts.entry.withdrawals,
                 rows: &parts.rows,
+                lease: parts.lease.as_ref(),
             });
             file::write(&folder, &bytes)
         });

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::format::{FormatError, Record, decode, encode};
 use super::*;
 use crate::desired::{Code, Finding};
+use crate::lease::Kept;
 use crate::lifecycle::Clock;
 use crate::plan::NO_TLS;
 use crate::route::{
@@ -28,6 +29,7 @@ fn bytes_of(contents: &Contents) -> Vec<u8> {
         rest: &contents.desired,
         withdrawals: &contents.withdrawals,
         rows: &contents.rows,
+        lease: contents.lease.as_ref(),
     })
 }
 
@@ -165,14 +167,20 @@ fn contents() -> impl Strategy<Value = Contents> {
                 routing_api,
             },
         );
-    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4));
+    let lease = option::of((".{0,4}", any::<u64>(), any::<bool>()));
+    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4), lease);
     (any::<u64>(), foundation, desired(), sets).prop_map(
-        |(written_secs, foundation, desired, (withdrawals, rows))| Contents {
+        |(written_secs, foundation, desired, (withdrawals, rows, lease))| Contents {
             written_secs,
             foundation,
             desired,
             withdrawals,
             rows,
+            lease: lease.map(|(identity, generation, held)| Kept {
+                identity,
+                generation,
+                held,
+            }),
         },
     )
 }
@@ -235,6 +243,11 @@ fn example() -> Contents {
             sni: None,
             group: "group".to_owned(),
         }]),
+        lease: Some(Kept {
+            identity: "vm-1".to_owned(),
+            generation: 3,
+            held: true,
+        }),
     }
 }
 
@@ -360,6 +373,7 @@ fn a_state_of_up_to_ten_minutes_is_announced_with_its_withdrawals() {
         assert_eq!(warm.table, Some(example().desired), "{age} s");
         assert_eq!(warm.withdrawals, example().withdrawals);
         assert_eq!(warm.rows, example().rows);
+        assert_eq!(warm.lease, example().lease);
     }
 }
 
@@ -370,6 +384,9 @@ fn a_state_too_old_or_from_the_future_announces_nothing_and_keeps_its_rows_and_n
         assert_eq!((warm.table, warm.withdrawals.len()), (None, 0), "{now}");
         assert_eq!(warm.rows, example().rows);
         assert_eq!(warm.holders, Some(example().desired));
+        // Its name is used again, but it no longer counts as the one that acts.
+        let (lease, kept) = (warm.lease.unwrap(), example().lease.unwrap());
+        assert_eq!((lease.held, lease.identity), (false, kept.identity));
     }
 }
 

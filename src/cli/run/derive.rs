@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::admin::Approval;
 use crate::desired::guard::Guard;
-use crate::desired::{self, Desired, Memory, Options};
+use crate::desired::{self, Contested, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
@@ -32,6 +32,10 @@ pub(super) struct Told {
     pub(super) approvals: mpsc::Receiver<Approval>,
     /// By the apiserver.
     pub(super) others: Others,
+    /// By the Lease: who holds which contested name. `None` before it was asked.
+    pub(super) names: watch::Receiver<Option<Contested>>,
+    /// What the Lease shall tell of that.
+    pub(super) contested: watch::Sender<Option<Contested>>,
 }
 
 pub(super) async fn run(
@@ -46,10 +50,25 @@ pub(super) async fn run(
     let Told {
         mut approvals,
         mut others,
+        mut names,
+        contested,
     } = told;
+    // The first pass decides who holds a contested name, unless somebody has held it before.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        // Where nobody will say, there is none.
+        _ = names.wait_for(Option::is_some) => {}
+    }
+    names.mark_changed();
     let mut guard = Guard::default();
     loop {
         let view = snapshot.borrow_and_update().clone();
+        if names.has_changed().unwrap_or(false)
+            && let Some(told) = &*names.borrow_and_update()
+        {
+            memory.adopt(told);
+        }
         let mut revisit = None;
         if let Some(view) = view {
             let now = clock.now();
@@ -61,6 +80,7 @@ pub(super) async fn run(
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
             publish(&desired, table);
+            tell(&contested, memory.contested());
         }
         let revisit = async {
             match revisit {
@@ -88,9 +108,21 @@ pub(super) async fn run(
             }
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
+            // Whoever leads says nothing here; its own passes decide.
+            Ok(()) = names.changed() => names.mark_changed(),
             () = revisit => {}
         }
     }
+}
+
+fn tell(contested: &watch::Sender<Option<Contested>>, new: &Contested) {
+    contested.send_if_modified(|old| {
+        let differs = old.as_ref() != Some(new);
+        if differs {
+            *old = Some(new.clone());
+        }
+        differs
+    });
 }
 
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.

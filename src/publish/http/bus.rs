@@ -94,6 +94,8 @@ pub(super) enum Heard {
     LameDuck,
     /// Others announced something; [`Bus::overheard`] has it.
     Others,
+    /// Another instance of ours, or this one, says that it leads.
+    Instance(Bytes),
 }
 
 /// One client, connected or trying to be.
@@ -104,6 +106,7 @@ pub(super) struct Bus {
     inbound: Subscriber,
     starts: Subscriber,
     ears: Ears,
+    instances: Option<Subscriber>,
     signals: Arc<Signals>,
     ended: bool,
 }
@@ -134,6 +137,7 @@ impl Bus {
             inbound: inbound.map_err(failed)?,
             starts: starts.map_err(failed)?,
             ears: ears.map_err(failed)?,
+            instances: None,
             client,
             inbox,
             signals,
@@ -161,6 +165,44 @@ impl Bus {
         let (subject, bytes) = (Subject::from_static(subject), payload.len());
         self.gated(epoch, bytes, self.client.publish(subject, payload))
             .await
+    }
+
+    /// The same on a subject that only this foundation has.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub(super) async fn publish_at(
+        &self,
+        epoch: u64,
+        subject: String,
+        payload: Bytes,
+    ) -> Result<(), SendError> {
+        let bytes = payload.len();
+        self.gated(epoch, bytes, self.client.publish(subject, payload))
+            .await
+    }
+
+    /// Listens to what other instances say, from now on; heard as [`Heard::Instance`].
+    pub(super) async fn hear_instances(&mut self, subject: String) {
+        let subscribed = timeout(PUBLISH_WAIT, self.client.subscribe(subject)).await;
+        self.instances = subscribed.ok().and_then(Result::ok);
+    }
+
+    /// Whether [`Self::hear_instances`] was asked for.
+    #[must_use]
+    pub(super) fn hears_instances(&self) -> bool {
+        self.instances.is_some()
+    }
+
+    /// Whether the server said within the time given that we may not use the subject of instances.
+    #[must_use]
+    pub(super) fn instances_denied(&self, within: Duration) -> bool {
+        self.signals.instances_denied(within)
+    }
+
+    /// An instance was heard: whatever the server said before, it lets us hear them now.
+    pub(super) fn hears_an_instance(&self) {
+        self.signals.hears_an_instance();
     }
 
     /// Greets every router; answers are heard as [`Heard::Greeted`].
@@ -226,6 +268,9 @@ impl Bus {
                 },
                 Some(message) = self.starts.next() => Some(Heard::Started(message.payload)),
                 heard = self.signals.changed() => Some(heard),
+                Some(message) = instance(&mut self.instances) => {
+                    Some(Heard::Instance(message.payload))
+                }
                 // Last, so that no flood of others' keeps anything of ours waiting.
                 () = self.ears.ready() => Some(Heard::Others),
             };
@@ -356,6 +401,13 @@ fn options(
         Some(tls) => tls::apply(options, tls)?,
         None => options,
     })
+}
+
+async fn instance(instances: &mut Option<Subscriber>) -> Option<Message> {
+    match instances {
+        Some(instances) => instances.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn from_inbox(inbox: &str, message: &Message) -> Option<Heard> {

@@ -6,6 +6,7 @@
 mod foreign;
 mod keep;
 mod record;
+mod role;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
 use foreign::Foreign;
 use keep::Kept;
+use role::Acting;
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -68,6 +70,7 @@ pub(super) struct HttpLane {
     needed: TlsKeys,
     needed_at: Option<u64>,
     kept: Kept,
+    acting: Acting,
     bus: Option<Bus>,
     open_at: Uptime,
     /// The connection the schedule is told of.
@@ -106,6 +109,7 @@ impl HttpLane {
             needed: TlsKeys::default(),
             needed_at: None,
             kept: Kept::default(),
+            acting: Acting::default(),
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
@@ -127,6 +131,7 @@ impl HttpLane {
     pub(super) async fn step(&mut self) {
         self.open().await;
         self.look();
+        self.act().await;
         self.leave_if_due().await;
         self.listen().await;
         self.greet().await;
@@ -167,6 +172,7 @@ impl HttpLane {
     pub(super) async fn finish(&mut self) {
         let all = async {
             while self.epoch.is_some()
+                && !self.acting.is_silent()
                 && self.schedule.has_table()
                 && !(self.schedule.is_settled() && self.proof.is_complete())
             {
@@ -229,7 +235,10 @@ impl HttpLane {
                 bus.stands();
                 self.proof.restart();
                 self.routers.connected(now);
-                self.schedule.connected(now);
+                self.acting.tell_soon();
+                if !self.acting.is_silent() {
+                    self.schedule.connected(now);
+                }
                 add(&self.counters.connections, 1);
             }
         }
@@ -345,6 +354,7 @@ impl HttpLane {
                 info!("nats server is about to stop");
             }
             Heard::Others => self.overhear(),
+            Heard::Instance(body) => self.hear_instance(&body, now),
             Heard::Changed => {
                 // A client that ended by itself is replaced.
                 if self.bus.as_ref().is_some_and(Bus::has_ended) {
@@ -400,6 +410,10 @@ impl HttpLane {
 
     async fn send(&mut self) {
         for _ in 0..SEND_CHUNK {
+            // Proof may end between two messages.
+            if !self.may_say_anything() {
+                return;
+            }
             let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
                 return;
             };
@@ -522,6 +536,7 @@ impl HttpLane {
             self.listen_deadline(),
             self.journal.as_ref().and_then(Journal::deadline),
             self.kept.deadline(&self.schedule),
+            self.acting_deadline(),
             self.config.tls.is_some().then_some(self.files_at),
         ]
         .into_iter()
@@ -549,6 +564,7 @@ impl HttpLane {
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();
+        let warm = self.epoch.is_some() && self.desired.is_some();
         let mut held = self.held_reports();
         held.extend(self.foreign_reports());
         let was_held = std::mem::replace(&mut self.held_told, held.clone());
@@ -577,6 +593,8 @@ impl HttpLane {
             }
             report.routes.extend(held);
             changed |= report.findings != findings || report.facts != facts;
+            changed |= report.warm != warm;
+            report.warm = warm;
             report.findings = findings;
             report.facts = facts;
             changed
@@ -591,7 +609,8 @@ impl HttpLane {
         };
         let down = down.map(finding).into_iter();
         let down = down.chain(self.held_findings());
-        down.chain(self.foreign_findings()).collect()
+        let down = down.chain(self.foreign_findings());
+        down.chain(self.unheard_finding()).collect()
     }
 
     fn facts(&self) -> BTreeMap<&'static str, String> {

@@ -17,6 +17,9 @@ use crate::status::{RouteReport, RouteState};
 impl HttpLane {
     /// Takes the newest table.
     pub(in crate::publish::http) async fn apply(&mut self, desired: &Arc<Desired>) {
+        if self.puts_off(desired) {
+            return;
+        }
         self.kept.took(desired);
         self.take(desired).await;
     }
@@ -36,6 +39,9 @@ impl HttpLane {
         let Some(desired) = self.desired.clone() else {
             return;
         };
+        if self.adds_nothing() {
+            return;
+        }
         let desired = &self.claim(&desired);
         let now = self.clock.now();
         let announceable = match &self.journal {
