@@ -5,6 +5,8 @@
 mod journal;
 #[path = "http_lane/real.rs"]
 mod real;
+#[path = "http_lane/role.rs"]
+mod role;
 #[path = "http_lane/server.rs"]
 mod server;
 #[path = "http_lane/strangers.rs"]

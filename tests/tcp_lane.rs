@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 mod events;
 #[path = "tcp_lane/foundation.rs"]
 mod foundation;
+#[path = "tcp_lane/role.rs"]
+mod role;
 #[path = "tcp_lane/tokens.rs"]
 mod tokens;
 #[path = "tcp_lane/warm.rs"]

@@ -10,8 +10,8 @@ use crate::plan::{Policy, TcpRow};
 use crate::route::NodePort;
 
 /// How fresh a list must be for a cautious lane to renew what it shows. A row that another instance deleted since
-/// then would come back for a moment.
-const FRESH: Duration = Duration::from_secs(2);
+/// then would come back, until that one hears of it.
+const FRESH: Duration = Duration::from_millis(500);
 
 impl State {
     /// Takes a role for the coming turn.

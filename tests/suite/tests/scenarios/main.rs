@@ -19,3 +19,4 @@ mod steady;
 mod strangers;
 mod tcp;
 mod tokens;
+mod two_instances;
