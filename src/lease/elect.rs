@@ -107,6 +107,8 @@ pub struct Elector {
     met_other: bool,
     /// A write over an earlier record went well: a right that is missing later was taken away.
     may_update: bool,
+    /// When this process was seen to have stood still; nothing it knew from before then counts.
+    thawed: Option<Uptime>,
     /// When another instance's word ended the last term; what was sent before proves nothing.
     deposed: Option<Uptime>,
     alone: bool,
@@ -132,6 +134,7 @@ impl Elector {
             highest: inherited.unwrap_or_default(),
             met_other: false,
             may_update: false,
+            thawed: None,
             deposed: None,
             alone: false,
             yields_until: Uptime::ZERO,
@@ -149,6 +152,9 @@ impl Elector {
                 Role::ALONE
             };
         }
+        if self.thawed.is_some() {
+            return Role::Standby;
+        }
         match (self.held, self.inherited) {
             (
                 Some(Held {
@@ -158,7 +164,11 @@ impl Elector {
                 _,
             ) => {
                 let until = renewed + self.timing.renew;
-                Role::Active { generation, until }.at(now)
+                if now <= until {
+                    Role::Active { generation, until }
+                } else {
+                    Role::Cautious { generation }
+                }
             }
             (None, Some(generation)) => Role::Cautious { generation },
             (None, None) => Role::Standby,
@@ -245,6 +255,9 @@ impl Elector {
     /// Takes in what became of a request that was sent then.
     pub fn absorb(&mut self, ask: &Ask, sent: Uptime, answer: Answer, now: Uptime) {
         self.next_at = now + self.timing.retry;
+        // That another version stands says that somebody wrote, not who.
+        let tells = answer != Answer::Conflict;
+        self.thawed = self.thawed.filter(|thawed| !tells || sent < *thawed);
         match (ask, answer) {
             (_, Answer::Seen(record)) => self.seen(record, now),
             (Ask::Look, Answer::Absent) => self.gone(now),
@@ -276,6 +289,13 @@ impl Elector {
             }
             (_, Answer::Denied | Answer::Failed) => {}
         }
+    }
+
+    /// The process stood still, perhaps for so long that another took over. Until something is asked and answered, or
+    /// known not to be answered, it stands by.
+    pub fn thaw(&mut self, now: Uptime) {
+        self.thawed = Some(now);
+        self.next_at = now;
     }
 
     /// Takes in what another instance says of itself.
@@ -349,7 +369,9 @@ impl Elector {
         self.next_at = if free {
             now
         } else {
-            self.next_at.min(since + self.timing.lease)
+            // Twice as often as it is renewed: how late the last renewal was seen delays a takeover.
+            let next = now + self.timing.retry / 2;
+            next.min(since + self.timing.lease)
         };
         self.last = Last::Record(record, since);
     }

@@ -10,6 +10,9 @@ use tokio::sync::watch;
 
 use crate::Uptime;
 
+/// Whoever decides says at once that proof is over; a process that hears nothing of it for so long did not run.
+pub(super) const UNTOLD_MAX: Uptime = Uptime::from_secs(2);
+
 /// What an instance may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -51,10 +54,12 @@ impl Role {
         until: Uptime::MAX,
     };
 
-    /// The same at a moment: without proof nobody is active.
+    /// The same at a moment: without proof nobody is active, and whoever was told nothing since then was frozen, and
+    /// says nothing before it knows what happened meanwhile.
     #[must_use]
     pub fn at(self, now: Uptime) -> Self {
         match self {
+            Self::Active { until, .. } if until.saturating_add(UNTOLD_MAX) < now => Self::Standby,
             Self::Active { generation, until } if until < now => Self::Cautious { generation },
             role => role,
         }
@@ -151,6 +156,8 @@ mod tests {
         assert!(active.at(until).is_active());
         let late = active.at(until + Duration::from_nanos(1));
         assert_eq!(late, Role::Cautious { generation: 3 });
+        let thawed = active.at(until + Duration::from_mins(1));
+        assert!(thawed.is_standby(), "nobody knows what happened meanwhile");
         assert!(Role::ALONE.at(Uptime::MAX).is_active());
         assert_eq!(Role::ALONE.generation(), None);
         assert!(Role::Standby.at(until).is_standby());

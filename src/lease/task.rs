@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::elect::{Answer, Ask, Elector, Heard};
+use super::role::UNTOLD_MAX;
 use super::{Role, Term, Timing, holders};
 use crate::Uptime;
 use crate::causes::chain;
@@ -193,7 +194,7 @@ impl Lease {
             let now = clock.now();
             self.ask(clock, now);
             self.tell(now);
-            let wake = self.wake(now);
+            let wake = self.wake(now).max(now);
             let asked = async {
                 match &mut self.asking {
                     Some(asking) => asking.await,
@@ -207,6 +208,15 @@ impl Lease {
                 Some(term) = self.channels.heard.recv() => self.hear(term, clock.now()),
                 asked = asked => self.learn(asked, clock.now()),
                 () = clock.sleep_until(wake) => {}
+            }
+            // Nothing here takes long: a moment that was missed by so much was missed by the whole process.
+            let now = clock.now();
+            if now > wake + UNTOLD_MAX && !self.elector.role(now).is_active() {
+                warn!(
+                    lease = self.name,
+                    "this process stood still, standing by until it knows who leads"
+                );
+                self.elector.thaw(now);
             }
         }
         self.release(clock).await;
@@ -280,8 +290,10 @@ impl Lease {
             Heard::Nothing => {}
             Heard::Deposed => self.rival = Some((term, now)),
             Heard::StoodDown => {
-                let Term { generation, holder } = &term;
-                warn!(holder, generation, "another instance leads, standing down");
+                if self.rival.is_none() {
+                    let Term { generation, holder } = &term;
+                    warn!(holder, generation, "another instance leads, standing down");
+                }
                 self.rival = self.elector.is_alone().then_some((term, now));
             }
         }
@@ -359,7 +371,8 @@ impl Lease {
             }
             Some(Failure { text, .. }) if self.answered + self.timing.renew <= now => {
                 let consequence = match role {
-                    Role::Active { .. } | Role::Standby => "another instance may take over",
+                    Role::Active { .. } => "another instance may take over",
+                    Role::Standby => "this instance cannot take over",
                     Role::Cautious { .. } => {
                         "what lives is kept alive, nothing is added or removed"
                     }

@@ -248,6 +248,34 @@ fn whoever_runs_without_a_lease_yields_to_one_that_has_it() {
 }
 
 #[test]
+fn who_stood_still_says_nothing_until_it_knows_what_happened_meanwhile() {
+    for (answer, expect) in [
+        (Answer::Conflict, Role::Standby),
+        (Answer::Failed, Role::Cautious { generation: 1 }),
+    ] {
+        let mut elector = holder("a");
+        let before = elector.ask(secs(2)).unwrap();
+        elector.thaw(secs(60));
+        assert_eq!(elector.role(secs(60)), Role::Standby);
+        // An answer from before.
+        elector.absorb(
+            &before,
+            secs(2),
+            Answer::Written(record("a", 1, 2)),
+            secs(60),
+        );
+        assert_eq!(elector.role(secs(60)), Role::Standby);
+        step(&mut elector, secs(62), answer.clone());
+        if answer == Answer::Conflict {
+            assert_eq!(elector.role(secs(62)), Role::Standby);
+            let now = secs(62) + CONFLICT_PAUSE;
+            step(&mut elector, now, Answer::Seen(record("b", 2, 60)));
+        }
+        assert_eq!(elector.role(secs(63)), expect);
+    }
+}
+
+#[test]
 fn what_is_released_is_held_by_nobody() {
     let mut elector = holder("a");
     let draft = elector.release().unwrap();
@@ -272,6 +300,8 @@ enum Event {
     GiveUp(usize),
     /// An instance hears what the other would say.
     Hear(usize),
+    /// An instance notices that it stood still.
+    Thaw(usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -283,6 +313,7 @@ fn event() -> impl Strategy<Value = Event> {
         5 => (0usize..2).prop_map(Event::Answer),
         1 => (0usize..2).prop_map(Event::GiveUp),
         1 => (0usize..2).prop_map(Event::Hear),
+        1 => (0usize..2).prop_map(Event::Thaw),
     ]
 }
 
@@ -355,6 +386,7 @@ impl World {
                     elector.absorb(&waiting.ask, waiting.sent, Answer::Failed, self.now);
                 }
             }
+            Event::Thaw(who) => self.instances[who].thaw(self.now),
             Event::Hear(who) => {
                 let other = &self.instances[1 - who];
                 if let Some(generation) = other.role(self.now).generation() {
