@@ -18,6 +18,8 @@ mod run;
 mod status;
 mod wires;
 
+pub use run::{Controller, assemble};
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;

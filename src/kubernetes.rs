@@ -8,11 +8,11 @@
 //! | services | all of them, while removals are held | `list` | a held route may outlive its node port |
 //! | nodes | one watch | `list`, `watch` | as services |
 //! | endpointslices, else endpoints | two watches, by label | `list`, `watch` | every node is taken |
-//! | namespaces | UID of `kube-system`, once | `get` or `list` | the apiserver's address names the cluster |
+//! | namespaces | UID of `kube-system`, at each list and watch | `get` or `list` | the apiserver's address names the cluster |
 //! | namespaces | whether one went with its Services | `get` or `list` | their removal counts as any other |
 //! | leases | one, where `leader_election` is on | `get`, `create`, `update` | this instance acts as the only one |
 //!
-//! [`watch()`] yields [`snapshot::Snapshot`]s and a report; [`snapshot_once`] looks once;
+//! [`watch_over`] yields [`snapshot::Snapshot`]s and a report; [`snapshot_once`] looks once;
 //! [`snapshot_of_manifests`] reads files instead. Nothing here knows what a route is.
 
 mod api;
@@ -29,13 +29,15 @@ mod wire;
 use std::time::Duration;
 
 pub use api::ApiError;
-pub use client::{ConnectError, PluginError, connect, server_url};
+pub(crate) use client::connect_with;
+pub use client::{ConnectError, PluginError, client_over, connect, server_url};
+pub use kube::Client;
 pub(crate) use kubeconfig::check_kubeconfig;
 pub use manifests::snapshot_of_manifests;
 pub use node_ports::{NodePorts, watch_node_ports};
 pub use timing::Timing;
 pub use watch::{
-    Receivers, SnapshotError, WatchCounters, Watches, snapshot_once, watch, watch_with,
+    Receivers, SnapshotError, WatchCounters, Watches, snapshot_once, watch_over, watch_with,
 };
 
 /// A duration as people write it.

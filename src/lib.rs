@@ -11,7 +11,7 @@
 //!
 //! Data flows one way; nothing upstream knows anything downstream. In reading order: [`route`] is the
 //! vocabulary, [`kubernetes`] watches, [`desired`] derives, [`plan`] compares, [`publish`] acts where [`lease`]
-//! lets it, [`status`] tells. [`config`] and [`cli`] are the rim.
+//! lets it, [`status`] tells. [`config`] and [`cli`] are the rim, and [`outside`] opens the ways to every remote.
 
 pub mod admin;
 pub mod causes;
@@ -22,6 +22,7 @@ pub mod kubernetes;
 pub mod lease;
 pub mod lifecycle;
 pub mod metrics;
+pub mod outside;
 pub mod plan;
 pub mod publish;
 mod quote;

@@ -19,10 +19,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::desired::Desired;
+use crate::desired::guard::Remembered;
 use crate::lease::Kept;
 use crate::plan::TcpRow;
 use crate::route::Uri;
@@ -33,7 +35,9 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use file::Folder;
 pub use file::StateError;
+pub use format::FormatError;
 pub use keeper::Keeper;
 
 /// Whose state it is. All of it is known before anyone was asked anything.
@@ -75,6 +79,8 @@ pub struct Contents {
     pub rows: BTreeSet<TcpRow>,
     /// Whether its instance held the Lease, where there is one.
     pub lease: Option<Kept>,
+    /// Whose the table is, and what of it was held.
+    pub guard: Remembered,
 }
 
 /// What a start begins with.
@@ -91,6 +97,8 @@ pub struct Warm {
     pub holders: Option<Arc<Desired>>,
     /// Who the last process was among several, and whether it acted; the latter only together with its table.
     pub lease: Option<Kept>,
+    /// Whose the table is, and what of it was held; nothing without a table.
+    pub guard: Remembered,
 }
 
 /// What the HTTP lane last took and is still withdrawing.
@@ -102,7 +110,7 @@ pub struct HttpEntry {
     pub withdrawals: BTreeSet<Withdrawal>,
 }
 
-/// Where the lanes note what must survive. Never waits.
+/// Where the lanes and the change guard note what must survive. Never waits.
 #[derive(Clone, Debug)]
 pub struct Ledgers {
     /// The HTTP lane's.
@@ -111,6 +119,8 @@ pub struct Ledgers {
     pub rows: watch::Sender<BTreeSet<TcpRow>>,
     /// Whether this instance acts, where several share the work.
     pub lease: watch::Sender<Option<Kept>>,
+    /// The change guard's, noted before the table it belongs to is told.
+    pub guard: watch::Sender<Remembered>,
 }
 
 /// Where state is kept, and how old it may be.
@@ -121,6 +131,24 @@ pub struct Place {
     /// Older state announces nothing.
     pub max_age: Duration,
 }
+
+/// The bytes that a state is kept as. What is promised: a write that was cut off leaves what was there before.
+pub trait Disk: Send + Sync {
+    /// What was written last; `None` where nothing ever was.
+    fn read(&self, decode: Decode) -> BoxFuture<'static, Result<Option<Contents>, StateError>>;
+
+    /// Replaces it, though nobody waits for the answer.
+    fn write(&self, encode: Encode) -> BoxFuture<'static, Result<(), StateError>>;
+
+    /// Seconds since 1970, by which the age of a state is told.
+    fn unix_seconds(&self) -> u64;
+}
+
+/// Reads the bytes of a state. It takes a while, so that a disk does it where that keeps nobody waiting.
+pub type Decode = fn(&[u8]) -> Result<Contents, FormatError>;
+
+/// Makes the bytes of a state that is written at the second given, under the same condition.
+pub type Encode = Box<dyn FnOnce(u64) -> Vec<u8> + Send>;
 
 /// A state folder in use.
 pub struct Opened {
@@ -134,8 +162,14 @@ pub struct Opened {
 
 /// Reads what the last process left. What cannot be used is said, and counts as none.
 pub async fn open(place: Place, foundation: Foundation) -> Opened {
-    let read = file::read_within(&place.dir).await;
-    let now = keeper::unix_seconds();
+    let disk = Arc::new(Folder(place.dir.clone()));
+    open_on(disk, place, foundation).await
+}
+
+/// The same on whatever disk.
+pub async fn open_on(disk: Arc<dyn Disk>, place: Place, foundation: Foundation) -> Opened {
+    let read = file::read_within(&*disk, &place.dir).await;
+    let now = disk.unix_seconds();
     let (warm, unread) = match read {
         Ok(Some(contents)) => (Warm::of(contents, &foundation, place.max_age, now), None),
         Ok(None) => (Warm::default(), None),
@@ -146,7 +180,7 @@ pub async fn open(place: Place, foundation: Foundation) -> Opened {
         }
     };
     let ledgers = Ledgers::of(&warm);
-    let keeper = Keeper::new(place, foundation, &warm, ledgers.clone(), unread);
+    let keeper = Keeper::new((place, disk), foundation, &warm, ledgers.clone(), unread);
     Opened {
         warm,
         ledgers,
@@ -167,6 +201,7 @@ impl Warm {
             withdrawals,
             rows,
             lease,
+            guard,
         } = contents;
         // Rows of another routing API are not those that this one lists.
         let rows = if theirs.routing_api == foundation.routing_api {
@@ -215,6 +250,7 @@ impl Warm {
             withdrawals,
             holders,
             lease,
+            guard,
             ..cold
         }
     }
@@ -234,6 +270,7 @@ impl Ledgers {
             http: watch::Sender::new(entry),
             rows: watch::Sender::new(warm.rows.clone()),
             lease: watch::Sender::new(warm.lease.clone()),
+            guard: watch::Sender::new(warm.guard.clone()),
         }
     }
 }

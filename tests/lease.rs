@@ -14,6 +14,7 @@ use route_sync::lease::{
     Channels, Instances, Kept, Lease, LeaseReport, Role, Term, Timing, decode_holders,
 };
 use route_sync::lifecycle::Clock;
+use route_sync::outside::Network;
 use route_sync::route::{RouterPort, ServiceKey};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -215,7 +216,7 @@ impl Instance {
             names: names_tx,
             kept: Some(kept_tx),
         };
-        let object = LeaseObject::new(config, "kube-system", "route-sync", 15);
+        let object = LeaseObject::new(Arc::new(Network), config, ("kube-system", "route-sync"), 15);
         let lease = Lease::new(object, identity, inherited, timing, channels);
         let (clock, stop) = (Clock::start(), CancellationToken::new());
         let task = tokio::spawn(lease.run(clock, stop.clone()));

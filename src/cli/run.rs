@@ -1,11 +1,14 @@
 //! `run`: the one place that wires the parts together and supervises them.
 //!
+//! [`assemble`] is all of a controller but the process around it: it takes the ways out as they are handed in.
+//!
 //! Nothing a remote does ends the process. SIGTERM and SIGINT stop it and keep every route: the routers' own
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
 mod tell;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,12 +21,14 @@ use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
 
+use self::derive::Inherited;
 use super::{runtime, wires};
-use crate::admin;
+use crate::admin::{self, Approval};
 use crate::config::{Config, Mistake};
 use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
+use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
 use crate::status::Status;
 use crate::telemetry::{Dropped, Guard};
@@ -45,6 +50,30 @@ pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<Ex
 }
 
 async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
+    let signals = Signals::new()?;
+    let mut counters = Counters::default();
+    counters.add(Counter::LogLinesDropped, move || dropped.count());
+    let tasks = assemble(config, Arc::new(Network), counters).await?.tasks;
+    until_stopped(tasks, signals).await
+}
+
+/// A controller with all its tasks running.
+pub struct Controller {
+    /// They run until these are dropped, or asked to stop.
+    pub tasks: Tasks,
+    /// What it tells of itself.
+    pub status: Status,
+}
+
+/// Starts everything that a configuration asks for.
+///
+/// # Errors
+/// Where certificates or addresses cannot be used; never because of a remote.
+pub async fn assemble(
+    config: Config,
+    outside: Arc<dyn Outside>,
+    mut counters: Counters,
+) -> anyhow::Result<Controller> {
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
@@ -61,29 +90,33 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         unknown_keys,
     } = config;
     tell_weaknesses(&warnings, &unknown_keys);
-    let signals = Signals::new()?;
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
-    let mut counters = Counters::default();
-    counters.add(Counter::LogLinesDropped, move || dropped.count());
 
     let place = state_dir.map(|dir| Place {
         dir,
         max_age: state_max_age,
     });
     let domain = &routes.app_domain;
-    let state = wires::state(place, &kubernetes, domain, routing_api.as_ref()).await;
+    let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
     let leading = wires::lease(
+        outside.clone(),
         leader_election,
         &kubernetes,
         state.as_ref(),
         clock,
         &mut tasks,
     );
-    let others = wires::node_ports(kubernetes.clone(), &mut tasks);
-    let (snapshot, sources) = wires::watch(kubernetes, clock, &mut counters, &mut tasks);
+    let others = wires::node_ports(outside.clone(), kubernetes.clone(), &mut tasks);
+    let (snapshot, sources) = wires::watch(
+        outside.clone(),
+        kubernetes,
+        clock,
+        &mut counters,
+        &mut tasks,
+    );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
@@ -97,6 +130,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             others,
             names: leading.names,
             contested: leading.contested,
+            inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
@@ -104,8 +138,8 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let mut lanes = Vec::new();
     if let (Some(uaa), Some(api)) = (uaa, routing_api) {
         lanes.push(wires::tcp(
-            &uaa,
-            api,
+            &*outside,
+            (&uaa, api),
             (state.as_ref(), leading.roles.clone()),
             desired.clone(),
             clock,
@@ -115,7 +149,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     }
     if let Some(nats) = nats {
         lanes.push(wires::http(
-            nats,
+            (outside, nats),
             state.as_ref(),
             (leading.roles.clone(), leading.instances),
             desired.clone(),
@@ -133,13 +167,24 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         status = status.with_lease(lease);
     }
     drop(leading.roles);
-    tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
+    tasks.spawn("tell", tell::run(status.clone(), stop));
     if let Some(address) = admin {
-        let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        let listening = admin::run(address, status, metrics, approvals_tx, stop);
-        tasks.spawn("admin", listening);
+        listen(address, &status, counters, approvals_tx, &mut tasks);
     }
-    until_stopped(tasks, signals).await
+    Ok(Controller { tasks, status })
+}
+
+fn listen(
+    address: SocketAddr,
+    status: &Status,
+    counters: Counters,
+    approvals: mpsc::Sender<Approval>,
+    tasks: &mut Tasks,
+) {
+    let metrics = Arc::new(Metrics::new(status.clone(), counters));
+    let stop = tasks.stop_token();
+    let listening = admin::run(address, status.clone(), metrics, approvals, stop);
+    tasks.spawn("admin", listening);
 }
 
 fn tell_weaknesses(warnings: &[String], unknown_keys: &[Mistake]) {

@@ -15,6 +15,7 @@ use crate::kubernetes::{self, snapshot::Snapshot};
 use crate::lease::{Instances, Roles};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
+use crate::outside::Outside;
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
 use crate::publish::tcp::{self, TcpCounters, TcpLane};
@@ -28,6 +29,7 @@ type Tables = watch::Receiver<Option<Arc<Desired>>>;
 
 /// Starts the watches.
 pub(super) fn watch(
+    outside: Arc<dyn Outside>,
     config: KubernetesConfig,
     clock: Clock,
     counters: &mut Counters,
@@ -44,13 +46,14 @@ pub(super) fn watch(
         let count = count.clone();
         counters.add(counter, move || count.load(Ordering::Relaxed));
     }
-    let (watches, receivers) = kubernetes::watch(config, clock, &counts);
+    let (watches, receivers) = kubernetes::watch_over(outside, config, clock, &counts);
     tasks.spawn("kubernetes", watches.run(tasks.stop_token()));
     (receivers.snapshot, receivers.report)
 }
 
 /// Reads the state folder, if there is one.
 pub(super) async fn state(
+    outside: &dyn Outside,
     place: Option<Place>,
     kubernetes: &KubernetesConfig,
     app_domain: &Hostname,
@@ -68,22 +71,28 @@ pub(super) async fn state(
         router_group: api.map(|api| api.router_group.clone()),
         routing_api: api.map(|api| api.url.clone()),
     };
-    Some(state::open(place, foundation).await)
+    let disk = outside.disk(&place.dir);
+    Some(state::open_on(disk, place, foundation).await)
 }
 
 /// Starts what looks whose all node ports are, whenever that has to be known.
-pub(super) fn node_ports(config: KubernetesConfig, tasks: &mut Tasks) -> Others {
+pub(super) fn node_ports(
+    outside: Arc<dyn Outside>,
+    config: KubernetesConfig,
+    tasks: &mut Tasks,
+) -> Others {
     let (needed, needed_rx) = watch::channel(false);
     let (ports_tx, ports) = watch::channel(kubernetes::NodePorts::new());
-    let looking = kubernetes::watch_node_ports(config, needed_rx, ports_tx, tasks.stop_token());
+    let stop = tasks.stop_token();
+    let looking = kubernetes::watch_node_ports(outside, config, needed_rx, ports_tx, stop);
     tasks.spawn("node-ports", looking);
     Others { needed, ports }
 }
 
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
-    uaa: &UaaConfig,
-    api: RoutingApiConfig,
+    outside: &dyn Outside,
+    (uaa, api): (&UaaConfig, RoutingApiConfig),
     (state, roles): (Option<&Opened>, Roles),
     desired: Tables,
     clock: Clock,
@@ -114,7 +123,7 @@ pub(super) fn tcp(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let mut lane = TcpLane::new(api, uaa, counts)?.with_roles(roles);
+    let mut lane = TcpLane::over(outside, api, uaa, counts)?.with_roles(roles);
     if let Some(state) = state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }
@@ -127,7 +136,7 @@ pub(super) fn tcp(
 
 /// Starts the HTTP lane.
 pub(super) fn http(
-    nats: NatsConfig,
+    (outside, nats): (Arc<dyn Outside>, NatsConfig),
     state: Option<&Opened>,
     (roles, instances): (Roles, Option<Instances>),
     desired: Tables,
@@ -173,8 +182,12 @@ pub(super) fn http(
         roles,
         instances,
     };
-    let stop = tasks.stop_token();
-    let lane = http::run_with(nats, inheritance, desired, report_tx, clock, counts, stop);
+    let setup = http::Setup {
+        config: nats,
+        outside,
+        inheritance,
+    };
+    let lane = http::run_over(setup, desired, report_tx, clock, counts, tasks.stop_token());
     tasks.spawn("http", lane);
     report
 }

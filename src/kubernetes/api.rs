@@ -4,6 +4,7 @@
 //! its callers' affair.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -15,10 +16,11 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{ConnectError, connect_with};
+use super::client::ConnectError;
 use super::wire::{self, Event, Item, Kind, ObjectKey, Page};
 use super::{Timing, seconds};
 use crate::config::KubernetesConfig;
+use crate::outside::Outside;
 
 /// Objects per page, as kubectl and client-go ask for.
 const PAGE_SIZE: usize = 500;
@@ -111,6 +113,7 @@ pub(super) struct Lines {
 pub(super) struct Api {
     pub(super) config: KubernetesConfig,
     pub(super) timing: Timing,
+    outside: Arc<dyn Outside>,
     client: Mutex<Connection>,
 }
 
@@ -172,10 +175,11 @@ impl Resource {
 // === impl Api ===
 
 impl Api {
-    pub(super) fn new(config: KubernetesConfig, timing: Timing) -> Self {
+    pub(super) fn new(config: KubernetesConfig, timing: Timing, outside: Arc<dyn Outside>) -> Self {
         Self {
             config,
             timing,
+            outside,
             client: Mutex::new(Connection::default()),
         }
     }
@@ -309,9 +313,8 @@ impl Api {
             return Ok(client.clone());
         }
         let (until, connecting) = connection.connecting.get_or_insert_with(|| {
-            let (config, timing) = (self.config.clone(), self.timing.clone());
-            let connecting = async move { connect_with(&config, &timing).await };
-            (Instant::now() + CONNECT_MAX, Box::pin(connecting))
+            let connecting = self.outside.apiserver(&self.config, &self.timing);
+            (Instant::now() + CONNECT_MAX, connecting)
         });
         let made = timeout_at(*until, connecting).await;
         connection.connecting = None;

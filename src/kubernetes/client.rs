@@ -149,7 +149,7 @@ pub async fn connect(config: &KubernetesConfig) -> Result<Client, ConnectError> 
 }
 
 /// The same under other times.
-pub(super) async fn connect_with(
+pub(crate) async fn connect_with(
     config: &KubernetesConfig,
     timing: &Timing,
 ) -> Result<Client, ConnectError> {
@@ -196,6 +196,22 @@ pub(super) async fn connect_with(
             source: Box::new(other),
         },
     })
+}
+
+/// A client over whatever carries requests, under the same limits. Credentials are the carrier's affair.
+#[must_use]
+pub fn client_over<S>(carrier: S, timing: &Timing) -> Client
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    let layer = RimLayer {
+        header_timeout: timing.header_timeout,
+        token: None,
+        plugin: None,
+    };
+    Client::new(layer.layer(carrier), "default")
 }
 
 /// The apiserver's address, for want of a better name of the cluster. Asks nobody.

@@ -3,12 +3,15 @@
 //! It is kept as the apiserver gave it, so that what others put there stays. Who may hold it, and what follows from
 //! that, is `crate::lease`'s affair.
 
+use std::sync::Arc;
+
 use http::Method;
 use serde_json::{Value, json};
 
 use super::Timing;
 use super::api::{Api, ApiError};
 use crate::config::KubernetesConfig;
+use crate::outside::Outside;
 
 /// Where the holder of each contested name is written.
 const NAMES: &str = "route-sync.cloudfoundry.org/holders";
@@ -81,9 +84,14 @@ impl Record {
 impl LeaseObject {
     /// Asks nobody anything yet.
     #[must_use]
-    pub fn new(config: KubernetesConfig, namespace: &str, name: &str, seconds: u64) -> Self {
+    pub fn new(
+        outside: Arc<dyn Outside>,
+        config: KubernetesConfig,
+        (namespace, name): (&str, &str),
+        seconds: u64,
+    ) -> Self {
         Self {
-            api: Api::new(config, Timing::default()),
+            api: Api::new(config, Timing::default(), outside),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             seconds,

@@ -17,6 +17,7 @@ use super::snapshot::Protocol;
 use super::wire::{Kind, Object};
 use crate::causes::chain;
 use crate::config::KubernetesConfig;
+use crate::outside::Outside;
 use crate::route::{NodePort, ServiceRef};
 
 /// Between two looks: one list of all Services. A port that was just freed is given away at random, one among
@@ -28,12 +29,13 @@ pub type NodePorts = BTreeMap<NodePort, Arc<ServiceRef>>;
 
 /// Looks again and again while `needed`; forgets what it saw once it is not. A look that fails changes nothing.
 pub async fn watch_node_ports(
+    outside: Arc<dyn Outside>,
     config: KubernetesConfig,
     mut needed: watch::Receiver<bool>,
     ports: watch::Sender<NodePorts>,
     stop: CancellationToken,
 ) {
-    let api = Api::new(config, Timing::default());
+    let api = Api::new(config, Timing::default(), outside);
     let looking = async {
         while needed.wait_for(|needed| *needed).await.is_ok() {
             match look(&api).await {

@@ -34,6 +34,7 @@ use super::api::{Api, ApiError};
 use super::snapshot::Snapshot;
 use crate::config::KubernetesConfig;
 use crate::lifecycle::Clock;
+use crate::outside::{Network, Outside};
 use crate::status::SourceReport;
 
 /// Changes that may wait for the assembler; a source that finds it full stops reading its watch.
@@ -83,15 +84,17 @@ pub struct SnapshotError {
 
 /// Prepares the watches.
 #[must_use]
-pub fn watch(
+pub fn watch_over(
+    outside: Arc<dyn Outside>,
     config: KubernetesConfig,
     clock: Clock,
     counters: &WatchCounters,
 ) -> (Watches, Receivers) {
-    watch_with(config, clock, counters, Timing::default())
+    let api = Api::new(config, Timing::default(), outside);
+    prepare(api, clock, counters)
 }
 
-/// The same under other times.
+/// The same over the network, under other times.
 #[must_use]
 pub fn watch_with(
     config: KubernetesConfig,
@@ -99,7 +102,12 @@ pub fn watch_with(
     counters: &WatchCounters,
     timing: Timing,
 ) -> (Watches, Receivers) {
-    let api = Arc::new(Api::new(config, timing));
+    let api = Api::new(config, timing, Arc::new(Network));
+    prepare(api, clock, counters)
+}
+
+fn prepare(api: Api, clock: Clock, counters: &WatchCounters) -> (Watches, Receivers) {
+    let api = Arc::new(api);
     let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
     let (snapshots, snapshot) = channel::channel(None);
     let (reports, report) = channel::channel(SourceReport::default());
@@ -124,7 +132,7 @@ pub fn watch_with(
 /// # Errors
 /// When a required resource cannot be listed completely. Endpoints that cannot be seen are a finding.
 pub async fn snapshot_once(config: &KubernetesConfig) -> Result<Snapshot, SnapshotError> {
-    let api = Api::new(config.clone(), Timing::default());
+    let api = Api::new(config.clone(), Timing::default(), Arc::new(Network));
     let mut view = View::default();
     for source in SourceId::ALL {
         let listed = list_once(&api, source, &mut view).await;
@@ -137,7 +145,9 @@ pub async fn snapshot_once(config: &KubernetesConfig) -> Result<Snapshot, Snapsh
         source,
     })?;
     let findings: Vec<_> = identity.finding.into_iter().collect();
-    Ok(view.snapshot(identity.cluster, &findings))
+    let mut snapshot = view.snapshot(identity.cluster, &findings);
+    snapshot.evidence.kube_system = identity.kube_system;
+    Ok(snapshot)
 }
 
 async fn list_once(api: &Api, source: SourceId, view: &mut View) -> Result<(), SnapshotError> {

@@ -32,11 +32,15 @@ use crate::config::NatsConfig;
 use crate::desired::Desired;
 use crate::lease::{Instances, Roles};
 use crate::lifecycle::Clock;
+use crate::outside::{Network, Outside};
 use crate::route::{Lane, stable_hash};
 use crate::state::{HttpEntry, Warm};
 use crate::status::LaneReport;
 use journal::Journal;
 use lane::HttpLane;
+
+pub(crate) use bus::NatsBus;
+pub use bus::{Bus, BusError, Heard, Overheard, SendError};
 
 /// What the lane counts. Plain numbers: how they are called outside is the metrics' affair.
 #[derive(Debug, Default)]
@@ -90,6 +94,16 @@ pub struct Inheritance {
     pub instances: Option<Instances>,
 }
 
+/// What the lane is made of.
+pub struct Setup {
+    /// How NATS is reached, and how much is said there.
+    pub config: NatsConfig,
+    /// By what it is reached.
+    pub outside: Arc<dyn Outside>,
+    /// What it goes on with.
+    pub inheritance: Inheritance,
+}
+
 /// Runs the lane until `stop`. Routes stay as they are then: gorouter keeps them for 120 s, which bridges a
 /// restart.
 ///
@@ -110,19 +124,41 @@ pub async fn run(
 pub async fn run_with(
     config: NatsConfig,
     inheritance: Inheritance,
+    desired: watch::Receiver<Option<Arc<Desired>>>,
+    report: watch::Sender<LaneReport>,
+    clock: Clock,
+    counters: Arc<HttpCounters>,
+    stop: CancellationToken,
+) {
+    let setup = Setup {
+        config,
+        outside: Arc::new(Network),
+        inheritance,
+    };
+    run_over(setup, desired, report, clock, counters, stop).await;
+}
+
+/// The same, over whatever leads outside.
+pub async fn run_over(
+    setup: Setup,
     mut desired: watch::Receiver<Option<Arc<Desired>>>,
     report: watch::Sender<LaneReport>,
     clock: Clock,
     counters: Arc<HttpCounters>,
     stop: CancellationToken,
 ) {
+    let Setup {
+        config,
+        outside,
+        inheritance,
+    } = setup;
     report.send_replace(LaneReport::new(Lane::Http));
     let journal = match &config.state_dir {
         Some(folder) => Some(Journal::open(folder).await),
         None => None,
     };
     let mut roles = inheritance.roles.clone();
-    let mut lane = HttpLane::new(config, journal, report, clock, counters);
+    let mut lane = HttpLane::new(config, outside, journal, report, clock, counters);
     lane.inherit(inheritance).await;
     desired.mark_changed();
     let mut upstream = true;

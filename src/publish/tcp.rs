@@ -22,16 +22,16 @@ use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::lease::Roles;
 use crate::lifecycle::Clock;
+use crate::outside::{Network, Outside};
 use crate::plan::admission::{self, Gate, RouterGroup};
 use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
 use crate::state::Warm;
 use crate::status::LaneReport;
-use crate::uaa::{TokenSource, UaaSetupError};
+use crate::uaa::UaaSetupError;
 
 mod batch;
 mod budget;
@@ -41,7 +41,7 @@ mod report;
 mod state;
 mod wire;
 
-pub use client::{ApiError, Client, RequestId};
+pub use client::{ApiError, Client, EventBytes, RequestId, RoutingApi};
 
 use events::Heard;
 use state::{Done, Op, State};
@@ -54,7 +54,7 @@ const TURN_MIN: Duration = Duration::from_millis(5);
 /// The lane, ready to run.
 pub struct TcpLane {
     config: RoutingApiConfig,
-    client: Arc<Client>,
+    api: Arc<dyn RoutingApi>,
     counters: Arc<TcpCounters>,
     pace: Pace,
     warm: Warm,
@@ -172,8 +172,8 @@ pub async fn observe_once(
     uaa: &UaaConfig,
 ) -> Result<Observation, ObserveError> {
     let lane = TcpLane::new(config.clone(), uaa, Arc::default())?;
-    let groups = lane.client.router_groups().await?;
-    let rows = match lane.client.list().await {
+    let groups = lane.api.router_groups().await?;
+    let rows = match lane.api.list().await {
         Ok(rows) => Some(rows),
         Err(ApiError::Unauthorized { scope: Some(_), .. }) => None,
         Err(error) => return Err(error.into()),
@@ -204,12 +204,22 @@ impl TcpLane {
         uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
     ) -> Result<Self, ConnectError> {
-        let http = super::tls::client(&config.tls)?;
-        let client = Client::new(http, &config.url, TokenSource::new(uaa)?, counters.clone())
-            .map_err(|error| ConnectError::Client(chain(&error)))?;
+        Self::over(&Network, config, uaa, counters)
+    }
+
+    /// The same, over whatever leads outside.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn over(
+        outside: &dyn Outside,
+        config: RoutingApiConfig,
+        uaa: &UaaConfig,
+        counters: Arc<TcpCounters>,
+    ) -> Result<Self, ConnectError> {
         Ok(Self {
+            api: outside.routing_api(&config, uaa, &counters)?,
             config,
-            client: Arc::new(client),
             counters,
             pace: Pace::default(),
             warm: Warm::default(),
@@ -258,22 +268,19 @@ impl TcpLane {
             if let Some(ledger) = &self.ledger {
                 note(ledger, state.take_noted());
             }
-            state.missing_by_token(self.client.tokens().missing_scopes());
+            state.missing_by_token(self.api.missing_scopes());
             state.act_as(self.roles.at(clock.now()), clock.now());
-            let renew_at = self
-                .client
-                .tokens()
-                .renew_in()
-                .map(|wait| clock.now() + wait);
+            let renew_in = self.api.renew_token_in();
+            let renew_at = renew_in.map(|wait| clock.now() + wait);
             let (next, wake) = state.turn(renew_at, clock.now());
             ops.extend(
                 next.into_iter()
-                    .map(|op| perform(op, self.client.clone(), clock)),
+                    .map(|op| perform(op, self.api.clone(), clock)),
             );
             if !state.listens() {
                 events = None;
             } else if events.is_none() {
-                events = Some(events::listen(self.client.clone(), self.pace));
+                events = Some(events::listen(self.api.clone(), self.pace));
             }
             report.send_if_modified(|old| replace(old, state.report(clock.now())));
             let earliest = clock.now() + TURN_MIN;
@@ -337,23 +344,23 @@ fn note(ledger: &watch::Sender<BTreeSet<TcpRow>>, (ours, gone): (Vec<TcpRow>, Ve
 }
 
 /// Carries out one request, or a few that belong together.
-fn perform(op: Op, client: Arc<Client>, clock: Clock) -> BoxFuture<'static, Done> {
+fn perform(op: Op, api: Arc<dyn RoutingApi>, clock: Clock) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let started = clock.now();
         match op {
-            Op::Groups => Done::Groups(client.router_groups().await),
+            Op::Groups => Done::Groups(api.router_groups().await),
             Op::List => Done::List {
                 started,
-                answer: client.list().await,
+                answer: api.list().await,
             },
-            Op::Renew => Done::Renewed(client.tokens().renew().await),
+            Op::Renew => Done::Renewed(api.renew_token().await),
             Op::Create {
                 rows,
                 instance,
                 ttl,
                 kind,
             } => {
-                let written = batch::create(&client, rows.clone(), &instance, ttl).await;
+                let written = batch::create(&*api, rows.clone(), &instance, ttl).await;
                 Done::Created {
                     started,
                     rows,
@@ -362,7 +369,7 @@ fn perform(op: Op, client: Arc<Client>, clock: Clock) -> BoxFuture<'static, Done
                 }
             }
             Op::Delete { rows, clearing } => {
-                let written = batch::delete(&client, rows.clone()).await;
+                let written = batch::delete(&*api, rows.clone()).await;
                 Done::Deleted {
                     rows,
                     written,

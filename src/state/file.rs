@@ -5,8 +5,11 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Contents;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
 use super::format::{self, FormatError};
+use super::{Contents, Decode, Disk, Encode};
 
 pub(super) const FILE_NAME: &str = "routes.jsonl";
 /// Renamed to the above once it is whole on the disk; one left by a crash is overwritten.
@@ -36,18 +39,20 @@ pub enum StateError {
     Silent(PathBuf),
 }
 
-/// Reads the file of a folder, however slow its disk is; `None` where there is none.
-pub(super) async fn read_within(folder: &Path) -> Result<Option<Contents>, StateError> {
-    let of = folder.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read(&of));
-    match tokio::time::timeout(READ_WAIT, reading).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(_)) | Err(_) => Err(StateError::Silent(folder.to_owned())),
-    }
+/// A folder of this machine.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+/// Reads what a disk holds, however slow it is; `None` where there is nothing.
+pub(super) async fn read_within(
+    disk: &dyn Disk,
+    folder: &Path,
+) -> Result<Option<Contents>, StateError> {
+    let read = tokio::time::timeout(READ_WAIT, disk.read(format::decode)).await;
+    read.unwrap_or_else(|_| Err(StateError::Silent(folder.to_owned())))
 }
 
 /// Reads the file of a folder; `None` where there is none.
-pub(super) fn read(folder: &Path) -> Result<Option<Contents>, StateError> {
+pub(super) fn read(folder: &Path, decode: Decode) -> Result<Option<Contents>, StateError> {
     let path = folder.join(FILE_NAME);
     let unreadable = |error| StateError::Unreadable(path.clone(), error);
     let file = match File::open(&path) {
@@ -61,7 +66,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<Contents>, StateError> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(unreadable(io::Error::other("it has more than 64 MiB")));
     }
-    let contents = format::decode(&bytes);
+    let contents = decode(&bytes);
     contents
         .map(Some)
         .map_err(|error| StateError::Format(path, error))
@@ -82,4 +87,36 @@ pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), StateError> {
         File::open(folder)?.sync_all()
     };
     replace().map_err(|error| StateError::Unwritable(path.clone(), error))
+}
+
+/// They may jump; what is told by them is only whether a file is too old to be trusted.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no other clock goes on from one process to the next"
+)]
+fn unix_seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+// === impl Folder ===
+
+impl Disk for Folder {
+    fn read(&self, decode: Decode) -> BoxFuture<'static, Result<Option<Contents>, StateError>> {
+        let folder = self.0.clone();
+        let silent = StateError::Silent(folder.clone());
+        let reading = tokio::task::spawn_blocking(move || read(&folder, decode));
+        async move { reading.await.unwrap_or(Err(silent)) }.boxed()
+    }
+
+    fn write(&self, encode: Encode) -> BoxFuture<'static, Result<(), StateError>> {
+        let folder = self.0.clone();
+        let silent = StateError::Silent(folder.clone());
+        let writing = tokio::task::spawn_blocking(move || write(&folder, &encode(unix_seconds())));
+        async move { writing.await.unwrap_or(Err(silent)) }.boxed()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        unix_seconds()
+    }
 }

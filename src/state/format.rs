@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Contents, Foundation, Withdrawal};
 use crate::desired::Desired;
+use crate::desired::guard::{Name, Reason, Remembered};
 use crate::lease::Kept;
 use crate::plan::TcpRow;
 use crate::route::{
@@ -61,6 +62,7 @@ pub(super) struct Record<'a> {
     pub(super) withdrawals: &'a BTreeSet<Withdrawal>,
     pub(super) rows: &'a BTreeSet<TcpRow>,
     pub(super) lease: Option<&'a Kept>,
+    pub(super) guard: &'a Remembered,
 }
 
 #[derive(Deserialize)]
@@ -88,6 +90,10 @@ struct Body {
     /// Each uri with its endpoints, and whether they are TLS.
     withdrawals: Vec<(String, SocketAddr, bool)>,
     rows: Vec<Row>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kube_system: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    held: Vec<Held>,
     /// Absent where nobody shares the work; older versions wrote none and read past it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Lease>,
@@ -134,6 +140,16 @@ struct Row {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sni: Option<String>,
     group: String,
+}
+
+/// A route that stays though nothing asks for it.
+#[derive(Serialize, Deserialize)]
+struct Held {
+    lane: String,
+    name: String,
+    /// Because all of its lane would go; else because many would.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    every: bool,
 }
 
 /// Gives each Service and node its number.
@@ -220,6 +236,7 @@ impl Body {
             withdrawals,
             rows,
             lease,
+            guard,
         } = record;
         let mut numbers = Numbers::default();
         let http = http.table.http.iter();
@@ -249,6 +266,8 @@ impl Body {
                 .collect(),
             rows: rows.iter().map(Row::of).collect(),
             lease: lease.cloned().map(Lease::of),
+            kube_system: guard.kube_system.clone(),
+            held: guard.held.iter().map(Held::of).collect(),
             services: numbers.service_names(),
             nodes: numbers.node_names(),
         }
@@ -276,6 +295,7 @@ impl Body {
         };
         let withdrawals = self.withdrawals.into_iter().map(withdrawal);
         let rows = self.rows.into_iter().map(Row::row);
+        let held = self.held.into_iter().map(Held::entry);
         Ok(Contents {
             written_secs: self.written,
             foundation: Foundation {
@@ -296,6 +316,10 @@ impl Body {
             withdrawals: withdrawals.collect::<Result<_, FormatError>>()?,
             rows: rows.collect::<Result<_, FormatError>>()?,
             lease: self.lease.map(Lease::kept),
+            guard: Remembered {
+                kube_system: self.kube_system,
+                held: held.collect::<Result<_, FormatError>>()?,
+            },
         })
     }
 }
@@ -330,7 +354,7 @@ impl Lease {
     }
 }
 
-// === impl Http, Tcp, Row ===
+// === impl Http, Tcp, Row, Held ===
 
 impl Http {
     fn of<'a>(route: &'a HttpRoute, numbers: &mut Numbers<'a>) -> Self {
@@ -415,6 +439,36 @@ impl Row {
             sni: self.sni,
             group: self.group,
         })
+    }
+}
+
+impl Held {
+    fn of((name, reason): (&Name, &Reason)) -> Self {
+        Self {
+            lane: name.lane().to_string(),
+            name: name.to_string(),
+            every: matches!(reason, Reason::EveryRoute(_)),
+        }
+    }
+
+    fn entry(self) -> Result<(Name, Reason), FormatError> {
+        let name = match self.lane.as_str() {
+            "http" => Name::Http(Uri::parse(&self.name).map_err(FormatError::Uri)?),
+            "tcp" => {
+                let port = self.name.parse();
+                Name::Tcp(router_port(
+                    port.map_err(|_| FormatError::Value("port that is none"))?,
+                )?)
+            }
+            _ => return Err(FormatError::Value("lane")),
+        };
+        let lane = name.lane();
+        let reason = if self.every {
+            Reason::EveryRoute(lane)
+        } else {
+            Reason::TooMany(lane)
+        };
+        Ok((name, reason))
     }
 }
 

@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::file::{self, StateError};
+use super::file::StateError;
 use super::format::{self, Record};
-use super::{Foundation, HttpEntry, Ledgers, Place, Warm};
+use super::{Disk, Foundation, HttpEntry, Ledgers, Place, Warm};
 use crate::Uptime;
 use crate::causes::chain;
+use crate::desired::guard::Remembered;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lease::Kept;
 use crate::lifecycle::Clock;
@@ -41,6 +42,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(1);
 /// Keeps the file of one folder.
 pub struct Keeper {
     place: Place,
+    disk: Arc<dyn Disk>,
     foundation: Foundation,
     ledgers: Ledgers,
     /// The last process's table, while there is no newer.
@@ -51,7 +53,7 @@ pub struct Keeper {
 }
 
 struct Writing {
-    task: JoinHandle<Result<(), StateError>>,
+    task: BoxFuture<'static, Result<(), StateError>>,
     since: Uptime,
     told: bool,
 }
@@ -63,23 +65,14 @@ struct Parts {
     entry: HttpEntry,
     rows: std::collections::BTreeSet<TcpRow>,
     lease: Option<Kept>,
-}
-
-/// Seconds since 1970. They may jump; what is told by them is only whether a file is too old to be trusted.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "no other clock goes on from one process to the next"
-)]
-pub(super) fn unix_seconds() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
+    guard: Remembered,
 }
 
 // === impl Keeper ===
 
 impl Keeper {
     pub(super) fn new(
-        place: Place,
+        (place, disk): (Place, Arc<dyn Disk>),
         foundation: Foundation,
         warm: &Warm,
         ledgers: Ledgers,
@@ -87,6 +80,7 @@ impl Keeper {
     ) -> Self {
         let keeper = Self {
             place,
+            disk,
             foundation,
             ledgers,
             table: warm.table.clone(),
@@ -118,6 +112,7 @@ impl Keeper {
         let mut http = self.ledgers.http.subscribe();
         let mut rows = self.ledgers.rows.subscribe();
         let mut lease = self.ledgers.lease.subscribe();
+        let mut guard = self.ledgers.guard.subscribe();
         let stamp = STAMP_MAX.min(self.place.max_age / STAMPS_PER_AGE);
         let (mut upstream, mut dirty) = (true, self.table.is_some());
         let (mut earliest, mut stamp_at) = (clock.now(), clock.now() + stamp);
@@ -155,6 +150,7 @@ impl Keeper {
                 Ok(()) = http.changed() => dirty = true,
                 Ok(()) = rows.changed() => dirty = true,
                 Ok(()) = lease.changed() => dirty = true,
+                Ok(()) = guard.changed() => dirty = true,
                 () = clock.sleep_until(wake) => {}
             }
         }
@@ -182,32 +178,33 @@ impl Keeper {
         let http = entry.applied.clone().unwrap_or_else(|| rest.clone());
         let rows = self.ledgers.rows.borrow().clone();
         let lease = self.ledgers.lease.borrow().clone();
+        let guard = self.ledgers.guard.borrow().clone();
         Some(Parts {
             http,
             rest,
             entry,
             rows,
             lease,
+            guard,
         })
     }
 
     fn write(&mut self, parts: Parts, now: Uptime) {
-        let folder = self.place.dir.clone();
         let foundation = self.foundation.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let bytes = format::encode(Record {
-                written_secs: unix_seconds(),
+        let encode = move |written_secs| {
+            format::encode(Record {
+                written_secs,
                 foundation: &foundation,
                 http: &parts.http,
                 rest: &parts.rest,
                 withdrawals: &parts.entry.withdrawals,
                 rows: &parts.rows,
                 lease: parts.lease.as_ref(),
-            });
-            file::write(&folder, &bytes)
-        });
+                guard: &parts.guard,
+            })
+        };
         self.writing = Some(Writing {
-            task,
+            task: self.disk.write(Box::new(encode)),
             since: now,
             told: false,
         });
@@ -221,8 +218,7 @@ impl Keeper {
         };
         let (ended, since) = ((&mut writing.task).await, writing.since);
         self.writing = None;
-        let silent = |_| Err(StateError::Silent(self.place.dir.clone()));
-        (ended.unwrap_or_else(silent), since)
+        (ended, since)
     }
 
     /// Whether it went well.

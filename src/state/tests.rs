@@ -9,13 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::format::{FormatError, Record, decode, encode};
 use super::*;
+use crate::desired::guard::{Name, Reason};
 use crate::desired::{Code, Finding};
 use crate::lease::Kept;
 use crate::lifecycle::Clock;
 use crate::plan::NO_TLS;
 use crate::route::{
-    Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, LoadBalancing,
-    NodePort, NodeUid, RouteTable, RouterPort, ServiceKey, ServiceRef, TcpRoute,
+    Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, Lane,
+    LoadBalancing, NodePort, NodeUid, RouteTable, RouterPort, ServiceKey, ServiceRef, TcpRoute,
 };
 
 /// Generous: a noisy machine may stall for seconds.
@@ -30,6 +31,7 @@ fn bytes_of(contents: &Contents) -> Vec<u8> {
         withdrawals: &contents.withdrawals,
         rows: &contents.rows,
         lease: contents.lease.as_ref(),
+        guard: &contents.guard,
     })
 }
 
@@ -168,9 +170,10 @@ fn contents() -> impl Strategy<Value = Contents> {
             },
         );
     let lease = option::of((".{0,4}", any::<u64>(), any::<bool>()));
-    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4), lease);
+    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4));
+    let sets = (sets, guard(), lease);
     (any::<u64>(), foundation, desired(), sets).prop_map(
-        |(written_secs, foundation, desired, (withdrawals, rows, lease))| Contents {
+        |(written_secs, foundation, desired, ((withdrawals, rows), guard, lease))| Contents {
             written_secs,
             foundation,
             desired,
@@ -181,8 +184,28 @@ fn contents() -> impl Strategy<Value = Contents> {
                 generation,
                 held,
             }),
+            guard,
         },
     )
+}
+
+fn guard() -> impl Strategy<Value = Remembered> {
+    let name = prop_oneof![
+        uri().prop_map(Name::Http),
+        router_port().prop_map(Name::Tcp)
+    ];
+    let held = (name, any::<bool>()).prop_map(|(name, every)| {
+        let lane = name.lane();
+        let reason = if every {
+            Reason::EveryRoute(lane)
+        } else {
+            Reason::TooMany(lane)
+        };
+        (name, reason)
+    });
+    let held = vec(held, 0..4).prop_map(|held| held.into_iter().collect());
+    let both = (option::of(".{0,4}"), held);
+    both.prop_map(|(kube_system, held)| Remembered { kube_system, held })
 }
 
 /// One route of each lane, one key being withdrawn, one row.
@@ -248,6 +271,10 @@ fn example() -> Contents {
             generation: 3,
             held: true,
         }),
+        guard: Remembered {
+            kube_system: Some("uid".to_owned()),
+            held: BTreeMap::from([(Name::Tcp(port), Reason::TooMany(Lane::Tcp))]),
+        },
     }
 }
 
@@ -332,7 +359,7 @@ fn another_version_says_so() {
 #[test]
 fn a_write_killed_at_any_byte_leaves_the_file_before_it() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(file::read(folder.path()).unwrap().is_none());
+    assert!(file::read(folder.path(), decode).unwrap().is_none());
     let old = example();
     file::write(folder.path(), &bytes_of(&old)).unwrap();
     let new = Contents {
@@ -343,10 +370,13 @@ fn a_write_killed_at_any_byte_leaves_the_file_before_it() {
     for length in 0..=bytes.len() {
         let half = folder.path().join(format!("{}.new", file::FILE_NAME));
         std::fs::write(&half, &bytes[..length]).unwrap();
-        assert_eq!(file::read(folder.path()).unwrap(), Some(old.clone()));
+        assert_eq!(
+            file::read(folder.path(), decode).unwrap(),
+            Some(old.clone())
+        );
     }
     file::write(folder.path(), &bytes).unwrap();
-    assert_eq!(file::read(folder.path()).unwrap(), Some(new));
+    assert_eq!(file::read(folder.path(), decode).unwrap(), Some(new));
 }
 
 #[test]
@@ -354,7 +384,7 @@ fn a_file_of_more_than_64_mib_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join(file::FILE_NAME)).unwrap();
     file.set_len(file::FILE_BYTES_MAX as u64 + 1).unwrap();
-    let error = file::read(folder.path()).unwrap_err();
+    let error = file::read(folder.path(), decode).unwrap_err();
     assert!(matches!(error, StateError::Unreadable(..)), "{error}");
 }
 
@@ -458,14 +488,14 @@ impl Running {
 async fn until(dir: &Path, what: &str, check: impl Fn(&Contents) -> bool) -> Contents {
     let clock = Clock::start();
     while clock.now() < DEADLINE * 10 {
-        if let Ok(Some(contents)) = file::read(dir)
+        if let Ok(Some(contents)) = file::read(dir, decode)
             && check(&contents)
         {
             return contents;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{what}: not yet\n{:#?}", file::read(dir));
+    panic!("{what}: not yet\n{:#?}", file::read(dir, decode));
 }
 
 #[tokio::test]
@@ -500,7 +530,7 @@ async fn what_the_lanes_note_is_there_for_the_next_process() {
     assert_eq!(second.warm.rows, example().rows);
     // A second kill before Kubernetes answered loses nothing either.
     second.stop().await;
-    let third = file::read(folder.path()).unwrap().unwrap();
+    let third = file::read(folder.path(), decode).unwrap().unwrap();
     assert_eq!(
         (third.desired, third.rows),
         (example().desired, example().rows)
@@ -514,7 +544,7 @@ async fn a_stop_writes_what_was_noted_last() {
     let running = Running::start(folder.path()).await;
     running.desired.send_replace(Some(example().desired));
     running.stop().await;
-    let left = file::read(folder.path()).unwrap().unwrap();
+    let left = file::read(folder.path(), decode).unwrap().unwrap();
     assert_eq!(left.desired, example().desired);
 }
 
@@ -559,7 +589,7 @@ async fn a_folder_that_cannot_be_written_is_told_of_and_ends_nothing() {
     std::fs::create_dir(&dir).unwrap();
     let gone = running.findings.wait_for(Vec::is_empty);
     tokio::time::timeout(DEADLINE, gone).await.unwrap().unwrap();
-    assert!(file::read(&dir).unwrap().is_some());
+    assert!(file::read(&dir, decode).unwrap().is_some());
     running.stop().await;
 }
 

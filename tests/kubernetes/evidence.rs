@@ -1,10 +1,12 @@
 //! How sure it is that something is gone: what whoever guards removals is told.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use route_sync::kubernetes::snapshot::Snapshot;
 use route_sync::kubernetes::{NodePorts, watch_node_ports};
+use route_sync::outside::Network;
 use route_sync::route::Lane;
 use serde_json::json;
 use tokio::sync::watch;
@@ -91,7 +93,8 @@ fn node_ports_of_all_services_are_looked_for_only_while_that_is_needed() {
         let (needed, needed_rx) = watch::channel(false);
         let (ports_tx, mut ports) = watch::channel(NodePorts::new());
         let stop = CancellationToken::new();
-        let looking = watch_node_ports(config, needed_rx, ports_tx, stop.clone());
+        let looking =
+            watch_node_ports(Arc::new(Network), config, needed_rx, ports_tx, stop.clone());
         let looking = tokio::spawn(looking);
         tokio::task::yield_now().await;
         assert_eq!(server.count("list", "services"), 0);

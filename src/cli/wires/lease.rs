@@ -1,5 +1,7 @@
 //! The Lease and everyone who has to do with it: the lanes, the derivation, the state file, the status.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use crate::config::{KubernetesConfig, LeaderElectionConfig};
@@ -7,6 +9,7 @@ use crate::desired::Contested;
 use crate::kubernetes::lease::LeaseObject;
 use crate::lease::{self, Instances, Lease, LeaseReport, Role, Roles};
 use crate::lifecycle::{Clock, Tasks};
+use crate::outside::Outside;
 use crate::state::Opened;
 
 /// What the other parts have of the Lease.
@@ -25,6 +28,7 @@ pub(in crate::cli) struct Leading {
 
 /// Starts what holds the Lease, where several instances share the work.
 pub(in crate::cli) fn lease(
+    outside: Arc<dyn Outside>,
     config: Option<LeaderElectionConfig>,
     kubernetes: &KubernetesConfig,
     state: Option<&Opened>,
@@ -54,7 +58,12 @@ pub(in crate::cli) fn lease(
     let (names, names_rx) = watch::channel(None);
     let timing = lease::Timing::default();
     let seconds = timing.lease.as_secs();
-    let object = LeaseObject::new(kubernetes.clone(), &config.namespace, &config.name, seconds);
+    let object = LeaseObject::new(
+        outside,
+        kubernetes.clone(),
+        (&config.namespace, &config.name),
+        seconds,
+    );
     let channels = lease::Channels {
         roles,
         report,

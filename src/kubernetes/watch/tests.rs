@@ -217,7 +217,11 @@ impl Assembled {
             proxy_url: None,
             cluster_id: Some("c".to_owned()),
         };
-        let api = Arc::new(Api::new(config, Timing::default()));
+        let api = Arc::new(Api::new(
+            config,
+            Timing::default(),
+            Arc::new(crate::outside::Network),
+        ));
         let (changes, taken) = mpsc::channel(8);
         let (told, snapshots) = watch::channel(None);
         let reports = watch::Sender::default();

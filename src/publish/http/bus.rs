@@ -6,6 +6,8 @@
 //!
 //! Whoever publishes names the *epoch*, the connection it means. A publish for another one is refused here, so
 //! that nothing stale can be sent after a reconnect.
+//!
+//! [`Bus`] is what the lane needs of a connection; [`NatsBus`] is the one to real servers.
 
 mod dial;
 mod ears;
@@ -19,7 +21,8 @@ use async_nats::client::{PublishError, PublishErrorKind};
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt};
 use tokio::time::timeout;
 
 use super::wire;
@@ -28,7 +31,7 @@ use crate::publish::tls::TlsError;
 
 use dial::{Dial, Signals};
 use ears::Ears;
-pub(super) use ears::Overheard;
+pub use ears::Overheard;
 
 /// Detects a dead peer at the third tick, 30 s, well before gorouter prunes at 120 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -46,7 +49,7 @@ const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the lane cannot have a connection at all; whatever may pass by itself is not among it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BusError {
+pub enum BusError {
     /// No server can be dialled under that name.
     #[error("`{0}` is no address of a NATS server")]
     Address(String),
@@ -60,7 +63,7 @@ pub(super) enum BusError {
 
 /// Why a message was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SendError {
+pub enum SendError {
     /// That connection is no more.
     #[error("the connection to NATS was lost")]
     Gone,
@@ -79,7 +82,7 @@ pub(super) enum SendError {
 
 /// What comes in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub enum Heard {
     /// A router started; what it told.
     Started(Bytes),
     /// A router answered our greeting.
@@ -99,7 +102,113 @@ pub(super) enum Heard {
 }
 
 /// One client, connected or trying to be.
-pub(super) struct Bus {
+pub trait Bus: Send + Sync {
+    /// The connection that stands, if one does. No two have the same number.
+    fn epoch(&self) -> Option<u64>;
+
+    /// Sends one message over exactly this connection.
+    ///
+    /// # Errors
+    /// When that connection is gone or takes nothing.
+    fn publish(
+        &self,
+        epoch: u64,
+        subject: &'static str,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<(), SendError>>;
+
+    /// The same on a subject that only this foundation has. Where there is but one instance nobody asks for it.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    fn publish_at(
+        &self,
+        _epoch: u64,
+        _subject: String,
+        _payload: Bytes,
+    ) -> BoxFuture<'_, Result<(), SendError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// Listens to what other instances say, from now on; heard as [`Heard::Instance`].
+    fn hear_instances(&mut self, _subject: String) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+
+    /// Whether [`Self::hear_instances`] was asked for.
+    fn hears_instances(&self) -> bool {
+        true
+    }
+
+    /// Whether the server said within the time given that we may not use the subject of instances.
+    fn instances_denied(&self, _within: Duration) -> bool {
+        false
+    }
+
+    /// An instance was heard: whatever the server said before, it lets us hear them now.
+    fn hears_an_instance(&self) {}
+
+    /// Greets every router; answers are heard as [`Heard::Greeted`].
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    fn greet(&self, epoch: u64) -> BoxFuture<'_, Result<(), SendError>>;
+
+    /// Sends a message to ourselves. Where we may not hear ourselves, [`Self::may_echo`] says so, and no echo
+    /// ever comes.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    fn echo(&self, epoch: u64, number: u64) -> BoxFuture<'_, Result<(), SendError>>;
+
+    /// Whether the server lets us hear ourselves.
+    fn may_echo(&self) -> bool;
+
+    /// The subject the server said within the time given that we may not publish to: an echo proves nothing then.
+    fn denied(&self, within: Duration) -> Option<&'static str>;
+
+    /// Hands all bytes to the operating system. Proves far less than an echo: a frozen server takes them, too.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    fn flush(&self, epoch: u64) -> BoxFuture<'_, Result<(), SendError>>;
+
+    /// Waits for what comes in. Safe to drop at any time.
+    fn hear(&mut self) -> BoxFuture<'_, Heard>;
+
+    /// The next message of others that is already here.
+    fn overheard(&mut self) -> Option<Overheard>;
+
+    /// The subject the server does not let us hear; that of registrations first.
+    fn cannot_hear(&self) -> Option<&'static str>;
+
+    /// Asks again for what the server did not let us hear, from time to time.
+    fn ask_to_hear(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Messages that came faster than they were read.
+    fn dropped(&self) -> u64;
+
+    /// Gives the connection up and makes another; certificates and passwords are read anew.
+    fn reconnect(&self) -> BoxFuture<'_, ()>;
+
+    /// Whether the client ended by itself and connects no more.
+    fn has_ended(&self) -> bool;
+
+    /// Why there is no connection, or what the server refused last; never a secret.
+    fn error(&self) -> Option<String>;
+
+    /// Forgets why there was no connection.
+    fn stands(&self);
+
+    /// Failed attempts to connect since the last connection.
+    fn failures(&self) -> u32;
+
+    /// Which server we talk to.
+    fn server(&self) -> String;
+}
+
+/// The client of real servers.
+pub(crate) struct NatsBus {
     client: Client,
     statistics: Arc<async_nats::Statistics>,
     inbox: String,
@@ -111,14 +220,14 @@ pub(super) struct Bus {
     ended: bool,
 }
 
-// === impl Bus ===
+// === impl NatsBus ===
 
-impl Bus {
+impl NatsBus {
     /// Starts to connect and never stops trying.
     ///
     /// # Errors
     /// Only for what no waiting can mend.
-    pub(super) async fn open(config: &NatsConfig) -> Result<Self, BusError> {
+    pub(crate) async fn open(config: &NatsConfig) -> Result<Self, BusError> {
         let dial = Dial::new(&config.servers)?;
         let signals = Arc::new(Signals::new(config.tls.is_some()));
         let options = options(config, &dial, &signals)?;
@@ -145,114 +254,28 @@ impl Bus {
         })
     }
 
-    /// The connection that stands, if one does. No two have the same number.
-    #[must_use]
-    pub(super) fn epoch(&self) -> Option<u64> {
-        let connected = self.client.connection_state() == State::Connected;
-        connected.then(|| self.statistics.connects.load(Ordering::Relaxed))
-    }
-
-    /// Sends one message over exactly this connection.
-    ///
-    /// # Errors
-    /// When that connection is gone or takes nothing.
-    pub(super) async fn publish(
+    /// A send that belongs to one connection and never waits for another.
+    async fn gated(
         &self,
         epoch: u64,
-        subject: &'static str,
-        payload: Bytes,
+        bytes: usize,
+        send: impl Future<Output = Result<(), PublishError>>,
     ) -> Result<(), SendError> {
-        let (subject, bytes) = (Subject::from_static(subject), payload.len());
-        self.gated(epoch, bytes, self.client.publish(subject, payload))
-            .await
-    }
-
-    /// The same on a subject that only this foundation has.
-    ///
-    /// # Errors
-    /// As [`Self::publish`].
-    pub(super) async fn publish_at(
-        &self,
-        epoch: u64,
-        subject: String,
-        payload: Bytes,
-    ) -> Result<(), SendError> {
-        let bytes = payload.len();
-        self.gated(epoch, bytes, self.client.publish(subject, payload))
-            .await
-    }
-
-    /// Listens to what other instances say, from now on; heard as [`Heard::Instance`].
-    pub(super) async fn hear_instances(&mut self, subject: String) {
-        let subscribed = timeout(PUBLISH_WAIT, self.client.subscribe(subject)).await;
-        self.instances = subscribed.ok().and_then(Result::ok);
-    }
-
-    /// Whether [`Self::hear_instances`] was asked for.
-    #[must_use]
-    pub(super) fn hears_instances(&self) -> bool {
-        self.instances.is_some()
-    }
-
-    /// Whether the server said within the time given that we may not use the subject of instances.
-    #[must_use]
-    pub(super) fn instances_denied(&self, within: Duration) -> bool {
-        self.signals.instances_denied(within)
-    }
-
-    /// An instance was heard: whatever the server said before, it lets us hear them now.
-    pub(super) fn hears_an_instance(&self) {
-        self.signals.hears_an_instance();
-    }
-
-    /// Greets every router; answers are heard as [`Heard::Greeted`].
-    ///
-    /// # Errors
-    /// As [`Self::publish`].
-    pub(super) async fn greet(&self, epoch: u64) -> Result<(), SendError> {
-        let reply = format!("{}.greet", self.inbox);
-        let body = Bytes::from_static(wire::GREETING);
-        let greet = self.client.publish_with_reply(wire::GREET, reply, body);
-        self.gated(epoch, wire::GREETING.len(), greet).await
-    }
-
-    /// Sends a message to ourselves. Where we may not hear ourselves, [`Self::may_echo`] says so, and no echo
-    /// ever comes.
-    ///
-    /// # Errors
-    /// As [`Self::publish`].
-    pub(super) async fn echo(&self, epoch: u64, number: u64) -> Result<(), SendError> {
-        let subject = format!("{}.{number}", self.inbox);
-        self.gated(epoch, 0, self.client.publish(subject, Bytes::new()))
-            .await
-    }
-
-    /// Whether the server lets us hear ourselves.
-    #[must_use]
-    pub(super) fn may_echo(&self) -> bool {
-        !self.signals.inbox_denied()
-    }
-
-    /// The subject the server said within the time given that we may not publish to: an echo proves nothing then.
-    #[must_use]
-    pub(super) fn denied(&self, within: Duration) -> Option<&'static str> {
-        self.signals.denied(within)
-    }
-
-    /// Hands all bytes to the operating system. Proves far less than an echo: a frozen server takes them, too.
-    ///
-    /// # Errors
-    /// As [`Self::publish`].
-    pub(super) async fn flush(&self, epoch: u64) -> Result<(), SendError> {
-        match timeout(FLUSH_WAIT, self.client.flush()).await {
-            Ok(Ok(())) if self.epoch() == Some(epoch) => Ok(()),
-            Ok(_) => Err(SendError::Gone),
-            Err(_) => Err(SendError::Stalled),
+        if self.epoch() != Some(epoch) {
+            return Err(SendError::Gone);
+        }
+        match timeout(PUBLISH_WAIT, send).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Err(SendError::TooLarge { bytes })
+            }
+            // Dropping the send takes the message back: it was not queued.
+            Err(_) if self.epoch() == Some(epoch) => Err(SendError::Stalled),
+            Ok(Err(_)) | Err(_) => Err(SendError::Gone),
         }
     }
 
-    /// Waits for what comes in. Safe to drop at any time.
-    pub(super) async fn hear(&mut self) -> Heard {
+    async fn next(&mut self) -> Heard {
         loop {
             if self.ended {
                 // The client ended; it is told once, and the lane opens another.
@@ -279,9 +302,93 @@ impl Bus {
             }
         }
     }
+}
 
-    /// The next message of others that is already here.
-    pub(super) fn overheard(&mut self) -> Option<Overheard> {
+impl Bus for NatsBus {
+    fn epoch(&self) -> Option<u64> {
+        let connected = self.client.connection_state() == State::Connected;
+        connected.then(|| self.statistics.connects.load(Ordering::Relaxed))
+    }
+
+    fn publish(
+        &self,
+        epoch: u64,
+        subject: &'static str,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<(), SendError>> {
+        let (subject, bytes) = (Subject::from_static(subject), payload.len());
+        let publish = self.client.publish(subject, payload);
+        self.gated(epoch, bytes, publish).boxed()
+    }
+
+    fn publish_at(
+        &self,
+        epoch: u64,
+        subject: String,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<(), SendError>> {
+        let bytes = payload.len();
+        let publish = self.client.publish(subject, payload);
+        self.gated(epoch, bytes, publish).boxed()
+    }
+
+    fn hear_instances(&mut self, subject: String) -> BoxFuture<'_, ()> {
+        let subscribe = async move {
+            let subscribed = timeout(PUBLISH_WAIT, self.client.subscribe(subject)).await;
+            self.instances = subscribed.ok().and_then(Result::ok);
+        };
+        subscribe.boxed()
+    }
+
+    fn hears_instances(&self) -> bool {
+        self.instances.is_some()
+    }
+
+    fn instances_denied(&self, within: Duration) -> bool {
+        self.signals.instances_denied(within)
+    }
+
+    fn hears_an_instance(&self) {
+        self.signals.hears_an_instance();
+    }
+
+    fn greet(&self, epoch: u64) -> BoxFuture<'_, Result<(), SendError>> {
+        let reply = format!("{}.greet", self.inbox);
+        let body = Bytes::from_static(wire::GREETING);
+        let greet = self.client.publish_with_reply(wire::GREET, reply, body);
+        self.gated(epoch, wire::GREETING.len(), greet).boxed()
+    }
+
+    fn echo(&self, epoch: u64, number: u64) -> BoxFuture<'_, Result<(), SendError>> {
+        let subject = format!("{}.{number}", self.inbox);
+        let publish = self.client.publish(subject, Bytes::new());
+        self.gated(epoch, 0, publish).boxed()
+    }
+
+    fn may_echo(&self) -> bool {
+        !self.signals.inbox_denied()
+    }
+
+    fn denied(&self, within: Duration) -> Option<&'static str> {
+        self.signals.denied(within)
+    }
+
+    fn flush(&self, epoch: u64) -> BoxFuture<'_, Result<(), SendError>> {
+        let flush = async move {
+            match timeout(FLUSH_WAIT, self.client.flush()).await {
+                Ok(Ok(())) if self.epoch() == Some(epoch) => Ok(()),
+                Ok(_) => Err(SendError::Gone),
+                Err(_) => Err(SendError::Stalled),
+            }
+        };
+        flush.boxed()
+    }
+
+    fn hear(&mut self) -> BoxFuture<'_, Heard> {
+        self.next().boxed()
+    }
+
+    fn overheard(&mut self) -> Option<Overheard> {
         let message = self.ears.take()?;
         let subject = if message.withdrawal {
             wire::UNREGISTER
@@ -292,78 +399,46 @@ impl Bus {
         Some(message)
     }
 
-    /// The subject the server does not let us hear; that of registrations first.
-    #[must_use]
-    pub(super) fn cannot_hear(&self) -> Option<&'static str> {
+    fn cannot_hear(&self) -> Option<&'static str> {
         self.signals.unheard().first().copied()
     }
 
-    /// Asks again for what the server did not let us hear, from time to time.
-    pub(super) async fn ask_to_hear(&mut self) {
+    fn ask_to_hear(&mut self) -> BoxFuture<'_, ()> {
         let unheard = self.signals.unheard();
-        self.ears.ask_again(&self.client, &unheard).await;
+        let ask = async move { self.ears.ask_again(&self.client, &unheard).await };
+        ask.boxed()
     }
 
-    /// Messages that came faster than they were read.
-    #[must_use]
-    pub(super) fn dropped(&self) -> u64 {
+    fn dropped(&self) -> u64 {
         self.signals.dropped()
     }
 
-    /// Gives the connection up and makes another; certificates and passwords are read anew.
-    pub(super) async fn reconnect(&self) {
+    fn reconnect(&self) -> BoxFuture<'_, ()> {
         // A client too stalled to take the wish is caught by its own pings.
-        let _ = timeout(PUBLISH_WAIT, self.client.force_reconnect()).await;
+        let reconnect = async {
+            let _ = timeout(PUBLISH_WAIT, self.client.force_reconnect()).await;
+        };
+        reconnect.boxed()
     }
 
-    /// Whether the client ended by itself and connects no more.
-    #[must_use]
-    pub(super) fn has_ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Why there is no connection, or what the server refused last; never a secret.
-    #[must_use]
-    pub(super) fn error(&self) -> Option<String> {
+    fn error(&self) -> Option<String> {
         self.signals.error()
     }
 
-    /// Forgets why there was no connection.
-    pub(super) fn stands(&self) {
+    fn stands(&self) {
         self.signals.stands();
     }
 
-    /// Failed attempts to connect since the last connection.
-    #[must_use]
-    pub(super) fn failures(&self) -> u32 {
+    fn failures(&self) -> u32 {
         self.signals.failures()
     }
 
-    /// Which server we talk to.
-    #[must_use]
-    pub(super) fn server(&self) -> String {
+    fn server(&self) -> String {
         self.signals.server()
-    }
-
-    /// A send that belongs to one connection and never waits for another.
-    async fn gated(
-        &self,
-        epoch: u64,
-        bytes: usize,
-        send: impl Future<Output = Result<(), PublishError>>,
-    ) -> Result<(), SendError> {
-        if self.epoch() != Some(epoch) {
-            return Err(SendError::Gone);
-        }
-        match timeout(PUBLISH_WAIT, send).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Err(SendError::TooLarge { bytes })
-            }
-            // Dropping the send takes the message back: it was not queued.
-            Err(_) if self.epoch() == Some(epoch) => Err(SendError::Stalled),
-            Ok(Err(_)) | Err(_) => Err(SendError::Gone),
-        }
     }
 }
 

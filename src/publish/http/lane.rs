@@ -28,6 +28,7 @@ use crate::causes::chain;
 use crate::config::NatsConfig;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
+use crate::outside::Outside;
 use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
 use foreign::Foreign;
@@ -71,7 +72,8 @@ pub(super) struct HttpLane {
     needed_at: Option<u64>,
     kept: Kept,
     acting: Acting,
-    bus: Option<Bus>,
+    outside: Arc<dyn Outside>,
+    bus: Option<Box<dyn Bus>>,
     open_at: Uptime,
     /// The connection the schedule is told of.
     epoch: Option<u64>,
@@ -91,6 +93,7 @@ pub(super) struct HttpLane {
 impl HttpLane {
     pub(super) fn new(
         config: NatsConfig,
+        outside: Arc<dyn Outside>,
         journal: Option<Journal>,
         report: watch::Sender<LaneReport>,
         clock: Clock,
@@ -110,6 +113,7 @@ impl HttpLane {
             needed_at: None,
             kept: Kept::default(),
             acting: Acting::default(),
+            outside,
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
@@ -193,7 +197,7 @@ impl HttpLane {
         let now = self.clock.now();
         if let Some((epoch, until)) = self.given_up
             && now >= until
-            && self.bus.as_ref().and_then(Bus::epoch) == Some(epoch)
+            && self.bus.as_deref().and_then(Bus::epoch) == Some(epoch)
         {
             warn!("nats client hangs, opening another");
             self.bus = None;
@@ -204,7 +208,7 @@ impl HttpLane {
         }
         self.given_up = None;
         self.files = self.read_files().await;
-        match Bus::open(&self.config).await {
+        match self.outside.nats(&self.config).await {
             Ok(bus) => self.bus = Some(bus),
             Err(error) => {
                 self.open_at = now + OPEN_AGAIN;
@@ -216,7 +220,7 @@ impl HttpLane {
     /// Compares the connection that stands with the one the schedule knows.
     fn look(&mut self) {
         let now = self.clock.now();
-        let standing = self.bus.as_ref().and_then(Bus::epoch);
+        let standing = self.bus.as_deref().and_then(Bus::epoch);
         if self
             .given_up
             .is_some_and(|(epoch, _)| standing != Some(epoch))
@@ -243,7 +247,7 @@ impl HttpLane {
             }
         }
         self.look_for_denial(now);
-        let error = self.bus.as_ref().and_then(Bus::error);
+        let error = self.bus.as_deref().and_then(Bus::error);
         let error = error.filter(|_| self.denied.is_none());
         if let Some(error) = error.filter(|error| Some(error) != self.error.as_ref()) {
             self.fail(error);
@@ -357,7 +361,7 @@ impl HttpLane {
             Heard::Instance(body) => self.hear_instance(&body, now),
             Heard::Changed => {
                 // A client that ended by itself is replaced.
-                if self.bus.as_ref().is_some_and(Bus::has_ended) {
+                if self.bus.as_deref().is_some_and(Bus::has_ended) {
                     self.bus = None;
                     self.open_at = now + OPEN_AGAIN;
                 }
@@ -560,7 +564,7 @@ impl HttpLane {
             self.schedule.interval().as_millis(),
         );
         let reports = self.schedule.take_reports();
-        let failures = self.bus.as_ref().map_or(0, Bus::failures);
+        let failures = self.bus.as_deref().map_or(0, Bus::failures);
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::client::{ApiError, Client};
+use super::client::{ApiError, RoutingApi};
 use crate::plan::{InstanceId, TcpRow};
 
 /// Rows in one request: half a second of the API's time, 16 kB (measured).
@@ -26,7 +26,7 @@ pub(super) struct Written {
 
 /// Creates or refreshes up to [`BATCH_MAX`] rows.
 pub(super) async fn create(
-    client: &Client,
+    api: &dyn RoutingApi,
     rows: Vec<TcpRow>,
     instance: &InstanceId,
     ttl: Duration,
@@ -34,7 +34,7 @@ pub(super) async fn create(
     let mut written = Written::default();
     let mut batches = vec![rows];
     while let Some(mut rows) = batches.pop() {
-        match client.create(&rows, instance, ttl).await {
+        match api.create(&rows, instance, ttl).await {
             Ok(()) => written.confirmed.append(&mut rows),
             Err(error) => {
                 if let Err(error) = written.halve(rows, error, &mut batches) {
@@ -48,11 +48,11 @@ pub(super) async fn create(
 }
 
 /// Deletes up to [`BATCH_MAX`] rows; "confirmed" says only that the API took the request.
-pub(super) async fn delete(client: &Client, rows: Vec<TcpRow>) -> Written {
+pub(super) async fn delete(api: &dyn RoutingApi, rows: Vec<TcpRow>) -> Written {
     let mut written = Written::default();
     let mut batches = vec![rows];
     while let Some(mut rows) = batches.pop() {
-        match client.delete(&rows).await {
+        match api.delete(&rows).await {
             Ok(()) => written.confirmed.append(&mut rows),
             Err(error) => {
                 if let Err(error) = written.halve(rows, error, &mut batches) {

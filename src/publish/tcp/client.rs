@@ -1,5 +1,7 @@
 //! The routing API over HTTP: six requests, every answer read for what it means.
 //!
+//! [`RoutingApi`] is what the lane needs of it; [`Client`] is the one over HTTP.
+//!
 //! Content types are not believed (the API says `text/plain` for JSON), bodies are bounded, and a 401 is tried
 //! once more with a new token, because a token signed with a key that UAA has since rotated looks just like it.
 
@@ -7,14 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 
-use super::TcpCounters;
 use super::wire::{self, ErrorBody, ListedGroup, ListedRow};
+use super::{ConnectError, TcpCounters};
 use crate::causes::chain;
+use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::plan::admission::RouterGroup;
 use crate::plan::{InstanceId, Observed, TcpRow};
+use crate::publish::tls;
 use crate::uaa::{TokenSource, UaaError};
 
 /// A request that takes longer has failed. A batch of 100 takes half a second (measured).
@@ -31,6 +39,41 @@ const MESSAGE_MAX: usize = 300;
 const EVENTS_TYPE: &str = "text/event-stream";
 /// The header by which an operator finds the request in the routing API's log.
 const REQUEST_ID: &str = "X-Vcap-Request-Id";
+
+/// The routing API as the lane knows it, tokens included.
+pub trait RoutingApi: Send + Sync {
+    /// Every router group of type tcp. All are asked for, since old versions ignore a name in the query.
+    fn router_groups(&self) -> BoxFuture<'_, Result<Vec<RouterGroup>, ApiError>>;
+
+    /// Every row there is, of every group: a router serves them all.
+    fn list(&self) -> BoxFuture<'_, Result<Observed, ApiError>>;
+
+    /// What happens to rows from now on, of every group, in the bytes that it is told in.
+    fn events(&self) -> BoxFuture<'_, Result<EventBytes, ApiError>>;
+
+    /// Creates or refreshes rows. Judged as a whole, stored one by one.
+    fn create<'a>(
+        &'a self,
+        rows: &'a [TcpRow],
+        instance: &'a InstanceId,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), ApiError>>;
+
+    /// Deletes rows. Success says nothing: absent rows are skipped in silence.
+    fn delete<'a>(&'a self, rows: &'a [TcpRow]) -> BoxFuture<'a, Result<(), ApiError>>;
+
+    /// Fetches the next token while the old one serves, if that is due.
+    fn renew_token(&self) -> BoxFuture<'_, Result<(), UaaError>>;
+
+    /// The time until that is due; `None` while no token is kept.
+    fn renew_token_in(&self) -> Option<Duration>;
+
+    /// The wanted scopes that the kept token lacks.
+    fn missing_scopes(&self) -> Vec<&'static str>;
+}
+
+/// A stream of events as it comes in; an error says what broke it.
+pub type EventBytes = BoxStream<'static, Result<Bytes, String>>;
 
 /// A client of one routing API.
 pub struct Client {
@@ -157,41 +200,25 @@ const DELETE: Endpoint = Endpoint {
 // === impl Client ===
 
 impl Client {
-    /// A client; `http` without its deadline.
-    pub(super) fn new(
-        http: reqwest::ClientBuilder,
-        base: &str,
-        tokens: TokenSource,
+    /// Reads certificates and builds clients; asks nobody anything.
+    ///
+    /// # Errors
+    /// Where a file or URL cannot be used.
+    pub fn new(
+        config: &RoutingApiConfig,
+        uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, ConnectError> {
+        let http = tls::client(&config.tls)?.timeout(TIMEOUT).build();
         Ok(Self {
-            http: http.timeout(TIMEOUT).build()?,
-            base: base.to_owned(),
-            tokens,
+            http: http.map_err(|error| ConnectError::Client(chain(&error)))?,
+            base: config.url.clone(),
+            tokens: TokenSource::new(uaa)?,
             counters,
         })
     }
 
-    /// Where its tokens come from.
-    pub(super) fn tokens(&self) -> &TokenSource {
-        &self.tokens
-    }
-
-    /// Every router group of type tcp. All are asked for, since old versions ignore a name in the query.
-    pub(super) async fn router_groups(&self) -> Result<Vec<RouterGroup>, ApiError> {
-        let groups: Option<Vec<ListedGroup>> = json(&self.request(GROUPS, None).await?)?;
-        Ok(wire::tcp_groups(groups.unwrap_or_default()))
-    }
-
-    /// Every row there is, of every group: a router serves them all.
-    pub(super) async fn list(&self) -> Result<Observed, ApiError> {
-        self.counters.lists.fetch_add(1, Relaxed);
-        let rows: Option<Vec<ListedRow>> = json(&self.request(LIST, None).await?)?;
-        Ok(wire::observed(rows.unwrap_or_default()))
-    }
-
-    /// What happens to rows from now on, of every group, as it comes in.
-    pub(super) async fn events(&self) -> Result<reqwest::Response, ApiError> {
+    async fn listen(&self) -> Result<reqwest::Response, ApiError> {
         let token = self.tokens.token().await.map_err(ApiError::Token)?;
         let mut response = self.open(EVENTS, token.expose()).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -238,23 +265,6 @@ impl Client {
             self.counters.failures.fetch_add(1, Relaxed);
         }
         answer
-    }
-
-    /// Creates or refreshes rows. Judged as a whole, stored one by one.
-    pub(super) async fn create(
-        &self,
-        rows: &[TcpRow],
-        instance: &InstanceId,
-        ttl: Duration,
-    ) -> Result<(), ApiError> {
-        let body = encode(&wire::created(rows, instance, ttl.as_secs().max(1)));
-        self.request(CREATE, Some(body)).await.map(drop)
-    }
-
-    /// Deletes rows. Success says nothing: absent rows are skipped in silence.
-    pub(super) async fn delete(&self, rows: &[TcpRow]) -> Result<(), ApiError> {
-        let body = encode(&wire::deleted(rows));
-        self.request(DELETE, Some(body)).await.map(drop)
     }
 
     /// One request, and once more with a new token if the first was refused.
@@ -307,6 +317,67 @@ impl Client {
             self.counters.failures.fetch_add(1, Relaxed);
         }
         answer
+    }
+}
+
+impl RoutingApi for Client {
+    fn router_groups(&self) -> BoxFuture<'_, Result<Vec<RouterGroup>, ApiError>> {
+        let groups = async {
+            let groups: Option<Vec<ListedGroup>> = json(&self.request(GROUPS, None).await?)?;
+            Ok(wire::tcp_groups(groups.unwrap_or_default()))
+        };
+        groups.boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Observed, ApiError>> {
+        let list = async {
+            self.counters.lists.fetch_add(1, Relaxed);
+            let rows: Option<Vec<ListedRow>> = json(&self.request(LIST, None).await?)?;
+            Ok(wire::observed(rows.unwrap_or_default()))
+        };
+        list.boxed()
+    }
+
+    fn events(&self) -> BoxFuture<'_, Result<EventBytes, ApiError>> {
+        let events = async {
+            let response = self.listen().await?;
+            let chunks = stream::try_unfold(response, async |mut response| {
+                let chunk = response.chunk().await;
+                let chunk = chunk.map_err(|error| chain(&error.without_url()))?;
+                Ok(chunk.map(|chunk| (chunk, response)))
+            });
+            Ok(chunks.boxed())
+        };
+        events.boxed()
+    }
+
+    fn create<'a>(
+        &'a self,
+        rows: &'a [TcpRow],
+        instance: &'a InstanceId,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let body = encode(&wire::created(rows, instance, ttl.as_secs().max(1)));
+        let create = async { self.request(CREATE, Some(body)).await.map(drop) };
+        create.boxed()
+    }
+
+    fn delete<'a>(&'a self, rows: &'a [TcpRow]) -> BoxFuture<'a, Result<(), ApiError>> {
+        let body = encode(&wire::deleted(rows));
+        let delete = async { self.request(DELETE, Some(body)).await.map(drop) };
+        delete.boxed()
+    }
+
+    fn renew_token(&self) -> BoxFuture<'_, Result<(), UaaError>> {
+        self.tokens.renew().boxed()
+    }
+
+    fn renew_token_in(&self) -> Option<Duration> {
+        self.tokens.renew_in()
+    }
+
+    fn missing_scopes(&self) -> Vec<&'static str> {
+        self.tokens.missing_scopes()
     }
 }
 

@@ -13,9 +13,8 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{ApiError, Client};
+use super::client::{ApiError, EventBytes, RoutingApi};
 use super::{Pace, wire};
-use crate::causes::chain;
 use crate::plan::TcpRow;
 use crate::retry::Backoff;
 
@@ -71,7 +70,7 @@ pub(super) enum Loss {
 }
 
 struct Listener {
-    client: Arc<Client>,
+    api: Arc<dyn RoutingApi>,
     pace: Pace,
     backoff: Backoff,
     wait: Duration,
@@ -79,15 +78,15 @@ struct Listener {
 }
 
 struct Connection {
-    response: reqwest::Response,
+    bytes: EventBytes,
     frames: Frames,
     since: Instant,
 }
 
 /// The stream over all its connections; it never ends, and does nothing unless polled.
-pub(super) fn listen(client: Arc<Client>, pace: Pace) -> BoxStream<'static, Heard> {
+pub(super) fn listen(api: Arc<dyn RoutingApi>, pace: Pace) -> BoxStream<'static, Heard> {
     let listener = Listener {
-        client,
+        api,
         pace,
         backoff: Backoff::new(RETRY_FIRST.min(pace.events_retry), pace.events_retry),
         wait: Duration::ZERO,
@@ -109,12 +108,10 @@ impl Listener {
     async fn next(&mut self) -> Result<Heard, Loss> {
         let Some(connection) = &mut self.connection else {
             sleep(self.wait).await;
-            let response = timeout(HEAD_TIMEOUT, self.client.events()).await;
-            let response = response
-                .map_err(|_| Loss::NoAnswer)?
-                .map_err(Loss::Refused)?;
+            let bytes = timeout(HEAD_TIMEOUT, self.api.events()).await;
+            let bytes = bytes.map_err(|_| Loss::NoAnswer)?.map_err(Loss::Refused)?;
             self.connection = Some(Connection {
-                response,
+                bytes,
                 frames: Frames::default(),
                 since: Instant::now(),
             });
@@ -138,10 +135,10 @@ impl Listener {
 impl Connection {
     async fn events(&mut self, silence: Duration) -> Result<Heard, Loss> {
         loop {
-            let chunk = timeout(silence, self.response.chunk()).await;
+            let chunk = timeout(silence, self.bytes.next()).await;
             let chunk = chunk.map_err(|_| Loss::Silent(silence))?;
-            let chunk = chunk.map_err(|error| Loss::Broken(chain(&error.without_url())))?;
-            let frames = self.frames.push(&chunk.ok_or(Loss::Ended)?);
+            let chunk = chunk.ok_or(Loss::Ended)?.map_err(Loss::Broken)?;
+            let frames = self.frames.push(&chunk);
             let frames = frames.map_err(|error| Loss::Broken(error.to_string()))?;
             let events: Vec<_> = frames.into_iter().filter_map(event).collect();
             if !events.is_empty() {

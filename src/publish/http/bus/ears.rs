@@ -22,9 +22,12 @@ const REST: Duration = Duration::from_millis(100);
 const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// One message of somebody's.
-pub(in crate::publish::http) struct Overheard {
-    pub(in crate::publish::http) withdrawal: bool,
-    pub(in crate::publish::http) body: Bytes,
+#[derive(Clone, Debug)]
+pub struct Overheard {
+    /// An unregistration; else a registration.
+    pub withdrawal: bool,
+    /// As it was sent.
+    pub body: Bytes,
 }
 
 pub(super) struct Ears {

@@ -1,6 +1,7 @@
 //! The whole job against whole foundations, scenario by scenario.
 
 mod annotations;
+mod another_cluster;
 mod budget;
 mod compatibility;
 mod conflicts;
@@ -20,3 +21,4 @@ mod strangers;
 mod tcp;
 mod tokens;
 mod two_instances;
+mod under_load;
