@@ -1,8 +1,11 @@
 //! The lane under its role: silent on standby, careful without proof, in touch with other instances.
 
+use std::collections::BTreeSet;
+
 use route_sync::Uptime;
 use route_sync::lease::{Instances, Role, Roles, Term};
 use route_sync::plan::InstanceId;
+use route_sync::state::{Warm, Withdrawal};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -160,4 +163,35 @@ async fn what_nats_denies_about_other_instances_is_told_and_harms_no_route() {
     };
     until("told", told).await;
     assert_eq!(lane.error(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_proof_announces_the_last_processs_table_and_withdraws_nothing() {
+    let server = Server::start(Behaviour::default()).await;
+    let (roles, roles_rx) = watch::channel(CAUTIOUS);
+    let inheritance = http::Inheritance {
+        warm: Warm {
+            table: Some(table(&[("a", 30001, &[1])])),
+            withdrawals: BTreeSet::from([Withdrawal {
+                uri: Arc::new(Uri::parse("gone.test").unwrap()),
+                addr: SocketAddr::from(([10, 0, 0, 1], 30002)),
+                tls: false,
+            }]),
+            ..Warm::default()
+        },
+        roles: Roles::new(roles_rx),
+        ..http::Inheritance::default()
+    };
+    let lane = Running::start_with(quick(&server), inheritance, None);
+    lane.live("a").await;
+    lane.want(&[("b", 30003, &[1])]);
+    until("it beats on", || said(&server, "+a@1:30001") > 3).await;
+    let all = brief(&server.routes());
+    assert!(all.iter().all(|text| text == "+a@1:30001"), "{all:?}");
+    roles.send_replace(ACTIVE);
+    lane.live("b").await;
+    until("withdrawn", || {
+        said(&server, "-a@1:30001") > 0 && said(&server, "-gone@1:30002") > 0
+    })
+    .await;
 }

@@ -2,6 +2,8 @@
 
 use route_sync::Uptime;
 use route_sync::lease::{Role, Roles};
+use route_sync::plan::{NO_TLS, TcpRow};
+use route_sync::state::Warm;
 
 use super::*;
 
@@ -18,16 +20,27 @@ async fn start(
     routes: &[(u16, u16)],
     prepare: impl FnOnce(&mut Api),
 ) -> (Subject, watch::Sender<Role>) {
+    start_with(role, ttl, Some(want(routes)), Warm::default(), prepare).await
+}
+
+async fn start_with(
+    role: Role,
+    ttl: u64,
+    first: Option<Arc<Desired>>,
+    warm: Warm,
+    prepare: impl FnOnce(&mut Api),
+) -> (Subject, watch::Sender<Role>) {
     let foundation = Running::start().await;
     prepare(&mut foundation.api.lock());
     let (config, uaa) = config(&foundation.server.uri(), ttl);
-    let (desired, receiver) = watch::channel(Some(want(routes)));
+    let (desired, receiver) = watch::channel(first);
     let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
     let (counters, stop) = (Arc::<TcpCounters>::default(), CancellationToken::new());
     let (roles, roles_rx) = watch::channel(role);
     let lane = TcpLane::new(config, &uaa, counters.clone())
         .unwrap()
         .with_pace(brisk())
+        .with_state(warm, watch::Sender::default())
         .with_roles(Roles::new(roles_rx));
     let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
     let subject = Subject {
@@ -123,4 +136,31 @@ async fn proof_that_is_over_removes_nothing_though_nobody_says_so() {
     .await;
     roles.send_replace(ACTIVE);
     lane.until_ports(&[2000]).await;
+}
+
+#[tokio::test]
+async fn a_start_without_proof_renews_rows_of_the_state_that_still_stand_and_restores_none() {
+    let row = |port: u16| TcpRow {
+        port: RouterPort::new(port).unwrap(),
+        ip: "10.0.0.1".to_owned(),
+        backend_port: port + 30_000,
+        tls_port: NO_TLS,
+        sni: None,
+        group: "g".to_owned(),
+    };
+    let warm = Warm {
+        table: Some(want(&[(2000, 1), (2001, 1)])),
+        rows: [2000, 2001].map(row).into(),
+        ..Warm::default()
+    };
+    let (lane, roles) = start_with(CAUTIOUS, 4, None, warm, |api| {
+        api.insert(key(2000, 1, -1), Some(&us()), Duration::from_secs(3));
+    })
+    .await;
+    lane.holds(Duration::from_secs(6), "what stood lives", |api| {
+        api.ports() == BTreeSet::from([2000])
+    })
+    .await;
+    roles.send_replace(ACTIVE);
+    lane.until_ports(&[2000, 2001]).await;
 }

@@ -311,3 +311,42 @@ fn without_an_apiserver_the_holder_keeps_every_route_alive_and_nobody_takes_over
         assert_eq!(first.stop().await, 0);
     });
 }
+
+#[test]
+fn one_that_stood_still_brings_nothing_back_when_it_goes_on() {
+    let statement = "the holder stands still until the other has taken over and withdrawn a route: when it goes on, \
+                     it announces nothing of what it knew";
+    on_real_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let site = Site::new(foundation, "steady", 30630).await.unwrap();
+        let leaving = Site::new(foundation, "lapsed", 30631).await.unwrap();
+        site.label(foundation).await;
+        leaving.label(foundation).await;
+        let lease = foundation.name("still");
+        let first = instance(foundation, &lease, "first", None).await;
+        becomes(&first, "active").await;
+        let second = instance(foundation, &lease, "second", None).await;
+        becomes(&second, "standby").await;
+        site.answers(foundation).await;
+        leaving.answers(foundation).await;
+
+        first.signal("STOP");
+        becomes(&second, "active").await;
+        leaving.unlabel(foundation).await;
+        leaving.gone(foundation).await;
+        site.answers(foundation).await;
+        first.signal("CONT");
+        becomes(&first, "standby").await;
+        let router = foundation.http();
+        // Longer than the interval at which routes are repeated.
+        stays(
+            Duration::from_secs(6),
+            "it does not come back",
+            async || http_status(router, &leaving.host).await != 200,
+        )
+        .await;
+        site.answers(foundation).await;
+        assert_eq!(first.stop().await, 0);
+        assert_eq!(second.stop().await, 0);
+    });
+}
