@@ -6,8 +6,8 @@
 //! | `/ready` | 200 once every required source is complete and each lane was confirmed once; else 503 and what is missing, one a line |
 //! | `/metrics` | `OpenMetrics` text |
 //! | `/status.json` | [`json::Report`] |
-//! | `/approve`, POST | lets go the held removals whose plan the body names: 200 [`json::Approved`], else 409 [`json::NotApproved`] |
-//! | `/drain`, POST | keeps routes as they are, or withdraws them all, as the body says: 200 [`json::Drained`], else 409 [`json::NotDrained`] |
+//! | `/approve`, POST | lets go the held removals whose plan the body names: 200 [`json::Approved`], else 409 [`json::NotApproved`], or 421 [`json::StandsBy`] |
+//! | `/drain`, POST | keeps routes as they are, or withdraws them all, as the body says: 200 [`json::Drained`], else 409 [`json::NotDrained`], or 421 [`json::StandsBy`] |
 //!
 //! Whoever reaches the listener may read. Only a caller on this machine may approve or drain, wherever it listens.
 //!
@@ -141,6 +141,13 @@ async fn metrics(State(answers): State<Answers>) -> Response {
 
 async fn status(State(answers): State<Answers>) -> Response {
     as_json(StatusCode::OK, &json::Report::of(&answers.status))
+}
+
+/// The answer of an instance that stands by to whoever asks it to act; `None` where it acts itself.
+fn stands_by(status: &Status) -> Option<Response> {
+    let holder = status.leader_instead()?;
+    let code = StatusCode::MISDIRECTED_REQUEST;
+    Some(as_json(code, &json::StandsBy { holder }))
 }
 
 fn as_json(code: StatusCode, value: &impl Serialize) -> Response {

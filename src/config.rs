@@ -48,6 +48,8 @@ pub struct Config {
     pub nats: Option<NatsConfig>,
     /// How routes are derived.
     pub routes: desired::Options,
+    /// How instances agree on who acts; `None` where there is but one.
+    pub leader_election: Option<LeaderElectionConfig>,
     /// The admin listener; `None` is off.
     pub admin: Option<SocketAddr>,
     /// What is logged and how.
@@ -197,6 +199,17 @@ pub struct NatsServer {
     pub port: u16,
     /// Credentials, if any.
     pub login: Option<(String, Secret)>,
+}
+
+/// How instances agree on who acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderElectionConfig {
+    /// Of the Lease.
+    pub name: String,
+    /// Of the Lease.
+    pub namespace: String,
+    /// What this instance is called; `None` is the one before's, else a name of its own.
+    pub identity: Option<String>,
 }
 
 /// What is logged and how.

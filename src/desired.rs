@@ -31,6 +31,7 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
+pub use conflicts::Contested;
 pub use findings::{Code, Finding, Severity, Subject};
 
 use backends::{Placement, Placements};
@@ -129,6 +130,18 @@ impl Memory {
             holders: conflicts::Memory::of(table),
             ..Self::default()
         }
+    }
+
+    /// Takes over who holds which contested name by the record of another instance, whose table this one may have
+    /// to go on with.
+    pub fn adopt(&mut self, told: &Contested) {
+        self.holders.adopt(told);
+    }
+
+    /// Who holds which contested name since the last pass.
+    #[must_use]
+    pub fn contested(&self) -> &Contested {
+        self.holders.contested()
     }
 }
 

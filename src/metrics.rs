@@ -113,6 +113,7 @@ impl Metrics {
             let label = ("routes", drain.as_str());
             put("drained", &[label], f64::from(u8::from(drained)));
         }
+        self.lease(&mut put);
         self.lanes(&mut put);
         self.kubernetes(&mut put);
         for (counter, read) in &self.counters.read {
@@ -133,6 +134,20 @@ impl Metrics {
             (labels, Value::Spread(histogram))
         };
         measured.into_iter().map(sample).collect()
+    }
+
+    fn lease(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {
+        let lease = self.status.lease();
+        let acts = lease.as_ref().is_none_or(|lease| !lease.role.is_standby());
+        put("leader", &[], f64::from(u8::from(acts)));
+        let Some(lease) = lease else { return };
+        if let Some(generation) = lease.generation {
+            put("lease_generation", &[], count(generation));
+        }
+        if let Some(renewed) = lease.renewed {
+            let age = since(self.status.clock.now(), renewed);
+            put("lease_seconds_since_renewal", &[], age);
+        }
     }
 
     fn lanes(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {

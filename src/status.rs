@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::Uptime;
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::snapshot::Snapshot;
+use crate::lease::LeaseReport;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, ServiceKey};
 
@@ -32,6 +33,7 @@ pub struct Status {
     state: Option<watch::Receiver<Vec<Finding>>>,
     config: Option<watch::Receiver<Vec<Finding>>>,
     draining: Option<Draining>,
+    lease: Option<watch::Receiver<LeaseReport>>,
 }
 
 /// One lane, as it sees itself.
@@ -39,6 +41,8 @@ pub struct Status {
 pub struct LaneReport {
     /// Which one.
     pub lane: Lane,
+    /// Whether it knows all that it needs to take over from another instance.
+    pub warm: bool,
     /// Whether what was wanted has once been confirmed by the other side.
     pub confirmed_once: bool,
     /// When the lane last tried.
@@ -119,6 +123,7 @@ impl LaneReport {
     pub fn new(lane: Lane) -> Self {
         Self {
             lane,
+            warm: false,
             confirmed_once: false,
             last_attempt: None,
             last_success: None,
@@ -154,6 +159,7 @@ impl Status {
             state: None,
             config: None,
             draining: None,
+            lease: None,
         }
     }
 
@@ -176,6 +182,30 @@ impl Status {
     pub fn config_is_stale(&self) -> bool {
         let config = self.config.as_ref();
         config.is_some_and(|findings| !findings.borrow().is_empty())
+    }
+
+    /// The same with what the Lease is to this instance.
+    #[must_use]
+    pub fn with_lease(mut self, lease: watch::Receiver<LeaseReport>) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// What the Lease is to this instance; nothing where it is the only one by its configuration.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaseReport> {
+        let lease = self.lease.as_ref()?.borrow().clone();
+        Some(LeaseReport {
+            role: lease.role.at(self.clock.now()),
+            ..lease
+        })
+    }
+
+    /// Who acts instead of this instance, where it stands by; empty where nobody is known to.
+    #[must_use]
+    pub fn leader_instead(&self) -> Option<String> {
+        let lease = self.lease().filter(|lease| lease.role.is_standby())?;
+        Some(lease.holder.unwrap_or_default())
     }
 
     /// Every enabled lane.
@@ -227,11 +257,15 @@ impl Status {
             findings.extend(more.borrow().iter().cloned());
         }
         findings.extend(self.drain().map(Drain::finding));
+        if let Some(lease) = &self.lease {
+            findings.extend(lease.borrow().findings.iter().cloned());
+        }
         findings
     }
 
     /// What is still missing before the process does its job; empty is ready. A lane that was confirmed once
-    /// stays so: a router that went away is no reason to be restarted.
+    /// stays so: a router that went away is no reason to be restarted. Where another instance acts it is enough to be
+    /// able to take over.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
@@ -251,9 +285,14 @@ impl Status {
                 missing.push(format!("source {resource}: no complete list yet{why}"));
             }
         }
+        let leader = self.leader_instead();
+        if leader.as_ref().is_some_and(String::is_empty) {
+            missing.push("lease: nobody is known to hold it".to_owned());
+        }
         for lane in &self.lanes {
             let lane = lane.borrow();
-            if !lane.confirmed_once {
+            let stands_by = leader.is_some() && lane.warm;
+            if !lane.confirmed_once && !stands_by {
                 let why = lane
                     .last_error
                     .as_ref()
@@ -275,6 +314,7 @@ impl Status {
             state,
             config,
             draining,
+            lease,
             ..
         } = self;
         let lane_changed = async {
@@ -302,6 +342,12 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let lease_changed = async {
+            match lease {
+                Some(lease) => lease.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -311,6 +357,7 @@ impl Status {
             changed = state_changed => changed,
             changed = config_changed => changed,
             changed = drained => changed,
+            changed = lease_changed => changed,
         };
         woken.is_ok()
     }

@@ -9,6 +9,8 @@ mod journal;
 mod real;
 #[path = "http_lane/reload.rs"]
 mod reload;
+#[path = "http_lane/role.rs"]
+mod role;
 #[path = "http_lane/server.rs"]
 mod server;
 #[path = "http_lane/strangers.rs"]

@@ -31,6 +31,8 @@ mod events;
 mod foundation;
 #[path = "tcp_lane/reload.rs"]
 mod reload;
+#[path = "tcp_lane/role.rs"]
+mod role;
 #[path = "tcp_lane/tokens.rs"]
 mod tokens;
 #[path = "tcp_lane/warm.rs"]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Uptime;
 use crate::desired::{self, Subject, guard};
+use crate::lease::LeaseReport;
 use crate::status::{Drain, LaneReport, SourceState, Status};
 
 /// The version of this format.
@@ -41,6 +42,9 @@ pub struct Report {
     /// `keep` or `unregister`, once an operator drained the process.
     #[serde(default)]
     pub drain: Option<String>,
+    /// Who acts, where several instances share the work.
+    #[serde(default)]
+    pub lease: Option<Lease>,
     /// Everything wrong or odd.
     pub findings: Vec<Finding>,
 }
@@ -76,6 +80,28 @@ pub struct DrainedRoute {
 pub struct NotDrained {
     /// In words.
     pub reason: String,
+}
+
+/// The Lease by which several instances agree on who acts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// What this instance is called in it.
+    pub identity: String,
+    /// `active`, `cautious` or `standby`.
+    pub role: String,
+    /// Who holds it; empty is nobody, absent is not known.
+    pub holder: Option<String>,
+    /// How often it changed hands.
+    pub generation: Option<u64>,
+    /// Since the last confirmed renewal, where this instance holds it.
+    pub renewed_seconds_ago: Option<f64>,
+}
+
+/// Why an instance that stands by does not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StandsBy {
+    /// Who would; empty where nobody is known to.
+    pub holder: String,
 }
 
 /// Removals that are held until somebody approves them, or further lists agree.
@@ -209,6 +235,7 @@ impl Report {
                 .desired()
                 .and_then(|desired| desired.held.as_ref().map(Held::of)),
             drain: status.drain().map(|drain| drain.as_str().to_owned()),
+            lease: status.lease().map(|lease| Lease::of(lease, now)),
             findings: status.findings().iter().map(Finding::of).collect(),
         }
     }
@@ -234,6 +261,26 @@ impl Drained {
             routes,
             left: Vec::new(),
             troubles: Vec::new(),
+        }
+    }
+}
+
+impl Lease {
+    fn of(lease: LeaseReport, now: Uptime) -> Self {
+        let LeaseReport {
+            identity,
+            role,
+            holder,
+            generation,
+            renewed,
+            findings: _,
+        } = lease;
+        Self {
+            identity,
+            role: role.as_str().to_owned(),
+            holder,
+            generation,
+            renewed_seconds_ago: renewed.map(|then| ago(now, then)),
         }
     }
 }

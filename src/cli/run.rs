@@ -10,6 +10,7 @@ mod drain;
 mod reload;
 mod tell;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub(super) use derive::Others;
 use self::derive::Inherited;
 use self::drain::Gate;
 use self::reload::{Parts, Reload};
-use super::{runtime, wires};
+use super::runtime;
+use super::wires::{self, Wiring};
 use crate::admin;
 use crate::config::Config;
 use crate::desired::Memory;
@@ -33,7 +35,7 @@ use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
-use crate::status::{Drain, Status};
+use crate::status::{Drain, LaneReport, Status};
 use crate::telemetry::{Dropped, Guard, Level};
 
 /// What still blocks after the tasks ended is not worth waiting for.
@@ -107,6 +109,7 @@ pub async fn assemble(
         routing_api,
         nats: _,
         routes,
+        leader_election,
         admin,
         log: _,
         state_dir,
@@ -125,6 +128,14 @@ pub async fn assemble(
     let domain = &routes.app_domain;
     let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
+    let leading = wires::lease(
+        outside.clone(),
+        leader_election,
+        &kubernetes,
+        state.as_ref(),
+        clock,
+        &mut tasks,
+    );
     let others = wires::node_ports(outside.clone(), kubernetes.clone(), &mut tasks);
     let (snapshot, sources) = wires::watch(
         outside.clone(),
@@ -147,34 +158,24 @@ pub async fn assemble(
             others,
             propagation: counters.propagation(),
             gate,
+            names: leading.names,
+            contested: leading.contested,
             inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
-    let mut lanes = Vec::new();
-    if let Some(settings) = &parts.tcp {
-        lanes.push(wires::tcp(
-            outside.clone(),
-            settings,
-            state.as_ref(),
-            desired.clone(),
-            clock,
-            &mut counters,
-            &mut tasks,
-        )?);
-    }
-    if let Some(settings) = &parts.http {
-        lanes.push(wires::http(
-            outside,
-            settings,
-            state.as_ref(),
-            desired.clone(),
-            clock,
-            &mut counters,
-            &mut tasks,
-        ));
-    }
+    let wiring = Wiring {
+        outside,
+        state: state.as_ref(),
+        roles: leading.roles,
+        instances: leading.instances,
+        desired: desired.clone(),
+        clock,
+        counters: &mut counters,
+        tasks: &mut tasks,
+    };
+    let lanes = lanes(&parts, wiring)?;
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
     status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
@@ -183,21 +184,50 @@ pub async fn assemble(
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
     }
     status = status.with_drain(draining);
-    tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
+    if let Some(lease) = leading.report {
+        status = status.with_lease(lease);
+    }
+    tasks.spawn("tell", tell::run(status.clone(), stop));
     if let Some(address) = admin {
-        let metrics = Arc::new(Metrics::new(status.clone(), counters));
         let words = admin::Words {
             approvals: approvals_tx,
             drains,
         };
-        let listening = admin::run(address, status.clone(), metrics, words, stop);
-        tasks.spawn("admin", listening);
+        listen(address, &status, counters, words, &mut tasks);
     }
     Ok(Controller {
         tasks,
         status,
         parts,
     })
+}
+
+/// Starts the lanes that are on.
+fn lanes(
+    parts: &Parts,
+    mut wiring: Wiring<'_>,
+) -> anyhow::Result<Vec<watch::Receiver<LaneReport>>> {
+    let mut lanes = Vec::new();
+    if let Some(settings) = &parts.tcp {
+        lanes.push(wires::tcp(settings, &mut wiring)?);
+    }
+    if let Some(settings) = &parts.http {
+        lanes.push(wires::http(settings, &mut wiring));
+    }
+    Ok(lanes)
+}
+
+fn listen(
+    address: SocketAddr,
+    status: &Status,
+    counters: Counters,
+    words: admin::Words,
+    tasks: &mut Tasks,
+) {
+    let metrics = Arc::new(Metrics::new(status.clone(), counters));
+    let stop = tasks.stop_token();
+    let listening = admin::run(address, status.clone(), metrics, words, stop);
+    tasks.spawn("admin", listening);
 }
 
 /// Who held which name when the last process ended.

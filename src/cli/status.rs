@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use reqwest::StatusCode;
 
 use super::{Output, approve, render};
-use crate::admin::json::{Held, Lane, Report};
+use crate::admin::json::{Held, Lane, Lease, Report, StandsBy};
 use crate::config::{Config, Surroundings};
 use crate::quote::{json, one_line};
 
@@ -49,6 +50,20 @@ pub(super) fn address(admin: Option<SocketAddr>, path: &Path) -> anyhow::Result<
 
 pub(super) fn unreachable(address: SocketAddr) -> String {
     format!("cannot ask route-sync at `{address}`; is it running, and is this its `admin.listen`?")
+}
+
+/// What an instance answers that stands by, whatever it was asked to do.
+pub(super) fn stands_by(code: StatusCode, text: &str) -> Option<anyhow::Error> {
+    if code != StatusCode::MISDIRECTED_REQUEST {
+        return None;
+    }
+    let StandsBy { holder } = serde_json::from_str(text).ok()?;
+    Some(if holder.is_empty() {
+        anyhow!("this instance stands by, and nobody is known to hold the Lease")
+    } else {
+        let holder = one_line(&holder);
+        anyhow!("this instance stands by: `{holder}` holds the Lease; hint: ask that instance")
+    })
 }
 
 pub(super) fn client() -> reqwest::Result<reqwest::Client> {
@@ -94,6 +109,9 @@ fn shown(report: &Report) -> String {
     if let Some(drain) = &report.drain {
         let _ = writeln!(text, "  drained: {}", one_line(drain));
     }
+    if let Some(lease) = &report.lease {
+        text.push_str(&lease_shown(lease));
+    }
     text.push_str(&sources(report));
     for (name, lane) in &report.lanes {
         text.push_str(&lane_shown(name, lane));
@@ -106,6 +124,24 @@ fn shown(report: &Report) -> String {
         text.push('\n');
         text.push_str(&render::findings(&report.findings));
     }
+    text
+}
+
+fn lease_shown(lease: &Lease) -> String {
+    let (role, identity) = (one_line(&lease.role), one_line(&lease.identity));
+    let mut text = format!("  {role} as {identity}, lease held by ");
+    match lease.holder.as_deref() {
+        None => text.push_str("unknown"),
+        Some("") => text.push_str("nobody"),
+        Some(holder) => text.push_str(&one_line(holder)),
+    }
+    if let Some(generation) = lease.generation {
+        let _ = write!(text, ", generation {generation}");
+    }
+    if lease.renewed_seconds_ago.is_some() {
+        let _ = write!(text, ", renewed {}", ago(lease.renewed_seconds_ago));
+    }
+    text.push('\n');
     text
 }
 

@@ -246,6 +246,22 @@ pub const KEYS: &[Key] = &[
         "how old the routes in `state.dir` may be to be announced before Kubernetes answers",
     ),
     key(
+        "leader_election.enabled",
+        "false",
+        "whether several instances share the work by a Lease; without it each acts as the only one",
+    ),
+    key("leader_election.name", "route-sync", "name of the Lease"),
+    key(
+        "leader_election.namespace",
+        "kube-system",
+        "its namespace, which must exist",
+    ),
+    key(
+        "leader_election.identity",
+        "the host's name and a random number, the same again with `state.dir`",
+        "what this instance is called in the Lease; no two may share one",
+    ),
+    key(
         "admin.listen",
         "127.0.0.1:9101",
         "address of `/live`, `/ready`, `/metrics`, `/status.json`; `off` for none",

@@ -4,7 +4,7 @@
 //! bound to what the process opened at its start, or where rows that live depend on the old value. Everything
 //! else changes at once. Pure: who reads files and who proves that settings work is elsewhere.
 
-use super::{Config, KubernetesConfig, NatsConfig, RoutingApiConfig};
+use super::{Config, KubernetesConfig, LeaderElectionConfig, NatsConfig, RoutingApiConfig};
 
 /// Keys that take effect at the next start; one that ends in a dot stands for its whole group.
 const AT_START: &[&str] = &[
@@ -81,6 +81,7 @@ impl Config {
             routing_api,
             nats,
             routes,
+            leader_election,
             admin,
             log,
             state_dir,
@@ -104,6 +105,12 @@ impl Config {
             waiting.0.push("routes.app_domain");
             next.routes.clone_from(routes);
         }
+        waiting.lane(
+            "leader_election.enabled",
+            leader_election.as_ref(),
+            &mut next.leader_election,
+            keep_leader_election,
+        );
         waiting.keep("admin.listen", admin, &mut next.admin);
         waiting.keep("log.format", &log.format, &mut next.log.format);
         waiting.keep("state.dir", state_dir, &mut next.state_dir);
@@ -157,6 +164,22 @@ fn keep_routing_api(waiting: &mut Waiting, runs: &RoutingApiConfig, file: &mut R
         file.router_group_is_default = is_default;
     }
     waiting.keep("routing_api.ttl", ttl, &mut file.ttl);
+}
+
+fn keep_leader_election(
+    waiting: &mut Waiting,
+    runs: &LeaderElectionConfig,
+    file: &mut LeaderElectionConfig,
+) {
+    let LeaderElectionConfig {
+        name,
+        namespace,
+        identity,
+    } = runs;
+    waiting.keep("leader_election.name", name, &mut file.name);
+    let key = "leader_election.namespace";
+    waiting.keep(key, namespace, &mut file.namespace);
+    waiting.keep("leader_election.identity", identity, &mut file.identity);
 }
 
 fn keep_nats(waiting: &mut Waiting, runs: &NatsConfig, file: &mut NatsConfig) {

@@ -593,3 +593,36 @@ policy: {hosts: [{namespaces: [a], hosts: [b]}], ports: [{namespaces: [a], ports
         assert!(reader.asked.contains(asked), "nobody reads `{}`", key.path);
     }
 }
+
+#[test]
+fn the_lease_is_asked_for_only_where_somebody_says_so_and_its_names_are_checked() {
+    let read = |text: &str| parse(&with(text)).map(|config| config.leader_election);
+    assert_eq!(read("").unwrap(), None);
+    assert_eq!(read("leader_election:\n  name: other").unwrap(), None);
+    let expect = |name: &str, namespace: &str, identity: Option<&str>| {
+        Some(LeaderElectionConfig {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            identity: identity.map(str::to_owned),
+        })
+    };
+    assert_eq!(
+        read("leader_election:\n  enabled: true").unwrap(),
+        expect("route-sync", "kube-system", None)
+    );
+    assert_eq!(
+        read("leader_election: {enabled: true, name: a.b, namespace: c, identity: vm/1}").unwrap(),
+        expect("a.b", "c", Some("vm/1"))
+    );
+    for wrong in [
+        "name: a/b",
+        "namespace: a.b",
+        "name: A",
+        "identity: \"a b\"",
+    ] {
+        assert!(
+            read(&format!("leader_election: {{{wrong}}}")).is_err(),
+            "{wrong}"
+        );
+    }
+}

@@ -21,6 +21,19 @@ pub(super) struct Memory {
     undetermined: BTreeMap<String, ServiceKey>,
     /// A pass has been made; from then on the record tells who held a name.
     recorded: bool,
+    /// What the last pass found contested.
+    contested: Contested,
+    /// What another instance's record told.
+    told: Contested,
+}
+
+/// Names that several Services claim, each with the one that holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contested {
+    /// Hosts and paths.
+    pub uris: BTreeMap<Uri, ServiceKey>,
+    /// Router ports.
+    pub ports: BTreeMap<RouterPort, ServiceKey>,
 }
 
 /// One Service and what it asks for.
@@ -42,6 +55,7 @@ struct Contest<'c, 'a> {
     memory: &'c Memory,
     hand_overs: HandOvers<'a>,
     undetermined: BTreeMap<String, ServiceKey>,
+    contested: Contested,
     findings: &'c mut Vec<Finding>,
 }
 
@@ -79,6 +93,7 @@ pub(super) fn settle<'a>(
         memory,
         hand_overs: HandOvers::of(claimants, endpoints),
         undetermined: BTreeMap::new(),
+        contested: Contested::default(),
         findings,
     };
     let http = contest.uris(&uris);
@@ -91,6 +106,7 @@ pub(super) fn settle<'a>(
     let Contest {
         hand_overs,
         undetermined,
+        contested,
         ..
     } = contest;
     hand_overs.tell(findings);
@@ -101,6 +117,7 @@ pub(super) fn settle<'a>(
         findings.push(Finding::on_service(Code::WinnerUndetermined, winner, text));
     }
     memory.undetermined = undetermined;
+    memory.contested = contested;
     memory.recorded = true;
     remember(&mut memory.uris, &won.http);
     remember(&mut memory.ports, &won.tcp);
@@ -182,9 +199,14 @@ impl<'a> Contest<'_, 'a> {
                 self.findings.push(lost(Code::HostConflict, loser, text));
             }
             let Some(winner) = winner else { continue };
-            let contested = if strangers { of_host } else { claims };
-            if self.has_rivals(contested, winner) {
-                self.note(format!("`{uri}`"), winner.key());
+            let rivals = if strangers { of_host } else { claims };
+            if rivals.len() > 1 {
+                let holder = winner.key().clone();
+                self.contested.uris.insert(uri.clone(), holder);
+            }
+            if self.has_rivals(rivals, winner) {
+                let told = self.memory.told.uris.get(uri);
+                self.note(format!("`{uri}`"), winner.key(), told);
             }
             won.push((uri, winner));
         }
@@ -221,8 +243,13 @@ impl<'a> Contest<'_, 'a> {
                 let finding = lost(Code::PortConflict, loser.key(), text);
                 self.findings.push(finding);
             }
+            if claims.len() > 1 {
+                let holder = winner.key().clone();
+                self.contested.ports.insert(port, holder);
+            }
             if self.has_rivals(claims, winner) {
-                self.note(format!("router port {port}"), winner.key());
+                let told = self.memory.told.ports.get(&port);
+                self.note(format!("router port {port}"), winner.key(), told);
             }
             won.push((port, winner));
         }
@@ -236,8 +263,11 @@ impl<'a> Contest<'_, 'a> {
         losers.any(|loser| !told(loser, winner.key()))
     }
 
-    /// Keeps a contest in mind that age alone decided, as long as it goes on.
-    fn note(&mut self, name: String, winner: &ServiceKey) {
+    /// Keeps a contest in mind that age alone decided, as long as it goes on and no record `told` the same.
+    fn note(&mut self, name: String, winner: &ServiceKey, told: Option<&ServiceKey>) {
+        if told == Some(winner) {
+            return;
+        }
         if !self.memory.recorded || self.memory.undetermined.get(&name) == Some(winner) {
             self.undetermined.insert(name, winner.clone());
         }
@@ -322,8 +352,24 @@ impl Memory {
             ports: ports
                 .map(|(port, route)| (*port, route.service.key.clone()))
                 .collect(),
-            undetermined: BTreeMap::new(),
             recorded: true,
+            ..Self::default()
         }
+    }
+
+    /// Takes over who holds what by another instance's record.
+    pub(super) fn adopt(&mut self, told: &Contested) {
+        let uris = told.uris.iter();
+        self.uris
+            .extend(uris.map(|(uri, holder)| (uri.clone(), holder.clone())));
+        let ports = told.ports.iter();
+        self.ports
+            .extend(ports.map(|(port, holder)| (*port, holder.clone())));
+        self.told.clone_from(told);
+    }
+
+    /// What the last pass found contested.
+    pub(super) fn contested(&self) -> &Contested {
+        &self.contested
     }
 }

@@ -153,6 +153,12 @@ codes! {
     ObjectUndecodable = "object-undecodable" Warning,
     /// The apiserver refuses a right; the message names it.
     RightMissing = "right-missing" Warning,
+    /// The Lease cannot be read or renewed.
+    LeaseUnavailable = "lease-unavailable" Warning,
+    /// Another instance acts although the Lease is ours.
+    SplitBrain = "split-brain" Warning,
+    /// NATS denies the subject on which instances tell each other who leads.
+    InstancesUnheard = "instances-unheard" Warning,
     /// A source has not been heard of for too long.
     SourceStale = "source-stale" Warning,
     /// Not all of the configuration file is in use; the message says what, and why.

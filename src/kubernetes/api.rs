@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
-use http::Request;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request};
 use kube::Client;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -238,10 +239,31 @@ impl Api {
         serde_json::from_slice(&json).map_err(ApiError::Malformed)
     }
 
+    /// Writes one object; what the apiserver made of it.
+    pub(super) async fn write_json(
+        &self,
+        method: Method,
+        uri: &str,
+        object: &Value,
+    ) -> Result<Value, ApiError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(CONTENT_TYPE, "application/json")
+            .body(object.to_string().into_bytes())
+            .expect("the path must be made of checked names");
+        let json = self.ask(request, self.timing.get_timeout).await?;
+        serde_json::from_slice(&json).map_err(ApiError::Malformed)
+    }
+
     async fn read(&self, uri: &str, within: Duration) -> Result<Vec<u8>, ApiError> {
+        self.ask(get(uri), within).await
+    }
+
+    async fn ask(&self, request: Request<Vec<u8>>, within: Duration) -> Result<Vec<u8>, ApiError> {
         let read = async {
             let mut json = Vec::new();
-            let body = self.open(uri).await?;
+            let body = self.open(request).await?;
             body.take(PAGE_BYTES_MAX)
                 .read_to_end(&mut json)
                 .await
@@ -270,16 +292,16 @@ impl Api {
         );
         Ok(Lines {
             kind: resource.kind,
-            body: self.open(&resource.query(&rest)).await?,
+            body: self.open(get(&resource.query(&rest))).await?,
             line: Vec::new(),
         })
     }
 
-    async fn open(&self, uri: &str) -> Result<Pin<Box<dyn AsyncBufRead + Send>>, ApiError> {
+    async fn open(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> Result<Pin<Box<dyn AsyncBufRead + Send>>, ApiError> {
         let client = self.client().await?;
-        let request = Request::get(uri)
-            .body(Vec::new())
-            .expect("a path of encoded names must be one");
         let answer = client.request_stream(request).await;
         let answer = answer.map_err(ApiError::from_kube);
         self.note(answer.as_ref().err()).await;
@@ -317,6 +339,12 @@ impl Api {
             *connection = Connection::default();
         }
     }
+}
+
+fn get(uri: &str) -> Request<Vec<u8>> {
+    Request::get(uri)
+        .body(Vec::new())
+        .expect("the path must be made of names the apiserver gave us")
 }
 
 fn percent_encoded(text: &str) -> String {

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::NatsConfig;
 use crate::desired::Desired;
+use crate::lease::{Instances, Roles};
 use crate::lifecycle::Clock;
 use crate::outside::{Network, Outside};
 use crate::route::{Lane, stable_hash};
@@ -91,6 +92,10 @@ pub struct Inheritance {
     pub warm: Warm,
     /// Where to note; `None` where nothing survives.
     pub ledger: Option<watch::Sender<HttpEntry>>,
+    /// What the lane may do.
+    pub roles: Roles,
+    /// How other instances are heard and told; `None` where there are none.
+    pub instances: Option<Instances>,
 }
 
 /// What the lane is made of.
@@ -159,6 +164,7 @@ pub async fn run_over(
         Some(folder) => Some(Journal::open(folder).await),
         None => None,
     };
+    let mut roles = inheritance.roles.clone();
     let mut lane = HttpLane::new(config, outside, journal, report, clock, counters);
     lane.inherit(inheritance).await;
     desired.mark_changed();
@@ -176,6 +182,7 @@ pub async fn run_over(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            () = roles.changed() => {}
             changed = desired.changed(), if upstream => {
                 if changed.is_err() {
                     upstream = false;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Uptime;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
+use crate::lease::Roles;
 use crate::lifecycle::Clock;
 use crate::outside::{Network, Outside};
 use crate::plan::admission::{self, Gate, RouterGroup};
@@ -66,6 +67,7 @@ pub struct TcpLane {
     warm: Warm,
     follow: Follow,
     ledger: Option<watch::Sender<BTreeSet<TcpRow>>>,
+    roles: Roles,
 }
 
 /// What the lane has counted since the start.
@@ -236,6 +238,7 @@ impl TcpLane {
             warm: Warm::default(),
             follow,
             ledger: None,
+            roles: Roles::alone(),
         })
     }
 
@@ -261,6 +264,13 @@ impl TcpLane {
         self
     }
 
+    /// The same, acting as its role allows.
+    #[must_use]
+    pub fn with_roles(mut self, roles: Roles) -> Self {
+        self.roles = roles;
+        self
+    }
+
     /// Runs until `stop`; keeps every row when it ends.
     pub async fn run(
         mut self,
@@ -280,6 +290,7 @@ impl TcpLane {
                 note(ledger, state.take_noted());
             }
             state.missing_by_token(self.api.missing_scopes());
+            state.act_as(self.roles.at(clock.now()), clock.now());
             let renew_in = self.api.renew_token_in();
             let renew_at = renew_in.map(|wait| clock.now() + wait);
             let (next, wake) = state.turn(renew_at, clock.now());
@@ -303,6 +314,7 @@ impl TcpLane {
                     // plans on what is known; then time, which a flood of events must not keep from passing.
                     biased;
                     () = stop.cancelled() => break 'turns,
+                    () = self.roles.changed() => {}
                     Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
                     proven = self.follow.proven() => {
                         let spared = state.reconfigure(&proven, clock.now());

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Contents, Foundation, Withdrawal};
 use crate::desired::Desired;
 use crate::desired::guard::{Name, Reason, Remembered};
+use crate::lease::Kept;
 use crate::plan::TcpRow;
 use crate::route::{
     Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, LoadBalancing,
@@ -60,6 +61,7 @@ pub(super) struct Record<'a> {
     pub(super) rest: &'a Desired,
     pub(super) withdrawals: &'a BTreeSet<Withdrawal>,
     pub(super) rows: &'a BTreeSet<TcpRow>,
+    pub(super) lease: Option<&'a Kept>,
     pub(super) guard: &'a Remembered,
 }
 
@@ -92,6 +94,16 @@ struct Body {
     kube_system: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     held: Vec<Held>,
+    /// Absent where nobody shares the work; older versions wrote none and read past it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<Lease>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Lease {
+    identity: String,
+    generation: u64,
+    held: bool,
 }
 
 /// Address and number of the node.
@@ -199,6 +211,7 @@ impl Contents {
             withdrawals: &self.withdrawals,
             rows: &self.rows,
             guard: &self.guard,
+            lease: self.lease.as_ref(),
         })
     }
 }
@@ -249,6 +262,7 @@ impl Body {
             rest,
             withdrawals,
             rows,
+            lease,
             guard,
         } = record;
         let mut numbers = Numbers::default();
@@ -278,6 +292,7 @@ impl Body {
                 .map(|key| (key.uri.to_string(), key.addr, key.tls))
                 .collect(),
             rows: rows.iter().map(Row::of).collect(),
+            lease: lease.cloned().map(Lease::of),
             kube_system: guard.kube_system.clone(),
             held: guard.held.iter().map(Held::of).collect(),
             services: numbers.service_names(),
@@ -329,11 +344,42 @@ impl Body {
             }),
             withdrawals: withdrawals.collect::<Result<_, FormatError>>()?,
             rows: rows.collect::<Result<_, FormatError>>()?,
+            lease: self.lease.map(Lease::kept),
             guard: Remembered {
                 kube_system: self.kube_system,
                 held: held.collect::<Result<_, FormatError>>()?,
             },
         })
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    fn of(kept: Kept) -> Self {
+        let Kept {
+            identity,
+            generation,
+            held,
+        } = kept;
+        Self {
+            identity,
+            generation,
+            held,
+        }
+    }
+
+    fn kept(self) -> Kept {
+        let Self {
+            identity,
+            generation,
+            held,
+        } = self;
+        Kept {
+            identity,
+            generation,
+            held,
+        }
     }
 }
 

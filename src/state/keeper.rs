@@ -18,6 +18,7 @@ use crate::Uptime;
 use crate::causes::chain;
 use crate::desired::guard::Remembered;
 use crate::desired::{Code, Desired, Finding, Subject};
+use crate::lease::Kept;
 use crate::lifecycle::Clock;
 use crate::plan::TcpRow;
 
@@ -66,6 +67,7 @@ struct Parts {
     rest: Arc<Desired>,
     entry: HttpEntry,
     rows: std::collections::BTreeSet<TcpRow>,
+    lease: Option<Kept>,
     guard: Remembered,
 }
 
@@ -119,6 +121,7 @@ impl Keeper {
         // The ledgers' senders live as long as this task: their channels never close.
         let mut http = self.ledgers.http.subscribe();
         let mut rows = self.ledgers.rows.subscribe();
+        let mut lease = self.ledgers.lease.subscribe();
         let mut guard = self.ledgers.guard.subscribe();
         let stamp = STAMP_MAX.min(self.place.max_age / STAMPS_PER_AGE);
         let (mut upstream, mut dirty) = (true, self.table.is_some());
@@ -156,6 +159,7 @@ impl Keeper {
                 },
                 Ok(()) = http.changed() => dirty = true,
                 Ok(()) = rows.changed() => dirty = true,
+                Ok(()) = lease.changed() => dirty = true,
                 Ok(()) = guard.changed() => dirty = true,
                 () = clock.sleep_until(wake) => {}
             }
@@ -183,12 +187,14 @@ impl Keeper {
         // Where the HTTP lane is off, or has not looked yet, what it would take.
         let http = entry.applied.clone().unwrap_or_else(|| rest.clone());
         let rows = self.ledgers.rows.borrow().clone();
+        let lease = self.ledgers.lease.borrow().clone();
         let guard = self.ledgers.guard.borrow().clone();
         Some(Parts {
             http,
             rest,
             entry,
             rows,
+            lease,
             guard,
         })
     }
@@ -204,6 +210,7 @@ impl Keeper {
                 rest: &parts.rest,
                 withdrawals: &parts.entry.withdrawals,
                 rows: &parts.rows,
+                lease: parts.lease.as_ref(),
                 guard: &parts.guard,
             })
         };

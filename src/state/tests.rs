@@ -11,6 +11,7 @@ use super::format::{FormatError, Record, decode, encode};
 use super::*;
 use crate::desired::guard::{Name, Reason};
 use crate::desired::{Code, Finding};
+use crate::lease::Kept;
 use crate::lifecycle::Clock;
 use crate::plan::NO_TLS;
 use crate::route::{
@@ -29,6 +30,7 @@ fn bytes_of(contents: &Contents) -> Vec<u8> {
         rest: &contents.desired,
         withdrawals: &contents.withdrawals,
         rows: &contents.rows,
+        lease: contents.lease.as_ref(),
         guard: &contents.guard,
     })
 }
@@ -169,14 +171,21 @@ fn contents() -> impl Strategy<Value = Contents> {
                 routing_api,
             },
         );
-    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4), guard());
+    let lease = option::of((".{0,4}", any::<u64>(), any::<bool>()));
+    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4));
+    let sets = (sets, guard(), lease);
     (any::<u64>(), foundation, desired(), sets).prop_map(
-        |(written_secs, foundation, desired, (withdrawals, rows, guard))| Contents {
+        |(written_secs, foundation, desired, ((withdrawals, rows), guard, lease))| Contents {
             written_secs,
             foundation,
             desired,
             withdrawals,
             rows,
+            lease: lease.map(|(identity, generation, held)| Kept {
+                identity,
+                generation,
+                held,
+            }),
             guard,
         },
     )
@@ -261,6 +270,11 @@ fn example() -> Contents {
             sni: None,
             group: "group".to_owned(),
         }]),
+        lease: Some(Kept {
+            identity: "vm-1".to_owned(),
+            generation: 3,
+            held: true,
+        }),
         guard: Remembered {
             kube_system: Some("uid".to_owned()),
             held: BTreeMap::from([(Name::Tcp(port), Reason::TooMany(Lane::Tcp))]),
@@ -393,6 +407,7 @@ fn a_state_of_up_to_ten_minutes_is_announced_with_its_withdrawals() {
         assert_eq!(warm.table, Some(example().desired), "{age} s");
         assert_eq!(warm.withdrawals, example().withdrawals);
         assert_eq!(warm.rows, example().rows);
+        assert_eq!(warm.lease, example().lease);
     }
 }
 
@@ -403,6 +418,9 @@ fn a_state_too_old_or_from_the_future_announces_nothing_and_keeps_its_rows_and_n
         assert_eq!((warm.table, warm.withdrawals.len()), (None, 0), "{now}");
         assert_eq!(warm.rows, example().rows);
         assert_eq!(warm.holders, Some(example().desired));
+        // Its name is used again, but it no longer counts as the one that acts.
+        let (lease, kept) = (warm.lease.unwrap(), example().lease.unwrap());
+        assert_eq!((lease.held, lease.identity), (false, kept.identity));
     }
 }
 

@@ -12,7 +12,7 @@ use super::drain::Gate;
 use crate::Uptime;
 use crate::admin::Approval;
 use crate::desired::guard::{Guard, Remembered};
-use crate::desired::{self, Desired, Memory, Options};
+use crate::desired::{self, Contested, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
@@ -41,6 +41,10 @@ pub(super) struct Told {
     pub(super) propagation: Arc<Propagation>,
     /// By operators, of the time before a stop.
     pub(super) gate: Gate,
+    /// By the Lease: who holds which contested name. `None` before it was asked.
+    pub(super) names: watch::Receiver<Option<Contested>>,
+    /// What the Lease shall tell of that.
+    pub(super) contested: watch::Sender<Option<Contested>>,
     /// By the last process, where there is a state folder.
     pub(super) inherited: Option<Inherited>,
 }
@@ -76,6 +80,8 @@ pub(super) async fn run(
         mut others,
         propagation,
         mut gate,
+        mut names,
+        contested,
         inherited,
     } = told;
     let mut settings = options.get();
@@ -86,8 +92,21 @@ pub(super) async fn run(
         ),
         None => (Guard::default(), None),
     };
+    // The first pass decides who holds a contested name, unless somebody has held it before.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        // Where nobody will say, there is none.
+        _ = names.wait_for(Option::is_some) => {}
+    }
+    names.mark_changed();
     loop {
         let view = snapshot.borrow_and_update().clone();
+        if names.has_changed().unwrap_or(false)
+            && let Some(told) = &*names.borrow_and_update()
+        {
+            memory.adopt(told);
+        }
         let mut revisit = None;
         let mut derived = None;
         if let Some(view) = view {
@@ -113,6 +132,7 @@ pub(super) async fn run(
         }
         if let Some(table) = gate.pass(derived) {
             publish(&desired, table, &propagation, clock.now());
+            tell(&contested, memory.contested());
         }
         let revisit = async {
             match revisit {
@@ -145,9 +165,21 @@ pub(super) async fn run(
             () = gate.asked() => {}
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
+            // Whoever leads says nothing here; its own passes decide.
+            Ok(()) = names.changed() => names.mark_changed(),
             () = revisit => {}
         }
     }
+}
+
+fn tell(contested: &watch::Sender<Option<Contested>>, new: &Contested) {
+    contested.send_if_modified(|old| {
+        let differs = old.as_ref() != Some(new);
+        if differs {
+            *old = Some(new.clone());
+        }
+        differs
+    });
 }
 
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.

@@ -10,6 +10,7 @@ mod foreign;
 mod keep;
 mod measure;
 mod record;
+mod role;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use files::Files;
 pub(super) use follow::Follow;
 use foreign::Foreign;
 use keep::Kept;
+use role::Acting;
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -75,6 +77,7 @@ pub(super) struct HttpLane {
     needed: TlsKeys,
     needed_at: Option<u64>,
     kept: Kept,
+    acting: Acting,
     outside: Arc<dyn Outside>,
     bus: Option<Box<dyn Bus>>,
     open_at: Uptime,
@@ -115,6 +118,7 @@ impl HttpLane {
             needed: TlsKeys::default(),
             needed_at: None,
             kept: Kept::default(),
+            acting: Acting::default(),
             outside,
             bus: None,
             open_at: Uptime::ZERO,
@@ -136,6 +140,7 @@ impl HttpLane {
     pub(super) async fn step(&mut self) {
         self.open().await;
         self.look();
+        self.act().await;
         self.leave_if_due().await;
         self.listen().await;
         self.greet().await;
@@ -177,6 +182,7 @@ impl HttpLane {
     pub(super) async fn finish(&mut self) {
         let all = async {
             while self.epoch.is_some()
+                && !self.acting.is_silent()
                 && self.schedule.has_table()
                 && !(self.schedule.is_settled() && self.proof.is_complete())
             {
@@ -241,7 +247,10 @@ impl HttpLane {
                 bus.stands();
                 self.proof.restart();
                 self.routers.connected(now);
-                self.schedule.connected(now);
+                self.acting.tell_soon();
+                if !self.acting.is_silent() {
+                    self.schedule.connected(now);
+                }
                 add(&self.counters.connections, 1);
             }
         }
@@ -335,6 +344,7 @@ impl HttpLane {
                 info!("nats server is about to stop");
             }
             Heard::Others => self.overhear(),
+            Heard::Instance(body) => self.hear_instance(&body, now),
             Heard::Changed => {
                 // A client that ended by itself is replaced.
                 if self.bus.as_deref().is_some_and(Bus::has_ended) {
@@ -392,6 +402,10 @@ impl HttpLane {
 
     async fn send(&mut self) {
         for _ in 0..SEND_CHUNK {
+            // Proof may end between two messages.
+            if !self.may_say_anything() {
+                return;
+            }
             let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
                 return;
             };
@@ -516,6 +530,7 @@ impl HttpLane {
             self.journal.as_ref().and_then(Journal::deadline),
             self.kept.deadline(&self.schedule),
             self.files.deadline(),
+            self.acting_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -543,6 +558,7 @@ impl HttpLane {
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();
+        let warm = self.epoch.is_some() && self.desired.is_some();
         let mut held = self.held_reports();
         held.extend(self.foreign_reports());
         let was_held = std::mem::replace(&mut self.held_told, held.clone());
@@ -571,6 +587,8 @@ impl HttpLane {
             }
             report.routes.extend(held);
             changed |= report.findings != findings || report.facts != facts;
+            changed |= report.warm != warm;
+            report.warm = warm;
             report.findings = findings;
             report.facts = facts;
             changed
@@ -585,7 +603,8 @@ impl HttpLane {
         };
         let down = down.map(finding).into_iter();
         let down = down.chain(self.held_findings());
-        down.chain(self.foreign_findings()).collect()
+        let down = down.chain(self.foreign_findings());
+        down.chain(self.unheard_finding()).collect()
     }
 
     fn facts(&self) -> BTreeMap<&'static str, String> {

@@ -82,6 +82,8 @@ pub struct Schedule {
     ticked: u64,
     pace: Pace,
     connected: bool,
+    /// Nothing is withdrawn for now.
+    holds: bool,
     restart_at: Option<Uptime>,
     sent: u64,
     /// The highest number that was confirmed.
@@ -173,6 +175,7 @@ impl Schedule {
             ticked: 0,
             pace: Pace::new(messages_per_second),
             connected: false,
+            holds: false,
             restart_at: None,
             sent: 0,
             confirmed: 0,
@@ -215,6 +218,38 @@ impl Schedule {
         self.connected = true;
         self.ticked = tick(now);
         self.announce_all();
+    }
+
+    /// Whether withdrawals wait: whoever has no proof that it leads withdraws nothing. Those that were under way begin
+    /// anew afterwards.
+    pub fn hold_withdrawals(&mut self, hold: bool, now: Uptime) {
+        if std::mem::replace(&mut self.holds, hold) == hold {
+            return;
+        }
+        if hold {
+            self.queue
+                .retain(|job| matches!(job.what, What::Register(_)));
+            self.withdrawals.start_over(now);
+        } else if self.connected {
+            self.enqueue_withdrawals();
+        }
+    }
+
+    /// Forgets withdrawals that were never sent and that have been due since before then: another instance made them,
+    /// or routers have pruned what they are about.
+    pub fn forget_withdrawals(&mut self, before: Uptime) {
+        let forgotten = self.withdrawals.forget_unsent(before);
+        self.tls_revision += u64::from(!forgotten.is_empty());
+        for uri in forgotten {
+            self.forget_if_gone(&uri);
+            self.touched.insert(uri);
+        }
+    }
+
+    /// The table that was last taken.
+    #[must_use]
+    pub fn table(&self) -> Option<&Arc<Desired>> {
+        self.wanted.as_ref()
     }
 
     /// A router started and knows nothing. `jitter` lies in 0..1. However many start, one sweep answers them.
@@ -306,12 +341,6 @@ impl Schedule {
         self.sent
     }
 
-    /// The last table taken.
-    #[must_use]
-    pub fn table(&self) -> Option<&Desired> {
-        self.wanted.as_deref()
-    }
-
     /// Whether a table was ever taken.
     #[must_use]
     pub fn has_table(&self) -> bool {
@@ -368,7 +397,12 @@ impl Schedule {
             .uris()
             .filter_map(|uri| self.first_message(uri))
             .collect();
-        for (uri, addr) in self.withdrawals.keys() {
+        let withdrawn = if self.holds {
+            Vec::new()
+        } else {
+            self.withdrawals.keys()
+        };
+        for (uri, addr) in withdrawn {
             if let Some(band) = self.withdrawals.queued(&uri, addr, Band::Withdrawal) {
                 self.queue.remove(&withdrawal(band, &uri, addr));
             }

@@ -6,6 +6,7 @@
 //! that did not change renders to the same bytes, because gorouter resets an endpoint's connection counters
 //! whenever any field of a beat differs.
 
+pub(super) mod instances;
 pub mod overheard;
 
 use std::collections::BTreeMap;

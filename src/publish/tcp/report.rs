@@ -102,6 +102,7 @@ impl State {
         self.counters.propagation.reported(Lane::Tcp, states, now);
         LaneReport {
             lane: Lane::Tcp,
+            warm: readable && self.desired.is_some(),
             confirmed_once: self.told.confirmed_once,
             last_attempt: self.told.last_attempt,
             last_success: self.told.last_success,

@@ -13,6 +13,7 @@ use super::{Pace, TcpCounters};
 use crate::Uptime;
 use crate::config::RoutingApiConfig;
 use crate::desired::{Desired, Finding};
+use crate::lease::Role;
 use crate::plan::admission::{self, Admission, Gate, RouterGroup};
 use crate::plan::flap::{Calmed, Flaps};
 use crate::plan::{InstanceId, Journal, Look, Observed, Plan, Policy, TcpRow, View};
@@ -24,6 +25,7 @@ use crate::uaa::UaaError;
 mod farewell;
 mod hear;
 mod learn;
+mod role;
 mod write;
 
 use farewell::Farewell;
@@ -157,6 +159,8 @@ pub(super) struct State {
     noted: BTreeSet<TcpRow>,
     /// The table is the last process's: what it lacks may be wanted all the same.
     pub(super) provisional: bool,
+    /// As of this turn.
+    role: Role,
     pub(super) busy: BTreeSet<TcpRow>,
     writes: usize,
     refreshes: usize,
@@ -251,6 +255,7 @@ impl State {
             journal: Journal::default(),
             noted: BTreeSet::new(),
             provisional: false,
+            role: Role::ALONE,
             busy: BTreeSet::new(),
             writes: 0,
             refreshes: 0,
@@ -343,11 +348,7 @@ impl State {
         if now < self.write_not_before {
             wake = wake.min(self.write_not_before);
         } else if self.chosen.is_some() {
-            if !self.suspect || self.unreadable() {
-                self.write(now, &mut ops, &mut wake);
-            } else {
-                self.keep_alive(now, &mut ops);
-            }
+            self.write_as(now, &mut ops, &mut wake);
         }
         wake = self.plan.wait.map_or(wake, |wait| wake.min(wait));
         (ops, wake)
@@ -411,8 +412,8 @@ impl State {
             node_ports: &desired.node_ports,
             yielding: &desired.yielding,
             policy: Policy {
-                hold_removals: self.provisional,
-                ..policy(&self.config, self.ttl, self.refresh_after())
+                hold_removals: self.provisional || !self.role.is_active(),
+                ..self.pace_as(policy(&self.config, self.ttl, self.refresh_after()))
             },
             now,
         });

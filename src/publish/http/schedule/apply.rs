@@ -217,6 +217,9 @@ impl Schedule {
     }
 
     pub(super) fn enqueue_withdrawals(&mut self) {
+        if self.holds {
+            return;
+        }
         for (uri, addr) in self.withdrawals.unsent() {
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
             self.withdrawals.queued(&uri, addr, Band::Withdrawal);

@@ -190,7 +190,7 @@ impl State {
         }
     }
 
-    fn create(&mut self, rows: &[TcpRow], kind: Kind, ops: &mut Vec<Op>) {
+    pub(super) fn create(&mut self, rows: &[TcpRow], kind: Kind, ops: &mut Vec<Op>) {
         let Some(instance) = self.instance.clone() else {
             return;
         };

@@ -24,4 +24,5 @@ mod steady;
 mod strangers;
 mod tcp;
 mod tokens;
+mod two_instances;
 mod under_load;
