@@ -2,7 +2,7 @@
 # Everything is built into one folder, so that the tests' own packages share the controller's dependencies.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: help demo test check bench
+.PHONY: help demo test check bench fuzz
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -26,3 +26,6 @@ check: ## formatting, lints, documentation, licences
 
 bench: ## measure what the README claims
 	@tests/bench
+
+fuzz: ## search all that reads what others write for five minutes each, or FUZZ_SECONDS
+	@tests/fuzz/run

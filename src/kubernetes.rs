@@ -24,7 +24,7 @@ mod node_ports;
 pub mod snapshot;
 mod timing;
 mod watch;
-mod wire;
+pub mod wire;
 
 use std::time::Duration;
 

@@ -28,6 +28,7 @@ pub mod publish;
 mod quote;
 pub mod retry;
 pub mod route;
+pub mod settings;
 pub mod state;
 pub mod status;
 pub mod telemetry;

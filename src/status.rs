@@ -3,6 +3,8 @@
 //! Every task owns one report behind a `watch` channel and replaces it whole; readers never wait and writers
 //! never block. Wire formats are the readers' affair.
 
+pub mod propagation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -15,6 +17,10 @@ use crate::lease::LeaseReport;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, ServiceKey};
 
+mod drain;
+
+pub use drain::{Drain, Draining, Withdrawn};
+
 /// Every report of the process, for readers.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -26,6 +32,8 @@ pub struct Status {
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
     lease: Option<watch::Receiver<LeaseReport>>,
+    config: Option<watch::Receiver<Vec<Finding>>>,
+    draining: Option<Draining>,
 }
 
 /// One lane, as it sees itself.
@@ -45,12 +53,16 @@ pub struct LaneReport {
     pub consecutive_failures: u32,
     /// Why the last one failed; the whole chain of causes, no secret.
     pub last_error: Option<String>,
+    /// When the first registered entry lapses if nothing more is sent; `None` where none would.
+    pub lapses_at: Option<Uptime>,
     /// Every route the lane knows, by its name (`host/path` or port).
     pub routes: BTreeMap<String, RouteReport>,
     /// What only the lane can find: strangers, refusals, missing scopes.
     pub findings: Vec<Finding>,
     /// What the other side told: router group, interval, TTL.
     pub facts: BTreeMap<&'static str, String>,
+    /// Once it is to withdraw everything: how far it is.
+    pub withdrawn: Option<Withdrawn>,
 }
 
 /// One route, as its lane sees it.
@@ -115,11 +127,13 @@ impl LaneReport {
             confirmed_once: false,
             last_attempt: None,
             last_success: None,
+            lapses_at: None,
             consecutive_failures: 0,
             last_error: None,
             routes: BTreeMap::new(),
             findings: Vec::new(),
             facts: BTreeMap::new(),
+            withdrawn: None,
         }
     }
 }
@@ -144,6 +158,8 @@ impl Status {
             lanes,
             state: None,
             lease: None,
+            config: None,
+            draining: None,
         }
     }
 
@@ -176,6 +192,20 @@ impl Status {
     pub fn leader_instead(&self) -> Option<String> {
         let lease = self.lease().filter(|lease| lease.role.is_standby())?;
         Some(lease.holder.unwrap_or_default())
+    }
+
+    /// The same with what of the configuration file is not in use.
+    #[must_use]
+    pub fn with_config(mut self, config: watch::Receiver<Vec<Finding>>) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Whether something of the configuration file is not in use.
+    #[must_use]
+    pub fn config_is_stale(&self) -> bool {
+        let config = self.config.as_ref();
+        config.is_some_and(|findings| !findings.borrow().is_empty())
     }
 
     /// Every enabled lane.
@@ -223,12 +253,13 @@ impl Status {
         for lane in &self.lanes {
             findings.extend(lane.borrow().findings.iter().cloned());
         }
-        if let Some(state) = &self.state {
-            findings.extend(state.borrow().iter().cloned());
+        for more in self.state.iter().chain(&self.config) {
+            findings.extend(more.borrow().iter().cloned());
         }
         if let Some(lease) = &self.lease {
             findings.extend(lease.borrow().findings.iter().cloned());
         }
+        findings.extend(self.drain().map(Drain::finding));
         findings
     }
 
@@ -238,6 +269,9 @@ impl Status {
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
+        if let Some(drain) = self.drain() {
+            missing.push(format!("drained: {}", drain.finding().message));
+        }
         let sources = self.sources();
         if sources.sources.is_empty() {
             missing.push("source: nothing has been heard of the apiserver".to_owned());
@@ -278,6 +312,8 @@ impl Status {
             desired,
             lanes,
             state,
+            config,
+            draining,
             lease,
         } = self;
         let lane_changed = async {
@@ -299,6 +335,18 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let config_changed = async {
+            match config {
+                Some(config) => config.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let drained = async {
+            match draining {
+                Some(draining) => draining.asked.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -307,6 +355,8 @@ impl Status {
             changed = lane_changed => changed,
             changed = state_changed => changed,
             changed = lease_changed => changed,
+            changed = config_changed => changed,
+            changed = drained => changed,
         };
         woken.is_ok()
     }

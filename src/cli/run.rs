@@ -6,6 +6,8 @@
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
+mod drain;
+mod reload;
 mod tell;
 
 use std::net::SocketAddr;
@@ -22,21 +24,30 @@ use tracing::{error, info, warn};
 pub(super) use derive::Others;
 
 use self::derive::Inherited;
+use self::drain::Gate;
+use self::reload::{Parts, Reload};
+use super::wires::Acting;
 use super::{runtime, wires};
-use crate::admin::{self, Approval};
-use crate::config::{Config, Mistake};
-use crate::desired::Memory;
+use crate::admin;
+use crate::config::Config;
+use crate::desired::{Desired, Memory};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::outside::{Network, Outside};
+use crate::publish::tcp::ConnectError;
 use crate::state::{Opened, Place};
-use crate::status::Status;
-use crate::telemetry::{Dropped, Guard};
+use crate::status::{Drain, LaneReport, Status};
+use crate::telemetry::{Dropped, Guard, Level};
 
 /// What still blocks after the tasks ended is not worth waiting for.
 const RUNTIME_END_WAIT: Duration = Duration::from_millis(200);
 
-pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    config: Config,
+    path: &Path,
+    log: &Guard,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
     info!(
         target: "route_sync",
         version = env!("CARGO_PKG_VERSION"),
@@ -44,17 +55,30 @@ pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<Ex
         "starting"
     );
     let runtime = runtime()?;
-    let ended = runtime.block_on(serve(config, log.dropped()));
+    let ended = runtime.block_on(serve(config, path, log.dropped(), level));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     ended
 }
 
-async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
-    let signals = Signals::new()?;
+async fn serve(
+    config: Config,
+    path: &Path,
+    dropped: Dropped,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
+    let (signals, hangup) = (Signals::new()?, reload::hangup()?);
     let mut counters = Counters::default();
     counters.add(Counter::LogLinesDropped, move || dropped.count());
-    let tasks = assemble(config, Arc::new(Network), counters).await?.tasks;
-    until_stopped(tasks, signals).await
+    let running = config.clone();
+    let Controller {
+        mut tasks,
+        status,
+        parts,
+    } = assemble(config, Arc::new(Network), counters).await?;
+    let reload = Reload::new(path, running, parts, level);
+    let stop = tasks.stop_token();
+    tasks.spawn("reload", reload.run(hangup, status.clock, stop));
+    until_stopped(tasks, signals, &status).await
 }
 
 /// A controller with all its tasks running.
@@ -63,6 +87,8 @@ pub struct Controller {
     pub tasks: Tasks,
     /// What it tells of itself.
     pub status: Status,
+    /// What may change while it runs.
+    parts: Parts,
 }
 
 /// Starts everything that a configuration asks for.
@@ -74,22 +100,24 @@ pub async fn assemble(
     outside: Arc<dyn Outside>,
     mut counters: Counters,
 ) -> anyhow::Result<Controller> {
+    reload::say_weaknesses(&config);
+    let parts = Parts::new(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
-        uaa,
+        // The lanes follow what these become.
+        uaa: _,
         routing_api,
-        nats,
+        nats: _,
         routes,
         leader_election,
         admin,
         log: _,
         state_dir,
         state_max_age,
-        warnings,
-        unknown_keys,
+        warnings: _,
+        unknown_keys: _,
     } = config;
-    tell_weaknesses(&warnings, &unknown_keys);
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
@@ -119,9 +147,10 @@ pub async fn assemble(
     );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
+    let (gate, drains, mut draining) = Gate::open(state.as_ref());
     let deriving = derive::run(
         snapshot.clone(),
-        routes,
+        parts.options.follower(),
         memory,
         clock,
         desired_tx,
@@ -130,70 +159,95 @@ pub async fn assemble(
             others,
             names: leading.names,
             contested: leading.contested,
+            propagation: counters.propagation(),
+            gate,
             inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
-    let mut lanes = Vec::new();
-    if let (Some(uaa), Some(api)) = (uaa, routing_api) {
-        lanes.push(wires::tcp(
-            &*outside,
-            (&uaa, api),
-            (state.as_ref(), leading.roles.clone()),
-            desired.clone(),
-            clock,
-            &mut counters,
-            &mut tasks,
-        )?);
-    }
-    if let Some(nats) = nats {
-        lanes.push(wires::http(
-            (outside, nats),
-            state.as_ref(),
-            (leading.roles.clone(), leading.instances),
-            desired.clone(),
-            clock,
-            &mut counters,
-            &mut tasks,
-        ));
-    }
+    let lanes = lanes(
+        outside,
+        &parts,
+        (state.as_ref(), leading.acting),
+        &desired,
+        clock,
+        &mut counters,
+        &mut tasks,
+    )?;
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
+    status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
+        draining.on_record = Some(keeper.drained());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
     }
+    status = status.with_drain(draining);
     if let Some(lease) = leading.report {
         status = status.with_lease(lease);
     }
-    drop(leading.roles);
     tasks.spawn("tell", tell::run(status.clone(), stop));
     if let Some(address) = admin {
-        listen(address, &status, counters, approvals_tx, &mut tasks);
+        let words = admin::Words {
+            approvals: approvals_tx,
+            drains,
+        };
+        listen(address, &status, counters, words, &mut tasks);
     }
-    Ok(Controller { tasks, status })
+    Ok(Controller {
+        tasks,
+        status,
+        parts,
+    })
+}
+
+/// Starts each lane that is enabled.
+fn lanes(
+    outside: Arc<dyn Outside>,
+    parts: &Parts,
+    (state, acting): (Option<&Opened>, Acting),
+    desired: &watch::Receiver<Option<Arc<Desired>>>,
+    clock: Clock,
+    counters: &mut Counters,
+    tasks: &mut Tasks,
+) -> Result<Vec<watch::Receiver<LaneReport>>, ConnectError> {
+    let mut lanes = Vec::new();
+    if let Some(settings) = &parts.tcp {
+        lanes.push(wires::tcp(
+            outside.clone(),
+            settings,
+            (state, acting.roles.clone()),
+            desired.clone(),
+            clock,
+            counters,
+            tasks,
+        )?);
+    }
+    if let Some(settings) = &parts.http {
+        lanes.push(wires::http(
+            outside,
+            settings,
+            (state, acting),
+            desired.clone(),
+            clock,
+            counters,
+            tasks,
+        ));
+    }
+    Ok(lanes)
 }
 
 fn listen(
     address: SocketAddr,
     status: &Status,
     counters: Counters,
-    approvals: mpsc::Sender<Approval>,
+    words: admin::Words,
     tasks: &mut Tasks,
 ) {
     let metrics = Arc::new(Metrics::new(status.clone(), counters));
     let stop = tasks.stop_token();
-    let listening = admin::run(address, status.clone(), metrics, approvals, stop);
+    let listening = admin::run(address, status.clone(), metrics, words, stop);
     tasks.spawn("admin", listening);
-}
-
-fn tell_weaknesses(warnings: &[String], unknown_keys: &[Mistake]) {
-    for warning in warnings {
-        warn!(target: "route_sync", weakness = warning, "configuration");
-    }
-    for key in unknown_keys {
-        warn!(target: "route_sync", key = %key, "configuration key ignored");
-    }
 }
 
 /// Who held which name when the last process ended.
@@ -202,11 +256,19 @@ fn known_holders(state: Option<&Opened>) -> Memory {
     known.map_or_else(Memory::default, |known| Memory::of_holders(&known.table))
 }
 
-async fn until_stopped(tasks: Tasks, mut signals: Signals) -> anyhow::Result<ExitCode> {
+async fn until_stopped(
+    tasks: Tasks,
+    mut signals: Signals,
+    status: &Status,
+) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = oneshot::channel();
     let twice = async {
         let first = signals.next().await;
-        info!(target: "route_sync", signal = first, "stopping, routes kept");
+        if status.drain() == Some(Drain::Unregister) {
+            info!(target: "route_sync", signal = first, "stopping, routes withdrawn before");
+        } else {
+            info!(target: "route_sync", signal = first, "stopping, routes kept");
+        }
         // Where nobody listens the tasks have ended already.
         let _ = stop.send(());
         signals.next().await

@@ -12,7 +12,7 @@ use reqwest::StatusCode;
 use super::{Output, approve, render};
 use crate::admin::json::{Held, Lane, Lease, Report, StandsBy};
 use crate::config::{Config, Surroundings};
-use crate::quote::one_line;
+use crate::quote::{json, one_line};
 
 /// It answers from memory.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ pub(super) async fn status(
     let address = address(admin, path)?;
     let text = ask(address).await.with_context(|| unreachable(address))?;
     if output == Output::Json {
-        render::print(&format!("{text}\n"))?;
+        render::print(&format!("{}\n", json(text)))?;
     } else {
         let report: Report = serde_json::from_str(&text)
             .with_context(|| format!("`{address}` answered something else than a status"))?;
@@ -109,6 +109,9 @@ fn shown(report: &Report) -> String {
     if let Some(lease) = &report.lease {
         text.push_str(&lease_shown(lease));
     }
+    if let Some(drain) = &report.drain {
+        let _ = writeln!(text, "  drained: {}", one_line(drain));
+    }
     text.push_str(&sources(report));
     for (name, lane) in &report.lanes {
         text.push_str(&lane_shown(name, lane));
@@ -174,6 +177,9 @@ fn lane_shown(name: &str, lane: &Lane) -> String {
         "{confirmed}, last success {}",
         ago(lane.success_seconds_ago)
     );
+    if let Some(seconds) = lane.headroom_seconds {
+        let _ = write!(text, ", headroom {}", age(seconds));
+    }
     if let Some(error) = &lane.error {
         let failures = render::counted(lane.consecutive_failures as usize, "failure");
         let _ = write!(text, ", {failures}: {}", one_line(error));

@@ -12,17 +12,18 @@ use super::run::Others;
 use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
-use crate::lease::{Instances, Roles};
+use crate::lease::Roles;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
 use crate::outside::Outside;
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
-use crate::publish::tcp::{self, TcpCounters, TcpLane};
+use crate::publish::tcp::{self, TcpCounters, TcpLane, TcpSettings};
 use crate::route::{Hostname, Lane};
+use crate::settings::Settings;
 use crate::state::{self, Foundation, Opened, Place, Warm};
 use crate::status::{LaneReport, SourceReport};
-pub(super) use lease::lease;
+pub(super) use lease::{Acting, lease};
 
 type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 type Tables = watch::Receiver<Option<Arc<Desired>>>;
@@ -91,8 +92,8 @@ pub(super) fn node_ports(
 
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
-    outside: &dyn Outside,
-    (uaa, api): (&UaaConfig, RoutingApiConfig),
+    outside: Arc<dyn Outside>,
+    settings: &Settings<TcpSettings>,
     (state, roles): (Option<&Opened>, Roles),
     desired: Tables,
     clock: Clock,
@@ -100,7 +101,10 @@ pub(super) fn tcp(
     tasks: &mut Tasks,
 ) -> Result<watch::Receiver<LaneReport>, tcp::ConnectError> {
     type Count = fn(&TcpCounters) -> &AtomicU64;
-    let counts = Arc::new(TcpCounters::default());
+    let counts = Arc::new(TcpCounters {
+        propagation: counters.propagation(),
+        ..TcpCounters::default()
+    });
     let read: [(Counter, Count); 13] = [
         (Counter::RoutingApiRequests, |counts| &counts.requests),
         (Counter::RoutingApiFailures, |counts| &counts.failures),
@@ -123,7 +127,10 @@ pub(super) fn tcp(
         counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let mut lane = TcpLane::over(outside, api, uaa, counts)?.with_roles(roles);
+    let mut follower = settings.follower();
+    let TcpSettings { api, uaa } = follower.get();
+    let lane = TcpLane::over(outside, api, &uaa, counts)?;
+    let mut lane = lane.with_settings(follower).with_roles(roles);
     if let Some(state) = state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }
@@ -136,16 +143,19 @@ pub(super) fn tcp(
 
 /// Starts the HTTP lane.
 pub(super) fn http(
-    (outside, nats): (Arc<dyn Outside>, NatsConfig),
-    state: Option<&Opened>,
-    (roles, instances): (Roles, Option<Instances>),
+    outside: Arc<dyn Outside>,
+    settings: &Settings<NatsConfig>,
+    (state, acting): (Option<&Opened>, Acting),
     desired: Tables,
     clock: Clock,
     counters: &mut Counters,
     tasks: &mut Tasks,
 ) -> watch::Receiver<LaneReport> {
     type Count = fn(&HttpCounters) -> &AtomicU64;
-    let counts = Arc::new(HttpCounters::default());
+    let counts = Arc::new(HttpCounters {
+        propagation: counters.propagation(),
+        ..HttpCounters::default()
+    });
     let read: [(Counter, Count); 17] = [
         (Counter::NatsAnnouncements, |counts| &counts.announcements),
         (Counter::NatsBeats, |counts| &counts.beats),
@@ -179,11 +189,11 @@ pub(super) fn http(
     let inheritance = Inheritance {
         warm: state.map_or_else(Warm::default, |state| state.warm.clone()),
         ledger: state.map(|state| state.ledgers.http.clone()),
-        roles,
-        instances,
+        roles: acting.roles,
+        instances: acting.instances,
     };
     let setup = http::Setup {
-        config: nats,
+        settings: settings.follower(),
         outside,
         inheritance,
     };

@@ -279,6 +279,23 @@ fn both_names_of_a_key_must_agree() {
 }
 
 #[test]
+fn a_blank_that_is_missing_before_a_secret_shows_no_secret() {
+    let text = with("nats: {user: u, password:hunter2}\nuaa: {\"client_secret=hunter2\": x}");
+    let told = parse(&text).unwrap_err().to_string();
+    assert!(!told.contains("hunter2"), "{told}");
+    let expect = "nats.password…: is no key of route-sync\n    hint: did you mean `nats.password`?";
+    assert!(told.contains(expect), "{told}");
+    let text = with(&format!("? {}\n: x", "x".repeat(100_000)));
+    let found = parse(&text).unwrap().unknown_keys;
+    assert!(found[0].to_string().chars().count() < 200);
+    let found = parse(&with("log: {\"\": x}\n\"\": x"))
+        .unwrap()
+        .unknown_keys;
+    let found: Vec<_> = found.iter().map(|it| it.key.as_str()).collect();
+    assert_eq!(found, ["log.\"\"", "\"\""]);
+}
+
+#[test]
 fn unknown_keys_come_with_a_suggestion() {
     let text = with("routing_api: {router_grup: x, client_id: y, quux: z}\nnat: {}");
     let config = parse(&text).unwrap();

@@ -1,14 +1,16 @@
 //! Who gets a name that several Services ask for.
 //!
 //! Whoever holds it keeps it, so that nothing flaps; with no holder the oldest Service wins, then the order of
-//! names. A loser is told whom it lost to and takes over in the very pass in which the winner goes.
+//! names. A loser is told whom it lost to and takes over in the very pass in which the winner goes. Whoever holds
+//! a name may give it away ([`super::hand_over`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::Wish;
+use super::hand_over::HandOvers;
 use super::{Code, Finding, Options, policy};
-use crate::kubernetes::snapshot::Service;
-use crate::route::{RouteTable, RouterPort, ServiceKey, Uri};
+use crate::kubernetes::snapshot::{Endpoints, Service};
+use crate::route::{NodePort, RouteTable, RouterPort, ServiceKey, Uri};
 
 /// Who held what after the last pass.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +46,17 @@ pub(super) struct Claimant<'a> {
 pub(super) struct Won<'a> {
     pub http: Vec<(&'a Uri, &'a Claimant<'a>)>,
     pub tcp: Vec<(RouterPort, &'a Claimant<'a>)>,
+    /// Node ports of those who gave a router port away: they serve it until the new one does.
+    pub yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
+}
+
+/// What every contest of a pass is settled with.
+struct Contest<'c, 'a> {
+    memory: &'c Memory,
+    hand_overs: HandOvers<'a>,
+    undetermined: BTreeMap<String, ServiceKey>,
+    contested: Contested,
+    findings: &'c mut Vec<Finding>,
 }
 
 /// Claims of one pass, sorted by name and then by rank.
@@ -52,6 +65,7 @@ type Claims<'a, N> = Vec<(N, &'a Claimant<'a>)>;
 /// Gives every name to one Service. Who may not have a name at all is told first and does not compete.
 pub(super) fn settle<'a>(
     claimants: &'a [Claimant<'a>],
+    endpoints: Option<&'a BTreeMap<ServiceKey, Endpoints>>,
     options: &Options,
     memory: &mut Memory,
     findings: &mut Vec<Finding>,
@@ -75,13 +89,27 @@ pub(super) fn settle<'a>(
     }
     sort(&mut uris);
     sort(&mut ports);
-    let mut undetermined = BTreeMap::new();
-    let mut contested = Contested::default();
-    let won = Won {
-        http: settle_uris(&uris, memory, &mut contested, findings),
-        tcp: settle_ports(&ports, memory, &mut contested, findings),
+    let mut contest = Contest {
+        memory,
+        hand_overs: HandOvers::of(claimants, endpoints),
+        undetermined: BTreeMap::new(),
+        contested: Contested::default(),
+        findings,
     };
-    memory.note(&contested, &mut undetermined);
+    let http = contest.uris(&uris);
+    let (tcp, yielding) = contest.ports(&ports);
+    let won = Won {
+        http,
+        tcp,
+        yielding,
+    };
+    let Contest {
+        hand_overs,
+        undetermined,
+        contested,
+        ..
+    } = contest;
+    hand_overs.tell(findings);
     memory.contested = contested;
     for (name, winner) in &undetermined {
         let text = format!(
@@ -103,82 +131,161 @@ fn sort<N: Ord + Copy>(claims: &mut Claims<'_, N>) {
     });
 }
 
-/// A host with all its paths belongs to one namespace; a uri in it to one Service.
-fn settle_uris<'a>(
-    claims: &Claims<'a, &'a Uri>,
-    memory: &Memory,
-    contested: &mut Contested,
-    findings: &mut Vec<Finding>,
-) -> Vec<(&'a Uri, &'a Claimant<'a>)> {
-    let mut won = Vec::with_capacity(claims.len());
-    for of_host in claims.chunk_by(|a, b| a.0.same_host(b.0)) {
-        // Most hosts have one claimant, whose record need not be looked up.
-        if let [alone] = of_host {
-            won.push(*alone);
-            continue;
+// === impl Contest ===
+
+impl<'a> Contest<'_, 'a> {
+    fn uris(&mut self, claims: &Claims<'a, &'a Uri>) -> Claims<'a, &'a Uri> {
+        let mut won = Vec::with_capacity(claims.len());
+        for of_host in claims.chunk_by(|a, b| a.0.same_host(b.0)) {
+            // Most hosts have one claimant, whose record need not be looked up.
+            match of_host {
+                [(uri, alone)] if self.hand_overs.is_empty() => won.push((*uri, *alone)),
+                _ => self.host(of_host, &mut won),
+            }
         }
-        let holding = |(uri, claimant): &&(&Uri, &Claimant<'_>)| {
-            memory.uris.get(*uri) == Some(claimant.key())
-        };
+        won
+    }
+
+    /// A host with all its paths belongs to one namespace; a uri in it to one Service.
+    fn host(&mut self, of_host: &[(&'a Uri, &'a Claimant<'a>)], won: &mut Claims<'a, &'a Uri>) {
+        let uris = &self.memory.uris;
+        let holding =
+            |(uri, claimant): &&(&Uri, &Claimant<'_>)| uris.get(*uri) == Some(claimant.key());
         let incumbent = of_host.iter().find(holding);
         let oldest = of_host.iter().min_by_key(|(_, claimant)| claimant.rank());
         let Some((_, first)) = incumbent.or(oldest) else {
-            continue;
+            return;
         };
-        let namespace = &first.key().namespace;
-        let is_inside = |claimant: &Claimant<'_>| claimant.key().namespace == *namespace;
+        let before = &first.key().namespace;
+        let claimed = |uri: &Uri, by: &Claimant<'_>| {
+            let mut claims = of_host.iter();
+            claims.any(|(other, claimant)| **other == *uri && claimant.key() == by.key())
+        };
+        let of_uri = |(a, _): &(&Uri, _), (b, _): &(&Uri, _)| a == b;
+        let held = of_host.chunk_by(of_uri).filter_map(|claims| {
+            let inside = inside(claims, before);
+            Some((claims[0].0, holder(inside, uris.get(claims[0].0))?))
+        });
+        let held: BTreeMap<_, _> = held.collect();
+        let moved = if self.hand_overs.is_empty() {
+            None
+        } else {
+            let held: Vec<_> = held.iter().map(|(uri, holder)| (*uri, *holder)).collect();
+            self.hand_overs.moves_to(&held, claimed)
+        };
+        let namespace = moved.unwrap_or(before);
+        let is_inside = |claimant: &Claimant<'_>| claimant.key().namespace == namespace;
         let strangers = !of_host.iter().all(|(_, claimant)| is_inside(claimant));
-        for claims in of_host.chunk_by(|a, b| a.0 == b.0) {
+        for claims in of_host.chunk_by(of_uri) {
             let uri = claims[0].0;
-            let inside = claims.iter().filter(|(_, claimant)| is_inside(claimant));
-            let winner = holder(inside, memory.uris.get(uri));
+            let winner = match held.get(uri) {
+                Some(holder) => Some(self.hand_overs.settle(
+                    || uri.to_string(),
+                    holder,
+                    |heir| heir.wish.http.contains_key(uri),
+                    |heir| is_inside(heir) && claimed(uri, heir),
+                )),
+                None => holder(inside(claims, namespace), uris.get(uri)),
+            };
             for loser in losers(claims, winner) {
                 let text = match winner {
+                    Some(winner) if self.hand_overs.gave(loser, winner.key()) => continue,
                     Some(winner) => format!("`{uri}` belongs to service {}", winner.key()),
                     None => format!(
                         "host `{}` belongs to namespace `{namespace}`",
                         uri.whole_host()
                     ),
                 };
-                findings.push(lost(Code::HostConflict, loser, text));
+                self.findings.push(lost(Code::HostConflict, loser, text));
             }
             let Some(winner) = winner else { continue };
-            if strangers || claims.len() > 1 {
-                contested.uris.insert(uri.clone(), winner.key().clone());
+            let contested = if strangers { of_host } else { claims };
+            if contested.len() > 1 {
+                let key = winner.key().clone();
+                self.contested.uris.insert(uri.clone(), key);
+            }
+            if self.has_rivals(contested, winner) {
+                let told = self.memory.told.uris.get(uri) == Some(winner.key());
+                self.note(format!("`{uri}`"), winner.key(), told);
             }
             won.push((uri, winner));
         }
     }
-    won
-}
 
-fn settle_ports<'a>(
-    claims: &Claims<'a, RouterPort>,
-    memory: &Memory,
-    contested: &mut Contested,
-    findings: &mut Vec<Finding>,
-) -> Vec<(RouterPort, &'a Claimant<'a>)> {
-    let mut won = Vec::with_capacity(claims.len());
-    for claims in claims.chunk_by(|a, b| a.0 == b.0) {
-        let port = claims[0].0;
-        let Some(winner) = holder(claims.iter(), memory.ports.get(&port)) else {
-            continue;
-        };
-        for loser in losers(claims, Some(winner)) {
-            let text = format!("router port {port} belongs to service {}", winner.key());
-            findings.push(lost(Code::PortConflict, loser, text));
+    fn ports(
+        &mut self,
+        claims: &Claims<'a, RouterPort>,
+    ) -> (
+        Claims<'a, RouterPort>,
+        BTreeMap<RouterPort, BTreeSet<NodePort>>,
+    ) {
+        let mut won = Vec::with_capacity(claims.len());
+        let mut yielding: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for claims in claims.chunk_by(|a, b| a.0 == b.0) {
+            let port = claims[0].0;
+            let Some(holder) = holder(claims.iter(), self.memory.ports.get(&port)) else {
+                continue;
+            };
+            let claimed = |heir: &Claimant<'_>| claims.iter().any(|(_, it)| it.key() == heir.key());
+            let winner = self.hand_overs.settle(
+                || port.to_string(),
+                holder,
+                |heir| heir.wish.tcp.contains_key(&port),
+                claimed,
+            );
+            for (_, loser) in claims.iter().filter(|(_, it)| it.key() != winner.key()) {
+                if self.hand_overs.gave(loser.key(), winner.key()) {
+                    let of_port = yielding.entry(port).or_default();
+                    of_port.insert(loser.wish.tcp[&port]);
+                    continue;
+                }
+                let text = format!("router port {port} belongs to service {}", winner.key());
+                let finding = lost(Code::PortConflict, loser.key(), text);
+                self.findings.push(finding);
+            }
+            if claims.len() > 1 {
+                let key = winner.key().clone();
+                self.contested.ports.insert(port, key);
+            }
+            if self.has_rivals(claims, winner) {
+                let told = self.memory.told.ports.get(&port) == Some(winner.key());
+                self.note(format!("router port {port}"), winner.key(), told);
+            }
+            won.push((port, winner));
         }
-        if claims.len() > 1 {
-            contested.ports.insert(port, winner.key().clone());
-        }
-        won.push((port, winner));
+        (won, yielding)
     }
-    won
+
+    /// Whether anybody claims it of whom no word tells, from or to the winner.
+    fn has_rivals<N>(&self, claims: &[(N, &'a Claimant<'a>)], winner: &Claimant<'_>) -> bool {
+        let mut losers = losers(claims, Some(winner));
+        let told = |a, b| self.hand_overs.gave(a, b) || self.hand_overs.gave(b, a);
+        losers.any(|loser| !told(loser, winner.key()))
+    }
+
+    /// Keeps a contest in mind that age alone decided, as long as it goes on, unless another instance's record
+    /// told who holds the name.
+    fn note(&mut self, name: String, winner: &ServiceKey, told: bool) {
+        if told {
+            return;
+        }
+        if !self.memory.recorded || self.memory.undetermined.get(&name) == Some(winner) {
+            self.undetermined.insert(name, winner.clone());
+        }
+    }
 }
 
-fn losers<'c, 'a, N>(
+fn inside<'c, 'a, N>(
     claims: &'c [(N, &'a Claimant<'a>)],
-    winner: Option<&'c Claimant<'a>>,
+    namespace: &str,
+) -> impl Iterator<Item = &'c (N, &'a Claimant<'a>)> {
+    let claims = claims.iter();
+    claims.filter(move |(_, claimant)| claimant.key().namespace == namespace)
+}
+
+fn losers<'a, N>(
+    claims: &[(N, &'a Claimant<'a>)],
+    winner: Option<&Claimant<'_>>,
 ) -> impl Iterator<Item = &'a ServiceKey> {
     let winner = winner.map(Claimant::key);
     let keys = claims.iter().map(|(_, claimant)| claimant.key());
@@ -222,7 +329,7 @@ fn remember<N: Ord + Clone>(
 // === impl Claimant ===
 
 impl<'a> Claimant<'a> {
-    fn key(&self) -> &'a ServiceKey {
+    pub(super) fn key(&self) -> &'a ServiceKey {
         &self.service.service.key
     }
 
@@ -265,22 +372,5 @@ impl Memory {
     /// What the last pass found contested.
     pub(super) fn contested(&self) -> &Contested {
         &self.contested
-    }
-
-    /// Keeps the contests in mind that age alone decided, as long as they go on.
-    fn note(&self, contested: &Contested, undetermined: &mut BTreeMap<String, ServiceKey>) {
-        let uris = contested.uris.iter();
-        let uris = uris
-            .filter(|(uri, winner)| self.told.uris.get(*uri) != Some(*winner))
-            .map(|(uri, winner)| (format!("`{uri}`"), winner));
-        let ports = contested.ports.iter();
-        let ports = ports
-            .filter(|(port, winner)| self.told.ports.get(*port) != Some(*winner))
-            .map(|(port, winner)| (format!("router port {port}"), winner));
-        for (name, winner) in uris.chain(ports) {
-            if !self.recorded || self.undetermined.get(&name) == Some(winner) {
-                undetermined.insert(name, winner.clone());
-            }
-        }
     }
 }

@@ -155,7 +155,8 @@ impl Resource {
     }
 
     fn object_path(self, key: &ObjectKey) -> String {
-        let ObjectKey { namespace, name } = key;
+        // An apiserver gives out none that need it; whoever answers in its place must not break a request.
+        let (namespace, name) = (percent_encoded(&key.namespace), percent_encoded(&key.name));
         let (prefix, resource) = (self.prefix(), self.name());
         if namespace.is_empty() {
             format!("{prefix}/{resource}/{name}")
@@ -480,5 +481,12 @@ mod tests {
             "/api/v1/services?labelSelector=l&a=b"
         );
         assert_eq!(percent_encoded("a+b/c=="), "a%2Bb%2Fc%3D%3D");
+        let odd = ObjectKey {
+            namespace: "a b".to_owned(),
+            name: "x?y/\u{1b}ä".to_owned(),
+        };
+        let path = services.object_path(&odd);
+        assert_eq!(path, "/api/v1/namespaces/a%20b/services/x%3Fy%2F%1B%C3%A4");
+        assert!(Request::get(path).body(()).is_ok());
     }
 }

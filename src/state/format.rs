@@ -189,6 +189,33 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Contents, FormatError> {
     body.contents()
 }
 
+// === impl Contents ===
+
+impl Contents {
+    /// Reads the bytes of a state file.
+    ///
+    /// # Errors
+    /// Whatever another version wrote, or anything but a disk did to it since.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        decode(bytes)
+    }
+
+    /// The bytes of a state file that holds this.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(Record {
+            written_secs: self.written_secs,
+            foundation: &self.foundation,
+            http: &self.desired,
+            rest: &self.desired,
+            withdrawals: &self.withdrawals,
+            rows: &self.rows,
+            guard: &self.guard,
+            lease: self.lease.as_ref(),
+        })
+    }
+}
+
 /// The first line that belongs to a second.
 fn head(body: &[u8]) -> Vec<u8> {
     let (bytes, crc) = (body.len(), crc32(body));
@@ -305,7 +332,9 @@ impl Body {
                 routing_api: self.routing_api,
             },
             desired: Arc::new(Desired {
+                yielding: BTreeMap::new(),
                 held: None,
+                drained: false,
                 cluster: ClusterId(self.cluster),
                 table,
                 findings: Vec::new(),

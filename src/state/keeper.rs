@@ -50,12 +50,15 @@ pub struct Keeper {
     writing: Option<Writing>,
     error: Option<String>,
     findings: watch::Sender<Vec<Finding>>,
+    /// The file holds the empty table of a process that was drained.
+    drained: watch::Sender<bool>,
 }
 
 struct Writing {
     task: BoxFuture<'static, Result<(), StateError>>,
     since: Uptime,
     told: bool,
+    drained: bool,
 }
 
 /// What is owned by a write.
@@ -87,6 +90,7 @@ impl Keeper {
             writing: None,
             error: None,
             findings: watch::Sender::new(Vec::new()),
+            drained: watch::Sender::new(false),
         };
         if let Some(error) = unread {
             let text = format!("what the last process left cannot be used: {error}");
@@ -99,6 +103,12 @@ impl Keeper {
     #[must_use]
     pub fn findings(&self) -> watch::Receiver<Vec<Finding>> {
         self.findings.subscribe()
+    }
+
+    /// Whether the next process would find no route to announce, because this one was drained.
+    #[must_use]
+    pub fn drained(&self) -> watch::Receiver<bool> {
+        self.drained.subscribe()
     }
 
     /// Writes until `stop`, and then once more.
@@ -191,6 +201,7 @@ impl Keeper {
 
     fn write(&mut self, parts: Parts, now: Uptime) {
         let foundation = self.foundation.clone();
+        let drained = parts.http.drained && parts.rest.drained;
         let encode = move |written_secs| {
             format::encode(Record {
                 written_secs,
@@ -207,6 +218,7 @@ impl Keeper {
             task: self.disk.write(Box::new(encode)),
             since: now,
             told: false,
+            drained,
         });
     }
 
@@ -217,6 +229,9 @@ impl Keeper {
             return std::future::pending().await;
         };
         let (ended, since) = ((&mut writing.task).await, writing.since);
+        if ended.is_ok() && writing.drained {
+            self.drained.send_replace(true);
+        }
         self.writing = None;
         (ended, since)
     }

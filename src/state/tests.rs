@@ -115,7 +115,9 @@ fn desired() -> impl Strategy<Value = Arc<Desired>> {
     (".{0,4}", tables, node_ips, node_ports).prop_map(
         |(cluster, (http, tcp), node_ips, node_ports)| {
             Arc::new(Desired {
+                yielding: BTreeMap::new(),
                 held: None,
+                drained: false,
                 cluster: ClusterId(cluster),
                 table: RouteTable { tcp, http },
                 findings: Vec::new(),
@@ -242,7 +244,9 @@ fn example() -> Contents {
         written_secs: 1_000_000,
         foundation: foundation(),
         desired: Arc::new(Desired {
+            yielding: BTreeMap::new(),
             held: None,
+            drained: false,
             cluster: ClusterId("kube".to_owned()),
             table: RouteTable {
                 tcp: BTreeMap::from([(port, tcp)]),
@@ -448,6 +452,7 @@ struct Running {
     desired: watch::Sender<Option<Arc<Desired>>>,
     ledgers: Ledgers,
     findings: watch::Receiver<Vec<Finding>>,
+    drained: watch::Receiver<bool>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     warm: Warm,
@@ -467,11 +472,13 @@ impl Running {
         } = opened;
         let (desired, receiver) = watch::channel(None);
         let (findings, stop) = (keeper.findings(), CancellationToken::new());
+        let drained = keeper.drained();
         let task = tokio::spawn(keeper.run(receiver, Clock::start(), stop.clone()));
         Self {
             desired,
             ledgers,
             findings,
+            drained,
             stop,
             task,
             warm,
@@ -624,4 +631,36 @@ async fn a_file_that_is_none_of_ours_counts_as_none_and_is_told_of_until_it_is_r
         tokio::time::timeout(DEADLINE, gone).await.unwrap().unwrap();
         running.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_drained_table_is_on_record_only_once_both_lanes_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path()).await;
+    running.desired.send_replace(Some(example().desired));
+    let applied = Some(example().desired);
+    let entry = |applied| HttpEntry {
+        applied,
+        withdrawals: BTreeSet::new(),
+    };
+    running.ledgers.http.send_replace(entry(applied));
+    let mut empty = Desired::clone(&example().desired);
+    (empty.table, empty.drained) = (RouteTable::default(), true);
+    let empty = Arc::new(empty);
+    running.desired.send_replace(Some(empty.clone()));
+    // Hosts are still written, as the lane announces them still.
+    until(folder.path(), "ports gone", |c| {
+        c.desired.table.tcp.is_empty()
+    })
+    .await;
+    assert!(!*running.drained.borrow());
+    running.ledgers.http.send_replace(entry(Some(empty)));
+    until(folder.path(), "hosts gone", |c| {
+        c.desired.table.http.is_empty()
+    })
+    .await;
+    let mut drained = running.drained.clone();
+    let told = tokio::time::timeout(DEADLINE * 10, drained.wait_for(|drained| *drained));
+    told.await.unwrap().unwrap();
+    running.stop().await;
 }

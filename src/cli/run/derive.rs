@@ -8,13 +8,17 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::drain::Gate;
+use crate::Uptime;
 use crate::admin::Approval;
 use crate::desired::guard::{Guard, Remembered};
 use crate::desired::{self, Contested, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
+use crate::settings::Follower;
 use crate::state::Opened;
+use crate::status::propagation::Propagation;
 
 /// A moment to look again that has passed already must not become a hot loop.
 const REVISIT_MIN: Duration = Duration::from_millis(10);
@@ -37,6 +41,10 @@ pub(super) struct Told {
     pub(super) names: watch::Receiver<Option<Contested>>,
     /// What the Lease shall tell of that.
     pub(super) contested: watch::Sender<Option<Contested>>,
+    /// Where it is noted which routes are new.
+    pub(super) propagation: Arc<Propagation>,
+    /// By operators, of the time before a stop.
+    pub(super) gate: Gate,
     /// By the last process, where there is a state folder.
     pub(super) inherited: Option<Inherited>,
 }
@@ -60,7 +68,7 @@ impl Inherited {
 
 pub(super) async fn run(
     mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    options: Options,
+    mut options: Follower<Options>,
     mut memory: Memory,
     clock: Clock,
     desired: watch::Sender<Option<Arc<Desired>>>,
@@ -72,8 +80,11 @@ pub(super) async fn run(
         mut others,
         mut names,
         contested,
+        propagation,
+        mut gate,
         inherited,
     } = told;
+    let mut settings = options.get();
     let (mut guard, ledger) = match inherited {
         Some(it) => (
             Guard::of_last_process(it.told, it.remembered),
@@ -97,6 +108,7 @@ pub(super) async fn run(
             memory.adopt(told);
         }
         let mut revisit = None;
+        let mut derived = None;
         if let Some(view) = view {
             let now = clock.now();
             // Another cluster has nothing to say about who held what in ours.
@@ -106,18 +118,21 @@ pub(super) async fn run(
             } else {
                 &mut memory
             };
-            let table = desired::derive(&view, memory, &options, now);
+            let table = desired::derive(&view, memory, &settings, now);
             revisit = table.revisit.map(|moment| moment.max(now + REVISIT_MIN));
             let taken = others.ports.borrow_and_update().clone();
-            let table = guard.pass(table, &view, &taken, options.removals, now);
+            let table = guard.pass(table, &view, &taken, settings.removals, now);
             if let Some(ledger) = &ledger {
                 ledger.send_if_modified(|known| guard.remember(known));
             }
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
-            publish(&desired, table);
             tell(&contested, memory.contested());
+            derived = Some(table);
+        }
+        if let Some(table) = gate.pass(derived) {
+            publish(&desired, table, &propagation, clock.now());
         }
         let revisit = async {
             match revisit {
@@ -143,6 +158,11 @@ pub(super) async fn run(
                 // Whoever asked may have gone; what was approved stays so.
                 let _ = answer.send(released);
             }
+            changed = options.changed() => {
+                settings = changed;
+                options.in_use();
+            }
+            () = gate.asked() => {}
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
             // Whoever leads says nothing here; its own passes decide.
@@ -163,10 +183,16 @@ fn tell(contested: &watch::Sender<Option<Contested>>, new: &Contested) {
 }
 
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.
-fn publish(desired: &watch::Sender<Option<Arc<Desired>>>, table: Arc<Desired>) {
+fn publish(
+    desired: &watch::Sender<Option<Arc<Desired>>>,
+    table: Arc<Desired>,
+    propagation: &Propagation,
+    seen: Uptime,
+) {
     desired.send_if_modified(|old| {
         let changed = old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &table));
         if changed {
+            propagation.seen(old.as_deref(), &table, seen);
             *old = Some(table);
         }
         changed

@@ -105,6 +105,9 @@ impl Dial {
         let mut auth = Auth::new();
         if let Some((user, password)) = &self.servers[current].1.login {
             auth.username = Some(user.clone());
+            // Where it lies in a file it may have been replaced; one that cannot be read is as it was.
+            let now = password.read_again();
+            let password = now.as_ref().unwrap_or(password);
             auth.password = Some(password.expose().to_owned());
         }
         auth

@@ -273,7 +273,9 @@ mod tests {
             findings: Vec::new(),
             node_ips: BTreeMap::new(),
             node_ports: routes.iter().map(owned).collect(),
+            yielding: BTreeMap::new(),
             held: None,
+            drained: false,
             revisit: None,
         }
     }

@@ -157,6 +157,7 @@ impl Schedule {
             let message = Message {
                 rank: rank.expect("a message must carry a uri"),
                 queued: same.and_then(|old| old.queued),
+                sendings: old.get(&key).map(|old| old.sendings).unwrap_or_default(),
                 fingerprint,
                 uris: new.uris,
                 tls: new.tls,

@@ -183,6 +183,13 @@ impl Withdrawals {
         keys.map(|((uri, addr), withdrawal)| (uri, *addr, withdrawal.tls))
     }
 
+    /// The uris of keys that were sent less often than this.
+    pub(super) fn sent_less_than(&self, sendings: usize) -> impl Iterator<Item = &Arc<Uri>> {
+        let keys = self.keys.iter();
+        keys.filter(move |(_, withdrawal)| withdrawal.sendings < sendings)
+            .map(|((uri, _), _)| uri)
+    }
+
     pub(super) fn revision(&self) -> u64 {
         self.revision
     }

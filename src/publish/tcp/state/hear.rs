@@ -230,7 +230,7 @@ impl State {
         wanted.is_some_and(|port| port.rows.contains(row))
     }
 
-    fn is_ours(&self, row: &TcpRow, stamp: Option<&str>) -> bool {
+    pub(super) fn is_ours(&self, row: &TcpRow, stamp: Option<&str>) -> bool {
         match stamp {
             Some(stamp) => self
                 .instance
