@@ -128,11 +128,11 @@ pub(super) async fn run(
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
+            tell(&contested, memory.contested());
             derived = Some(table);
         }
         if let Some(table) = gate.pass(derived) {
             publish(&desired, table, &propagation, clock.now());
-            tell(&contested, memory.contested());
         }
         let revisit = async {
             match revisit {
