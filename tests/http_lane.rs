@@ -384,6 +384,24 @@ async fn a_server_that_is_down_does_not_keep_the_lane_from_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_name_means_nothing_is_passed_over_each_time() {
+    let mut server = Server::start(Behaviour::default()).await;
+    let mut config = config(&[server.addr, server.addr], None, None);
+    // A domain that no resolver may ever know (RFC 2606).
+    config.servers[0].host = "nats.invalid".to_owned();
+    let lane = Running::start(config, Some(table(&[("a", 30001, &[1])])));
+    for connection in 1..=3 {
+        until("a connection stands", || {
+            server.connections() >= connection
+        })
+        .await;
+        lane.live("a").await;
+        server.stop().await;
+        server.listen().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_demands_tls_gets_a_handshake_and_no_password_in_the_clear() {
     let behaviour = Behaviour {
         demand_tls: true,
