@@ -106,7 +106,6 @@ impl Metrics {
         };
         put("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         put("uptime_seconds", &[], self.status.clock.now().as_secs_f64());
-        self.lease(&mut put);
         let stale = self.status.config_is_stale();
         put("config_stale", &[], f64::from(u8::from(stale)));
         for drain in Drain::ALL {
@@ -114,6 +113,7 @@ impl Metrics {
             let label = ("routes", drain.as_str());
             put("drained", &[label], f64::from(u8::from(drained)));
         }
+        self.lease(&mut put);
         self.lanes(&mut put);
         self.kubernetes(&mut put);
         for (counter, read) in &self.counters.read {
@@ -122,6 +122,18 @@ impl Metrics {
         process::gather(&mut put);
         samples.insert("propagation_seconds", self.propagation());
         samples
+    }
+
+    fn propagation(&self) -> Vec<Sample> {
+        let lanes = self.status.lanes();
+        let lanes = lanes.into_iter().map(|report| report.lane).collect();
+        let measured = self.counters.propagation.measured(&lanes);
+        let sample = |(lane, stage, histogram): (Lane, Stage, Histogram)| {
+            let (lane, stage) = (lane.to_string(), stage.as_str().to_owned());
+            let labels = vec![("lane", lane), ("stage", stage)];
+            (labels, Value::Spread(histogram))
+        };
+        measured.into_iter().map(sample).collect()
     }
 
     fn lease(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {
@@ -136,18 +148,6 @@ impl Metrics {
             let age = since(self.status.clock.now(), renewed);
             put("lease_seconds_since_renewal", &[], age);
         }
-    }
-
-    fn propagation(&self) -> Vec<Sample> {
-        let lanes = self.status.lanes();
-        let lanes = lanes.into_iter().map(|report| report.lane).collect();
-        let measured = self.counters.propagation.measured(&lanes);
-        let sample = |(lane, stage, histogram): (Lane, Stage, Histogram)| {
-            let (lane, stage) = (lane.to_string(), stage.as_str().to_owned());
-            let labels = vec![("lane", lane), ("stage", stage)];
-            (labels, Value::Spread(histogram))
-        };
-        measured.into_iter().map(sample).collect()
     }
 
     fn lanes(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {

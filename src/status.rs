@@ -31,9 +31,9 @@ pub struct Status {
     desired: watch::Receiver<Option<Arc<Desired>>>,
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
-    lease: Option<watch::Receiver<LeaseReport>>,
     config: Option<watch::Receiver<Vec<Finding>>>,
     draining: Option<Draining>,
+    lease: Option<watch::Receiver<LeaseReport>>,
 }
 
 /// One lane, as it sees itself.
@@ -157,9 +157,9 @@ impl Status {
             desired,
             lanes,
             state: None,
-            lease: None,
             config: None,
             draining: None,
+            lease: None,
         }
     }
 
@@ -168,6 +168,20 @@ impl Status {
     pub fn with_state(mut self, state: watch::Receiver<Vec<Finding>>) -> Self {
         self.state = Some(state);
         self
+    }
+
+    /// The same with what of the configuration file is not in use.
+    #[must_use]
+    pub fn with_config(mut self, config: watch::Receiver<Vec<Finding>>) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Whether something of the configuration file is not in use.
+    #[must_use]
+    pub fn config_is_stale(&self) -> bool {
+        let config = self.config.as_ref();
+        config.is_some_and(|findings| !findings.borrow().is_empty())
     }
 
     /// The same with what the Lease is to this instance.
@@ -192,20 +206,6 @@ impl Status {
     pub fn leader_instead(&self) -> Option<String> {
         let lease = self.lease().filter(|lease| lease.role.is_standby())?;
         Some(lease.holder.unwrap_or_default())
-    }
-
-    /// The same with what of the configuration file is not in use.
-    #[must_use]
-    pub fn with_config(mut self, config: watch::Receiver<Vec<Finding>>) -> Self {
-        self.config = Some(config);
-        self
-    }
-
-    /// Whether something of the configuration file is not in use.
-    #[must_use]
-    pub fn config_is_stale(&self) -> bool {
-        let config = self.config.as_ref();
-        config.is_some_and(|findings| !findings.borrow().is_empty())
     }
 
     /// Every enabled lane.
@@ -256,10 +256,10 @@ impl Status {
         for more in self.state.iter().chain(&self.config) {
             findings.extend(more.borrow().iter().cloned());
         }
+        findings.extend(self.drain().map(Drain::finding));
         if let Some(lease) = &self.lease {
             findings.extend(lease.borrow().findings.iter().cloned());
         }
-        findings.extend(self.drain().map(Drain::finding));
         findings
     }
 
@@ -315,6 +315,7 @@ impl Status {
             config,
             draining,
             lease,
+            ..
         } = self;
         let lane_changed = async {
             if lanes.is_empty() {
@@ -326,12 +327,6 @@ impl Status {
         let state_changed = async {
             match state {
                 Some(state) => state.changed().await,
-                None => std::future::pending().await,
-            }
-        };
-        let lease_changed = async {
-            match lease {
-                Some(lease) => lease.changed().await,
                 None => std::future::pending().await,
             }
         };
@@ -347,6 +342,12 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let lease_changed = async {
+            match lease {
+                Some(lease) => lease.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -354,9 +355,9 @@ impl Status {
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
             changed = state_changed => changed,
-            changed = lease_changed => changed,
             changed = config_changed => changed,
             changed = drained => changed,
+            changed = lease_changed => changed,
         };
         woken.is_ok()
     }

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::oneshot;
 
 use super::listener::Peer;
-use super::{Answers, as_json, json};
+use super::{Answers, as_json, json, stands_by};
 use crate::route::ServiceKey;
 use crate::status::{Drain, RouteState, Status};
 
@@ -47,9 +47,8 @@ pub(super) async fn drain(
     let Some(drain) = Drain::parse(word.trim()) else {
         return (StatusCode::BAD_REQUEST, "`keep` or `unregister`\n").into_response();
     };
-    if let Some(holder) = answers.status.other_holder() {
-        let reason = format!("`{holder}` acts for this cluster and must be drained instead");
-        return as_json(StatusCode::CONFLICT, &json::NotDrained { reason });
+    if let Some(refused) = stands_by(&answers.status) {
+        return refused;
     }
     let status = &answers.status;
     let routes = routes(status);

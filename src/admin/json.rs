@@ -39,36 +39,14 @@ pub struct Report {
     /// Removals that are held, if any.
     #[serde(default)]
     pub held: Option<Held>,
-    /// Who acts, where several instances share the work.
-    #[serde(default)]
-    pub lease: Option<Lease>,
     /// `keep` or `unregister`, once an operator drained the process.
     #[serde(default)]
     pub drain: Option<String>,
+    /// Who acts, where several instances share the work.
+    #[serde(default)]
+    pub lease: Option<Lease>,
     /// Everything wrong or odd.
     pub findings: Vec<Finding>,
-}
-
-/// The Lease by which several instances agree on who acts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Lease {
-    /// What this instance is called in it.
-    pub identity: String,
-    /// `active`, `cautious` or `standby`.
-    pub role: String,
-    /// Who holds it; empty is nobody, absent is not known.
-    pub holder: Option<String>,
-    /// How often it changed hands.
-    pub generation: Option<u64>,
-    /// Since the last confirmed renewal, where this instance holds it.
-    pub renewed_seconds_ago: Option<f64>,
-}
-
-/// Why an instance that stands by does not do what it was asked for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StandsBy {
-    /// Who would; empty where nobody is known to.
-    pub holder: String,
 }
 
 /// What came of draining.
@@ -102,6 +80,28 @@ pub struct DrainedRoute {
 pub struct NotDrained {
     /// In words.
     pub reason: String,
+}
+
+/// The Lease by which several instances agree on who acts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// What this instance is called in it.
+    pub identity: String,
+    /// `active`, `cautious` or `standby`.
+    pub role: String,
+    /// Who holds it; empty is nobody, absent is not known.
+    pub holder: Option<String>,
+    /// How often it changed hands.
+    pub generation: Option<u64>,
+    /// Since the last confirmed renewal, where this instance holds it.
+    pub renewed_seconds_ago: Option<f64>,
+}
+
+/// Why an instance that stands by does not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StandsBy {
+    /// Who would; empty where nobody is known to.
+    pub holder: String,
 }
 
 /// Removals that are held until somebody approves them, or further lists agree.
@@ -234,8 +234,8 @@ impl Report {
             held: status
                 .desired()
                 .and_then(|desired| desired.held.as_ref().map(Held::of)),
-            lease: status.lease().map(|lease| Lease::of(lease, now)),
             drain: status.drain().map(|drain| drain.as_str().to_owned()),
+            lease: status.lease().map(|lease| Lease::of(lease, now)),
             findings: status.findings().iter().map(Finding::of).collect(),
         }
     }
@@ -247,6 +247,20 @@ impl Held {
             plan: held.plan.to_string(),
             reasons: held.why(),
             routes: held.routes.iter().map(HeldRoute::of).collect(),
+        }
+    }
+}
+
+impl Drained {
+    /// Nothing changes any more.
+    #[must_use]
+    pub fn kept(routes: Vec<DrainedRoute>) -> Self {
+        Self {
+            drain: Drain::Keep.as_str().to_owned(),
+            complete: true,
+            routes,
+            left: Vec::new(),
+            troubles: Vec::new(),
         }
     }
 }
@@ -267,20 +281,6 @@ impl Lease {
             holder,
             generation,
             renewed_seconds_ago: renewed.map(|then| ago(now, then)),
-        }
-    }
-}
-
-impl Drained {
-    /// Nothing changes any more.
-    #[must_use]
-    pub fn kept(routes: Vec<DrainedRoute>) -> Self {
-        Self {
-            drain: Drain::Keep.as_str().to_owned(),
-            complete: true,
-            routes,
-            left: Vec::new(),
-            troubles: Vec::new(),
         }
     }
 }

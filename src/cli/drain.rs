@@ -58,7 +58,10 @@ pub(super) async fn drain(
                 .with_context(|| format!("`{address}` answered something else"))?;
             bail!("{}", refused.reason)
         }
-        _ => bail!("`{address}` answered {code}: {}", text.trim()),
+        _ => match status::stands_by(code, &text) {
+            Some(error) => Err(error),
+            None => bail!("`{address}` answered {code}: {}", text.trim()),
+        },
     }
 }
 

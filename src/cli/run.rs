@@ -26,15 +26,14 @@ pub(super) use derive::Others;
 use self::derive::Inherited;
 use self::drain::Gate;
 use self::reload::{Parts, Reload};
-use super::wires::Acting;
-use super::{runtime, wires};
+use super::runtime;
+use super::wires::{self, Wiring};
 use crate::admin;
 use crate::config::Config;
-use crate::desired::{Desired, Memory};
+use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::outside::{Network, Outside};
-use crate::publish::tcp::ConnectError;
 use crate::state::{Opened, Place};
 use crate::status::{Drain, LaneReport, Status};
 use crate::telemetry::{Dropped, Guard, Level};
@@ -157,24 +156,26 @@ pub async fn assemble(
         derive::Told {
             approvals,
             others,
-            names: leading.names,
-            contested: leading.contested,
             propagation: counters.propagation(),
             gate,
+            names: leading.names,
+            contested: leading.contested,
             inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
-    let lanes = lanes(
+    let wiring = Wiring {
         outside,
-        &parts,
-        (state.as_ref(), leading.acting),
-        &desired,
+        state: state.as_ref(),
+        roles: leading.roles,
+        instances: leading.instances,
+        desired: desired.clone(),
         clock,
-        &mut counters,
-        &mut tasks,
-    )?;
+        counters: &mut counters,
+        tasks: &mut tasks,
+    };
+    let lanes = lanes(&parts, wiring)?;
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
     status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
@@ -201,38 +202,17 @@ pub async fn assemble(
     })
 }
 
-/// Starts each lane that is enabled.
+/// Starts the lanes that are on.
 fn lanes(
-    outside: Arc<dyn Outside>,
     parts: &Parts,
-    (state, acting): (Option<&Opened>, Acting),
-    desired: &watch::Receiver<Option<Arc<Desired>>>,
-    clock: Clock,
-    counters: &mut Counters,
-    tasks: &mut Tasks,
-) -> Result<Vec<watch::Receiver<LaneReport>>, ConnectError> {
+    mut wiring: Wiring<'_>,
+) -> anyhow::Result<Vec<watch::Receiver<LaneReport>>> {
     let mut lanes = Vec::new();
     if let Some(settings) = &parts.tcp {
-        lanes.push(wires::tcp(
-            outside.clone(),
-            settings,
-            (state, acting.roles.clone()),
-            desired.clone(),
-            clock,
-            counters,
-            tasks,
-        )?);
+        lanes.push(wires::tcp(settings, &mut wiring)?);
     }
     if let Some(settings) = &parts.http {
-        lanes.push(wires::http(
-            outside,
-            settings,
-            (state, acting),
-            desired.clone(),
-            clock,
-            counters,
-            tasks,
-        ));
+        lanes.push(wires::http(settings, &mut wiring));
     }
     Ok(lanes)
 }

@@ -106,11 +106,11 @@ fn shown(report: &Report) -> String {
     for missing in &report.missing {
         let _ = writeln!(text, "  missing: {}", one_line(missing));
     }
-    if let Some(lease) = &report.lease {
-        text.push_str(&lease_shown(lease));
-    }
     if let Some(drain) = &report.drain {
         let _ = writeln!(text, "  drained: {}", one_line(drain));
+    }
+    if let Some(lease) = &report.lease {
+        text.push_str(&lease_shown(lease));
     }
     text.push_str(&sources(report));
     for (name, lane) in &report.lanes {

@@ -105,9 +105,12 @@ impl Config {
             waiting.0.push("routes.app_domain");
             next.routes.clone_from(routes);
         }
-        let lease = leader_election.as_ref();
-        let key = "leader_election.enabled";
-        waiting.lane(key, lease, &mut next.leader_election, keep_leader_election);
+        waiting.lane(
+            "leader_election.enabled",
+            leader_election.as_ref(),
+            &mut next.leader_election,
+            keep_leader_election,
+        );
         waiting.keep("admin.listen", admin, &mut next.admin);
         waiting.keep("log.format", &log.format, &mut next.log.format);
         waiting.keep("state.dir", state_dir, &mut next.state_dir);
@@ -142,22 +145,6 @@ fn keep_kubernetes(waiting: &mut Waiting, runs: &KubernetesConfig, file: &mut Ku
     waiting.keep("kubernetes.cluster_id", cluster_id, &mut file.cluster_id);
 }
 
-fn keep_leader_election(
-    waiting: &mut Waiting,
-    runs: &LeaderElectionConfig,
-    file: &mut LeaderElectionConfig,
-) {
-    let LeaderElectionConfig {
-        name,
-        namespace,
-        identity,
-    } = runs;
-    waiting.keep("leader_election.name", name, &mut file.name);
-    let key = "leader_election.namespace";
-    waiting.keep(key, namespace, &mut file.namespace);
-    waiting.keep("leader_election.identity", identity, &mut file.identity);
-}
-
 fn keep_routing_api(waiting: &mut Waiting, runs: &RoutingApiConfig, file: &mut RoutingApiConfig) {
     let RoutingApiConfig {
         url,
@@ -177,6 +164,22 @@ fn keep_routing_api(waiting: &mut Waiting, runs: &RoutingApiConfig, file: &mut R
         file.router_group_is_default = is_default;
     }
     waiting.keep("routing_api.ttl", ttl, &mut file.ttl);
+}
+
+fn keep_leader_election(
+    waiting: &mut Waiting,
+    runs: &LeaderElectionConfig,
+    file: &mut LeaderElectionConfig,
+) {
+    let LeaderElectionConfig {
+        name,
+        namespace,
+        identity,
+    } = runs;
+    waiting.keep("leader_election.name", name, &mut file.name);
+    let key = "leader_election.namespace";
+    waiting.keep(key, namespace, &mut file.namespace);
+    waiting.keep("leader_election.identity", identity, &mut file.identity);
 }
 
 fn keep_nats(waiting: &mut Waiting, runs: &NatsConfig, file: &mut NatsConfig) {

@@ -110,7 +110,6 @@ pub(super) fn settle<'a>(
         ..
     } = contest;
     hand_overs.tell(findings);
-    memory.contested = contested;
     for (name, winner) in &undetermined {
         let text = format!(
             "several Services claimed {name} before this process knew who held it; the oldest won"
@@ -118,6 +117,7 @@ pub(super) fn settle<'a>(
         findings.push(Finding::on_service(Code::WinnerUndetermined, winner, text));
     }
     memory.undetermined = undetermined;
+    memory.contested = contested;
     memory.recorded = true;
     remember(&mut memory.uris, &won.http);
     remember(&mut memory.ports, &won.tcp);
@@ -199,13 +199,13 @@ impl<'a> Contest<'_, 'a> {
                 self.findings.push(lost(Code::HostConflict, loser, text));
             }
             let Some(winner) = winner else { continue };
-            let contested = if strangers { of_host } else { claims };
-            if contested.len() > 1 {
-                let key = winner.key().clone();
-                self.contested.uris.insert(uri.clone(), key);
+            let rivals = if strangers { of_host } else { claims };
+            if rivals.len() > 1 {
+                let holder = winner.key().clone();
+                self.contested.uris.insert(uri.clone(), holder);
             }
-            if self.has_rivals(contested, winner) {
-                let told = self.memory.told.uris.get(uri) == Some(winner.key());
+            if self.has_rivals(rivals, winner) {
+                let told = self.memory.told.uris.get(uri);
                 self.note(format!("`{uri}`"), winner.key(), told);
             }
             won.push((uri, winner));
@@ -244,11 +244,11 @@ impl<'a> Contest<'_, 'a> {
                 self.findings.push(finding);
             }
             if claims.len() > 1 {
-                let key = winner.key().clone();
-                self.contested.ports.insert(port, key);
+                let holder = winner.key().clone();
+                self.contested.ports.insert(port, holder);
             }
             if self.has_rivals(claims, winner) {
-                let told = self.memory.told.ports.get(&port) == Some(winner.key());
+                let told = self.memory.told.ports.get(&port);
                 self.note(format!("router port {port}"), winner.key(), told);
             }
             won.push((port, winner));
@@ -263,10 +263,9 @@ impl<'a> Contest<'_, 'a> {
         losers.any(|loser| !told(loser, winner.key()))
     }
 
-    /// Keeps a contest in mind that age alone decided, as long as it goes on, unless another instance's record
-    /// told who holds the name.
-    fn note(&mut self, name: String, winner: &ServiceKey, told: bool) {
-        if told {
+    /// Keeps a contest in mind that age alone decided, as long as it goes on and no record `told` the same.
+    fn note(&mut self, name: String, winner: &ServiceKey, told: Option<&ServiceKey>) {
+        if told == Some(winner) {
             return;
         }
         if !self.memory.recorded || self.memory.undetermined.get(&name) == Some(winner) {

@@ -79,15 +79,6 @@ pub const METRICS: &[Metric] = &[
         &["lane"],
         "Routes that nothing asks for and whose removal is held",
     ),
-    level(
-        "leader",
-        "Whether this instance acts: 1 also where it is the only one",
-    ),
-    level("lease_generation", "How often the Lease changed hands"),
-    level(
-        "lease_seconds_since_renewal",
-        "Seconds since the last confirmed renewal of the Lease, where this instance holds it",
-    ),
     gauge(
         "config_stale",
         &[],
@@ -97,6 +88,17 @@ pub const METRICS: &[Metric] = &[
         "drained",
         &["routes"],
         "Whether an operator drained the process: keep, unregister",
+    ),
+    gauge(
+        "leader",
+        &[],
+        "Whether this instance acts: 1 also where it is the only one",
+    ),
+    gauge("lease_generation", &[], "How often the Lease changed hands"),
+    gauge(
+        "lease_seconds_since_renewal",
+        &[],
+        "Seconds since the last confirmed renewal of the Lease, where this instance holds it",
     ),
     gauge("findings", &["code", "severity"], "Findings of each code"),
     gauge("services", &[], "Labelled Services"),

@@ -257,17 +257,17 @@ impl TcpLane {
         self
     }
 
-    /// The same, acting as its role allows.
-    #[must_use]
-    pub fn with_roles(mut self, roles: Roles) -> Self {
-        self.roles = roles;
-        self
-    }
-
     /// The same, following settings that began with those it was made of.
     #[must_use]
     pub fn with_settings(mut self, settings: Follower<TcpSettings>) -> Self {
         self.follow = self.follow.follow(settings);
+        self
+    }
+
+    /// The same, acting as its role allows.
+    #[must_use]
+    pub fn with_roles(mut self, roles: Roles) -> Self {
+        self.roles = roles;
         self
     }
 

@@ -1,7 +1,6 @@
 //! Draining as everybody sees it: what an operator asked for, and how far each lane is with it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -92,19 +91,6 @@ impl Status {
     pub fn drain(&self) -> Option<Drain> {
         let draining = self.draining.as_ref()?;
         *draining.asked.borrow()
-    }
-
-    /// Who else acts for this cluster, so that this process has nothing to drain or to approve.
-    ///
-    /// The only instance there is always acts itself.
-    #[must_use]
-    pub fn other_holder(&self) -> Option<Arc<str>> {
-        let holder = self.leader_instead()?;
-        Some(if holder.is_empty() {
-            "another instance".into()
-        } else {
-            holder.into()
-        })
     }
 
     /// How far each enabled lane is with withdrawing everything; `None` for one that was told of no table yet.

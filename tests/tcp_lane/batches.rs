@@ -52,8 +52,9 @@ async fn one_refused_row_harms_none_of_the_others() {
         .creates()
         .filter(|call| call.status == 400)
         .count();
+    // Twelve on an idle machine; on a busy one some tries come late and are made again. A hot loop makes hundreds.
     assert!(
-        refused <= 12,
+        refused <= 24,
         "halved down once, tried alone while it lives, then left alone, not {refused} times"
     );
 }

@@ -37,14 +37,14 @@ pub(super) struct Told {
     pub(super) approvals: mpsc::Receiver<Approval>,
     /// By the apiserver.
     pub(super) others: Others,
-    /// By the Lease: who holds which contested name. `None` before it was asked.
-    pub(super) names: watch::Receiver<Option<Contested>>,
-    /// What the Lease shall tell of that.
-    pub(super) contested: watch::Sender<Option<Contested>>,
     /// Where it is noted which routes are new.
     pub(super) propagation: Arc<Propagation>,
     /// By operators, of the time before a stop.
     pub(super) gate: Gate,
+    /// By the Lease: who holds which contested name. `None` before it was asked.
+    pub(super) names: watch::Receiver<Option<Contested>>,
+    /// What the Lease shall tell of that.
+    pub(super) contested: watch::Sender<Option<Contested>>,
     /// By the last process, where there is a state folder.
     pub(super) inherited: Option<Inherited>,
 }
@@ -78,10 +78,10 @@ pub(super) async fn run(
     let Told {
         mut approvals,
         mut others,
-        mut names,
-        contested,
         propagation,
         mut gate,
+        mut names,
+        contested,
         inherited,
     } = told;
     let mut settings = options.get();

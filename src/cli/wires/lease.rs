@@ -12,19 +12,12 @@ use crate::lifecycle::{Clock, Tasks};
 use crate::outside::Outside;
 use crate::state::Opened;
 
-/// What the lanes have of the Lease.
-#[derive(Clone, Debug, Default)]
-pub(in crate::cli) struct Acting {
-    /// What they may do.
-    pub(in crate::cli) roles: Roles,
-    /// How other instances are heard and told; `None` where there are none.
-    pub(in crate::cli) instances: Option<Instances>,
-}
-
 /// What the other parts have of the Lease.
 pub(in crate::cli) struct Leading {
     /// For the lanes.
-    pub(in crate::cli) acting: Acting,
+    pub(in crate::cli) roles: Roles,
+    /// For the lane that tells other instances; `None` where there are none.
+    pub(in crate::cli) instances: Option<Instances>,
     /// For whoever asks.
     pub(in crate::cli) report: Option<watch::Receiver<LeaseReport>>,
     /// For whoever derives the table: who holds which contested name.
@@ -45,7 +38,8 @@ pub(in crate::cli) fn lease(
     let (contested, contested_rx) = watch::channel(None);
     let Some(config) = config else {
         return Leading {
-            acting: Acting::default(),
+            roles: Roles::alone(),
+            instances: None,
             report: None,
             names: watch::channel(Some(Contested::default())).1,
             contested,
@@ -81,10 +75,8 @@ pub(in crate::cli) fn lease(
     let lease = Lease::new(object, identity, inherited, timing, channels);
     tasks.spawn("lease", lease.run(clock, tasks.stop_token()));
     Leading {
-        acting: Acting {
-            roles: Roles::new(roles_rx),
-            instances: Some(instances),
-        },
+        roles: Roles::new(roles_rx),
+        instances: Some(instances),
         report: Some(report_rx),
         names: names_rx,
         contested,

@@ -529,8 +529,8 @@ impl HttpLane {
             self.listen_deadline(),
             self.journal.as_ref().and_then(Journal::deadline),
             self.kept.deadline(&self.schedule),
-            self.acting_deadline(),
             self.files.deadline(),
+            self.acting_deadline(),
         ]
         .into_iter()
         .flatten()

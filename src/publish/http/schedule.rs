@@ -246,6 +246,12 @@ impl Schedule {
         }
     }
 
+    /// The table that was last taken.
+    #[must_use]
+    pub fn table(&self) -> Option<&Arc<Desired>> {
+        self.wanted.as_ref()
+    }
+
     /// A router started and knows nothing. `jitter` lies in 0..1. However many start, one sweep answers them.
     pub fn router_started(&mut self, now: Uptime, jitter: f64) {
         if self.connected && self.restart_at.is_none() {
@@ -333,12 +339,6 @@ impl Schedule {
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.sent
-    }
-
-    /// The last table taken.
-    #[must_use]
-    pub fn table(&self) -> Option<&Desired> {
-        self.wanted.as_deref()
     }
 
     /// Whether a table was ever taken.

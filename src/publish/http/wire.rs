@@ -33,7 +33,8 @@ pub const START: &str = "router.start";
 /// them log an error, this one does not (measured).
 pub const GREETING: &[u8] = b"{}";
 
-/// A registration or withdrawal of nothing, for whoever wants to know whether it may be said.
+/// A registration or withdrawal of nothing, for whoever wants to know whether it may be said: gorouter takes it
+/// without a word (2024-10, measured).
 pub const NOTHING: &[u8] = br#"{"uris":[]}"#;
 
 /// Uris in one message at most, so that one message never grows towards NATS' `max_payload` of 1 MiB.

@@ -48,7 +48,8 @@ impl HttpLane {
             Some(journal) => Announceable::of(desired, journal.recorded()),
             None => Announceable::all(desired),
         };
-        let announceable = announceable.or_as_before(self.schedule.table(), desired);
+        let announceable =
+            announceable.or_as_before(self.schedule.table().map(Arc::as_ref), desired);
         let changes = self.schedule.apply(&announceable.table, now);
         super::tell_changes(&changes, &announceable.table);
         self.held = announceable.held;
