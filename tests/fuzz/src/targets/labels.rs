@@ -270,6 +270,7 @@ fn check_state(desired: Desired) {
         withdrawals: BTreeSet::new(),
         rows: BTreeSet::new(),
         guard: route_sync::desired::guard::Remembered::default(),
+        lease: None,
     };
     let read = Contents::decode(&contents.encode()).expect("our own state must be one");
     assert_eq!(read, contents);
