@@ -1,0 +1,414 @@
+//! What may never be, and what must be in the end.
+//!
+//! Never, looked at each second against what really stands in the cluster:
+//! - a route that was served and whose Service did not change leads nowhere;
+//! - an address stays announced that no Service asks for any more, longer than it takes to be told and to tell;
+//! - what is a stranger's is touched (judged where it happens: `world::routing`, `world::nats`).
+//!
+//! In the end, once faults have stopped: routers hold what the cluster asks for and nothing else.
+//!
+//! A bound counts only while nothing stands in the way of keeping it: each second in which something does begins it
+//! anew. The story leaves enough time between two obstacles that no route must lapse.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::Moment;
+use crate::world::World;
+use crate::world::cluster::{Kind, Node, Object, Service};
+use crate::world::links::{Remote, Way};
+use crate::world::routing::Writer;
+
+/// A route that changes hands may lead nowhere for a moment.
+const GAP_MAX: Duration = Duration::from_secs(5);
+/// A router that starts learns everything within two intervals.
+const ROUTER_LEARNS: Duration = Duration::from_secs(45);
+/// From the change of a Service until routers have forgotten it, with nothing in the way: a backoff of 30 s, a
+/// fresh read, and a withdrawal that is lost and repeated; well below the 120 s after which all goes by itself.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(100);
+/// The same although a lane's remote is away: nothing is repeated any more, and what is not repeated goes.
+const LAPSED_WITHIN: Duration = Duration::from_secs(260);
+/// Removals that a list alone tells of, and that take all of a lane, wait for two further lists.
+const HELD_FOR: Duration = Duration::from_secs(220);
+/// What happens without an event is found by the list of each minute.
+const RESCAN: Duration = Duration::from_secs(80);
+/// Conflicts may be decided anew by a process that remembers nothing.
+const CONFLICT_LASTS: Duration = Duration::from_secs(90);
+/// From the last fault until all is well: rows that stood twice are left alone for 135 s, those that were refused
+/// for 300 s, and each is followed by a list.
+const SETTLED_WITHIN: Duration = Duration::from_secs(420);
+/// And it stays so.
+const SETTLED_FOR: Duration = Duration::from_secs(20);
+/// As many nodes serve a TCP route.
+const TCP_BACKENDS: usize = 3;
+
+/// What clients dial.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Front {
+    Host(String),
+    Port(u16),
+}
+
+/// A Service with its node port, as long as both stay.
+type Claim = (u64, u16);
+
+/// A router, or the routing API's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Router(usize),
+    Table,
+}
+
+pub struct Judge {
+    calm: Moment,
+    process_started: Moment,
+    /// Fronts that need not be served until then, and why is the story's affair.
+    excused: BTreeMap<Front, Moment>,
+    served: BTreeSet<(Place, Front, Claim)>,
+    dark: BTreeMap<(Place, Front), Moment>,
+    stale: BTreeMap<(Place, Front, String, u16), Moment>,
+    /// When something last stood in the way of knowing what is wanted.
+    unknowing: Moment,
+    /// And of telling it, for each lane.
+    mute: [Moment; 2],
+    /// When routers last could not be expected to forget.
+    unforgetting: Moment,
+    well_since: Option<Moment>,
+    over: bool,
+}
+
+const HTTP: usize = 0;
+const TCP: usize = 1;
+
+// === impl Judge ===
+
+impl Judge {
+    pub fn new(calm: Moment) -> Self {
+        Self {
+            calm,
+            process_started: Moment::ZERO,
+            excused: BTreeMap::new(),
+            served: BTreeSet::new(),
+            dark: BTreeMap::new(),
+            stale: BTreeMap::new(),
+            unknowing: Moment::ZERO,
+            mute: [Moment::ZERO; 2],
+            unforgetting: Moment::ZERO,
+            well_since: None,
+            over: false,
+        }
+    }
+
+    pub fn process_started(&mut self, now: Moment) {
+        self.process_started = now;
+    }
+
+    /// That front need not be served for a while.
+    pub fn excuse(&mut self, front: Front, until: Moment) {
+        let known = self.excused.entry(front).or_default();
+        *known = (*known).max(until);
+    }
+
+    /// What the watches cannot tell is found late.
+    pub fn unknowing_until(&mut self, until: Moment) {
+        self.unknowing = self.unknowing.max(until);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub fn settled_after(&self) -> Option<Duration> {
+        self.well_since.map(|at| at.saturating_sub(self.calm))
+    }
+
+    pub fn look(&mut self, world: &mut World, alive: bool) {
+        let now = world.now();
+        let truth = Truth::of(world);
+        self.obstacles(world, &truth, alive);
+        for (front, claims) in &truth.claims {
+            if claims.len() > 1 {
+                self.excuse(front.clone(), now + CONFLICT_LASTS);
+            }
+        }
+        let mut held: BTreeMap<Place, BTreeMap<Front, Vec<(String, u16)>>> = BTreeMap::new();
+        for (index, router) in world.nats.routers.iter().enumerate() {
+            let place = Place::Router(index);
+            if !router.up || router.started + ROUTER_LEARNS > now {
+                self.served.retain(|(other, ..)| *other != place);
+                self.dark.retain(|(other, _), _| *other != place);
+            }
+            let fronts = held.entry(place).or_default();
+            for ((uri, address), endpoint) in &router.pools {
+                let backend = split(address).filter(|_| endpoint.ours);
+                let of_front = fronts.entry(Front::Host(uri.clone())).or_default();
+                of_front.extend(backend);
+            }
+        }
+        let fronts = held.entry(Place::Table).or_default();
+        for row in world
+            .routing
+            .live(now)
+            .filter(|row| row.writer == Writer::Us)
+        {
+            let front = Front::Port(row.row.port.get());
+            let backend = (row.row.ip.clone(), row.row.backend_port);
+            fronts.entry(front).or_default().push(backend);
+        }
+        let mut wrongs = Vec::new();
+        for (place, fronts) in &held {
+            self.dark(*place, fronts, &truth, now, &mut wrongs);
+            self.stale(*place, fronts, &truth, now, &mut wrongs);
+        }
+        for wrong in wrongs {
+            world.wrong(wrong);
+        }
+        if now >= self.calm {
+            self.settle(world, &held, &truth);
+        }
+    }
+
+    fn obstacles(&mut self, world: &World, truth: &Truth, alive: bool) {
+        let now = world.now();
+        let cluster = &world.cluster.faults;
+        let faults = [
+            cluster.forbidden,
+            cluster.get_forbidden,
+            cluster.watch_forbidden,
+            cluster.broken,
+            cluster.slow.0,
+            cluster.lag.0,
+            cluster.lists_empty,
+        ];
+        let up = |remote| world.links.way(remote) == Way::Up;
+        if !alive || !up(Remote::Kubernetes) || faults.iter().any(|until| now < *until) {
+            self.unknowing_until(now);
+        }
+        if now < cluster.all_empty {
+            self.unknowing_until(now + HELD_FOR);
+        }
+        if now < cluster.silent {
+            self.unknowing_until(now + RESCAN);
+        }
+        let has = |http: bool| {
+            truth
+                .claims
+                .keys()
+                .any(|front| matches!(front, Front::Host(_)) == http)
+        };
+        if !has(true) || !has(false) {
+            self.unknowing_until(now + HELD_FOR);
+        }
+        let deaf = world.nats.routers.iter().any(|router| !router.hears(now));
+        if !up(Remote::Nats) || now < world.nats.loss.0 || deaf {
+            self.mute[HTTP] = now;
+        }
+        if world.links.way(Remote::Nats) == Way::Down || deaf {
+            self.unforgetting = now;
+        }
+        let api = &world.routing.faults;
+        let faults = [
+            api.answers_lost,
+            api.database,
+            api.slow.0,
+            api.events_denied,
+        ];
+        let refused = api.refuses.is_some_and(|(_, until)| now < until);
+        if !up(Remote::RoutingApi)
+            || !up(Remote::Uaa)
+            || refused
+            || faults.iter().any(|until| now < *until)
+        {
+            self.mute[TCP] = now;
+        }
+        if world.links.way(Remote::RoutingApi) == Way::Frozen {
+            self.unforgetting = now;
+        }
+    }
+
+    /// A route that was served, of a Service that is as it was, leads nowhere.
+    fn dark(
+        &mut self,
+        place: Place,
+        fronts: &BTreeMap<Front, Vec<(String, u16)>>,
+        truth: &Truth,
+        now: Moment,
+        wrongs: &mut Vec<String>,
+    ) {
+        let wanted = |front: &Front, claim: &Claim| {
+            truth
+                .claims
+                .get(front)
+                .is_some_and(|claims| claims.contains(claim))
+        };
+        self.served
+            .retain(|(other, front, claim)| *other != place || wanted(front, claim));
+        for (front, claims) in &truth.claims {
+            if matches!(front, Front::Host(_)) == (place == Place::Table) {
+                continue;
+            }
+            let backends = fronts.get(front).map(Vec::as_slice).unwrap_or_default();
+            let leads = |claim: &&Claim| backends.iter().any(|(_, port)| *port == claim.1);
+            let mut led = false;
+            for claim in claims.iter().filter(leads) {
+                led = true;
+                self.served.insert((place, front.clone(), *claim));
+            }
+            let key = (place, front.clone());
+            let excused = self.excused.get(front).is_some_and(|until| now < *until);
+            let served = |claim: &Claim| self.served.contains(&(place, front.clone(), *claim));
+            if led || excused || !claims.iter().any(served) {
+                self.dark.remove(&key);
+                continue;
+            }
+            let since = *self.dark.entry(key).or_insert(now);
+            if now - since > GAP_MAX {
+                wrongs.push(format!(
+                    "{front:?} leads nowhere at {place:?} since {since:?}"
+                ));
+            }
+        }
+    }
+
+    /// An address is announced that nobody asks for.
+    fn stale(
+        &mut self,
+        place: Place,
+        fronts: &BTreeMap<Front, Vec<(String, u16)>>,
+        truth: &Truth,
+        now: Moment,
+        wrongs: &mut Vec<String>,
+    ) {
+        let mut seen = BTreeSet::new();
+        for (front, backends) in fronts {
+            for (ip, port) in backends {
+                if truth.wants(front, ip, *port) {
+                    continue;
+                }
+                let key = (place, front.clone(), ip.clone(), *port);
+                seen.insert(key.clone());
+                let since = *self.stale.entry(key).or_insert(now);
+                let excused = self.excused.get(front).is_some_and(|until| now < *until);
+                let mute = self.mute[usize::from(place == Place::Table)];
+                let known = since.max(self.unknowing);
+                let late = now.saturating_sub(known.max(mute)) > FORGOTTEN_WITHIN && !excused;
+                let lapsed = now.saturating_sub(known.max(self.unforgetting)) > LAPSED_WITHIN;
+                if late || lapsed {
+                    wrongs.push(format!("{front:?} leads to {ip}:{port} at {place:?}, wanted by nobody since {since:?}"));
+                }
+            }
+        }
+        self.stale
+            .retain(|key, _| key.0 != place || seen.contains(key));
+    }
+
+    /// Is all as it should be?
+    fn settle(
+        &mut self,
+        world: &mut World,
+        held: &BTreeMap<Place, BTreeMap<Front, Vec<(String, u16)>>>,
+        truth: &Truth,
+    ) {
+        let now = world.now();
+        let amiss = held.iter().find_map(|(place, fronts)| {
+            let amiss = truth.amiss(fronts, *place == Place::Table)?;
+            Some(format!("{amiss} at {place:?}"))
+        });
+        let Some(amiss) = amiss else {
+            let since = *self.well_since.get_or_insert(now);
+            self.over = now - since >= SETTLED_FOR;
+            return;
+        };
+        self.well_since = None;
+        if now - self.calm > SETTLED_WITHIN {
+            world.wrong(format!("after {SETTLED_WITHIN:?} of calm: {amiss}"));
+        }
+    }
+}
+
+/// What the cluster asks for.
+struct Truth {
+    claims: BTreeMap<Front, Vec<Claim>>,
+    /// Addresses of the nodes that may serve.
+    nodes: BTreeSet<String>,
+}
+
+// === impl Truth ===
+
+impl Truth {
+    fn of(world: &World) -> Self {
+        let mut claims: BTreeMap<Front, Vec<Claim>> = BTreeMap::new();
+        let mut nodes = BTreeSet::new();
+        for ((kind, ..), (_, object)) in &world.cluster.objects {
+            match (kind, object) {
+                (Kind::Service, Object::Service(service)) => {
+                    for front in fronts(service) {
+                        let claim = (service.uid, service.node_port);
+                        claims.entry(front).or_default().push(claim);
+                    }
+                }
+                (
+                    _,
+                    Object::Node(Node {
+                        ip,
+                        excluded: false,
+                        ..
+                    }),
+                ) => {
+                    nodes.insert(ip.clone());
+                }
+                _ => {}
+            }
+        }
+        Self { claims, nodes }
+    }
+
+    fn wants(&self, front: &Front, ip: &str, port: u16) -> bool {
+        let claims = self.claims.get(front);
+        claims.is_some_and(|claims| claims.iter().any(|claim| claim.1 == port))
+            && self.nodes.contains(ip)
+    }
+
+    /// The first thing that is not as it should be.
+    fn amiss(&self, fronts: &BTreeMap<Front, Vec<(String, u16)>>, table: bool) -> Option<String> {
+        let surplus = fronts
+            .iter()
+            .find(|(front, backends)| !backends.is_empty() && !self.claims.contains_key(front));
+        if let Some((front, backends)) = surplus {
+            return Some(format!("{front:?} leads to {backends:?}, wanted by nobody"));
+        }
+        for (front, claims) in &self.claims {
+            if matches!(front, Front::Host(_)) == table {
+                continue;
+            }
+            let backends = fronts.get(front).map(Vec::as_slice).unwrap_or_default();
+            let all = self.nodes.len();
+            let count = if table { all.min(TCP_BACKENDS) } else { all };
+            let right = |claim: &&Claim| {
+                let to_it = backends
+                    .iter()
+                    .filter(|(ip, port)| *port == claim.1 && self.nodes.contains(ip));
+                to_it.count() == count && backends.len() == count
+            };
+            if !claims.iter().any(|claim| right(&claim)) {
+                return Some(format!(
+                    "{front:?} leads to {backends:?}, claimed by {claims:?}"
+                ));
+            }
+        }
+        None
+    }
+}
+
+pub fn fronts(service: &Service) -> impl Iterator<Item = Front> {
+    let host = service
+        .host
+        .as_ref()
+        .map(|host| Front::Host(format!("{host}.apps.test")));
+    host.into_iter().chain(service.port.map(Front::Port))
+}
+
+fn split(address: &str) -> Option<(String, u16)> {
+    let (ip, port) = address.split_once(':')?;
+    Some((ip.to_owned(), port.parse().ok()?))
+}
