@@ -19,6 +19,9 @@ use crate::world::cluster::{Kind, Node, Object, Service};
 use crate::world::links::{Remote, Way};
 use crate::world::routing::Writer;
 
+/// A Service that is new, or new behind a front, is known to the controller after so long with nothing in the way:
+/// until then what leads to it is left over from another.
+const KNOWN_AFTER: Duration = Duration::from_secs(20);
 /// A route that changes hands may lead nowhere for a moment.
 const GAP_MAX: Duration = Duration::from_secs(5);
 /// A router that starts learns everything within two intervals.
@@ -62,6 +65,10 @@ enum Place {
 pub struct Judge {
     calm: Moment,
     process_started: Moment,
+    /// What a process was withdrawing outlives it.
+    keeps: Keeps,
+    /// Since when each claim stands.
+    claimed: BTreeMap<(Front, Claim), Moment>,
     /// Fronts that need not be served until then, and why is the story's affair.
     excused: BTreeMap<Front, Moment>,
     served: BTreeSet<(Place, Front, Claim)>,
@@ -77,16 +84,27 @@ pub struct Judge {
     over: bool,
 }
 
+/// What the next process knows of what the last one withdrew.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeps {
+    /// Its state tells.
+    pub state: bool,
+    /// The routing API tells whose each row is.
+    pub stamps: bool,
+}
+
 const HTTP: usize = 0;
 const TCP: usize = 1;
 
 // === impl Judge ===
 
 impl Judge {
-    pub fn new(calm: Moment) -> Self {
+    pub fn new(calm: Moment, keeps: Keeps) -> Self {
         Self {
             calm,
             process_started: Moment::ZERO,
+            keeps,
+            claimed: BTreeMap::new(),
             excused: BTreeMap::new(),
             served: BTreeSet::new(),
             dark: BTreeMap::new(),
@@ -130,7 +148,13 @@ impl Judge {
             if claims.len() > 1 {
                 self.excuse(front.clone(), now + CONFLICT_LASTS);
             }
+            for claim in claims {
+                let claim = (front.clone(), *claim);
+                self.claimed.entry(claim).or_insert(now);
+            }
         }
+        self.claimed
+            .retain(|(front, claim), _| truth.has(front, claim));
         let mut held: BTreeMap<Place, BTreeMap<Front, Vec<(String, u16)>>> = BTreeMap::new();
         for (index, router) in world.nats.routers.iter().enumerate() {
             let place = Place::Router(index);
@@ -178,13 +202,13 @@ impl Judge {
             cluster.broken,
             cluster.slow.0,
             cluster.lag.0,
-            cluster.lists_empty,
         ];
         let up = |remote| world.links.way(remote) == Way::Up;
         if !alive || !up(Remote::Kubernetes) || faults.iter().any(|until| now < *until) {
             self.unknowing_until(now);
         }
-        if now < cluster.all_empty {
+        // Where objects may not be read one by one, lists alone tell.
+        if now < cluster.all_empty.max(cluster.lists_empty) {
             self.unknowing_until(now + HELD_FOR);
         }
         if now < cluster.silent {
@@ -235,14 +259,8 @@ impl Judge {
         now: Moment,
         wrongs: &mut Vec<String>,
     ) {
-        let wanted = |front: &Front, claim: &Claim| {
-            truth
-                .claims
-                .get(front)
-                .is_some_and(|claims| claims.contains(claim))
-        };
         self.served
-            .retain(|(other, front, claim)| *other != place || wanted(front, claim));
+            .retain(|(other, front, claim)| *other != place || truth.has(front, claim));
         for (front, claims) in &truth.claims {
             if matches!(front, Front::Host(_)) == (place == Place::Table) {
                 continue;
@@ -252,7 +270,10 @@ impl Judge {
             let mut led = false;
             for claim in claims.iter().filter(leads) {
                 led = true;
-                self.served.insert((place, front.clone(), *claim));
+                let since = self.claimed[&(front.clone(), *claim)];
+                if now.saturating_sub(since.max(self.unknowing)) > KNOWN_AFTER {
+                    self.served.insert((place, front.clone(), *claim));
+                }
             }
             let key = (place, front.clone());
             let excused = self.excused.get(front).is_some_and(|until| now < *until);
@@ -291,9 +312,13 @@ impl Judge {
                 let excused = self.excused.get(front).is_some_and(|until| now < *until);
                 let mute = self.mute[usize::from(place == Place::Table)];
                 let known = since.max(self.unknowing);
-                let late = now.saturating_sub(known.max(mute)) > FORGOTTEN_WITHIN && !excused;
+                let Keeps { state, stamps } = self.keeps;
+                let kept = state || (stamps && place == Place::Table);
+                // Of what the last process withdrew the next one may know nothing.
+                let knows = kept || since > self.process_started;
+                let late = knows && now.saturating_sub(known.max(mute)) > FORGOTTEN_WITHIN;
                 let lapsed = now.saturating_sub(known.max(self.unforgetting)) > LAPSED_WITHIN;
-                if late || lapsed {
+                if (late || lapsed) && !excused {
                     wrongs.push(format!("{front:?} leads to {ip}:{port} at {place:?}, wanted by nobody since {since:?}"));
                 }
             }
@@ -361,6 +386,11 @@ impl Truth {
             }
         }
         Self { claims, nodes }
+    }
+
+    fn has(&self, front: &Front, claim: &Claim) -> bool {
+        let claims = self.claims.get(front);
+        claims.is_some_and(|claims| claims.contains(claim))
     }
 
     fn wants(&self, front: &Front, ip: &str, port: u16) -> bool {

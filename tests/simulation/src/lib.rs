@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use judge::Judge;
+use judge::{Judge, Keeps};
 use process::Process;
 use story::{Action, Story};
 use world::World;
@@ -68,8 +68,12 @@ pub fn live(seed: u64, shown: bool) -> Outcome {
     let world = Arc::new(Mutex::new(World::new(rng.u64(..), shown, &traits)));
     lock(&world).note(format_args!("seed {seed}, {traits:?}"));
     story::populate(&mut lock(&world));
+    let keeps = Keeps {
+        state: story.keeps,
+        stamps: traits.stamps,
+    };
     let mut life = Life {
-        judge: Judge::new(story.calm),
+        judge: Judge::new(story.calm, keeps),
         actions: story.actions.into(),
         traits,
         process: None,

@@ -50,7 +50,12 @@ fn main() -> ExitCode {
 
 fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     if let Some(level) = &arguments.log {
-        let _ = route_sync::telemetry::start(None, level, route_sync::telemetry::Output::Stdout);
+        // Written at once, so that it stands between the lines of what happened.
+        tracing_subscriber::fmt()
+            .with_env_filter(level)
+            .without_time()
+            .with_ansi(false)
+            .init();
     }
     let outcome = live(seed, arguments.trace);
     println!("seed {seed}: {:016x}, {}", outcome.hash, how(&outcome));

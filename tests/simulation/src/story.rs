@@ -26,6 +26,8 @@ const HOSTS: u32 = 6;
 const PORTS: u16 = 6;
 /// After an obstacle to a lane, so much time without one.
 const RESPITE: Duration = Duration::from_secs(60);
+/// A watch that was refused is tried again after three minutes, until when lists take its place.
+const POLLS: Duration = Duration::from_secs(200);
 
 /// What happens at one moment.
 #[derive(Clone, Debug)]
@@ -88,6 +90,8 @@ pub enum Annoyance {
 pub struct Story {
     pub actions: Vec<(Moment, Action)>,
     pub calm: Moment,
+    /// State is there and true whenever a process starts.
+    pub keeps: bool,
 }
 
 /// Where obstacles may still be put.
@@ -101,6 +105,8 @@ struct Plan<'a> {
     kubernetes: Moment,
     /// Until when the apiserver may say what is not so.
     lies: Moment,
+    /// Until when lists may follow each other so closely that three of them tell no more than one.
+    polls: Moment,
     router: Moment,
     calm: Moment,
     /// The state is there and true whenever a process starts.
@@ -120,6 +126,7 @@ impl Story {
             tcp: seconds(rng, 10, 60),
             kubernetes: seconds(rng, 2, 30),
             lies: Moment::ZERO,
+            polls: Moment::ZERO,
             router: seconds(rng, 10, 60),
             calm,
             keeps: traits.state && !disk_fails,
@@ -135,6 +142,7 @@ impl Story {
         // As they were drawn where two come together.
         plan.actions.sort_by_key(|(at, _)| *at);
         Self {
+            keeps: plan.keeps,
             actions: plan.actions,
             calm,
         }
@@ -225,6 +233,12 @@ impl Plan<'_> {
         let pick = self.rng.usize(..troubles.len() + 4);
         let (action, span) = if let Some((trouble, most)) = troubles.get(pick) {
             let span = self.span(*most);
+            if *trouble == Trouble::WatchForbidden {
+                self.polls = now + span + POLLS;
+            }
+            if *trouble == Trouble::AllEmpty && now < self.polls {
+                return;
+            }
             if matches!(trouble, Trouble::AllEmpty | Trouble::ListsEmpty) {
                 self.lies = now + span;
             }
