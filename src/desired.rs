@@ -85,6 +85,8 @@ pub struct Options {
     pub ipv6: bool,
     /// Whether withdrawals survive a restart, without which no TLS backend may be announced.
     pub state_survives: bool,
+    /// How many routes may go together before the [`guard`] holds them.
+    pub removals: guard::Limits,
 }
 
 /// Hosts that belong to the named namespaces alone; lifts the reservation of reserved hosts.

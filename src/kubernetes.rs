@@ -8,7 +8,7 @@
 //! | services | all of them, while removals are held | `list` | a held route may outlive its node port |
 //! | nodes | one watch | `list`, `watch` | as services |
 //! | endpointslices, else endpoints | two watches, by label | `list`, `watch` | every node is taken |
-//! | namespaces | UID of `kube-system`, once | `get` or `list` | the apiserver's address names the cluster |
+//! | namespaces | UID of `kube-system`, at each list and watch | `get` or `list` | the apiserver's address names the cluster |
 //! | namespaces | whether one went with its Services | `get` or `list` | their removal counts as any other |
 //!
 //! [`watch_over`] yields [`snapshot::Snapshot`]s and a report; [`snapshot_once`] looks once;

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::desired::Desired;
+use crate::desired::guard::Remembered;
 use crate::plan::TcpRow;
 use crate::route::Uri;
 
@@ -75,6 +76,8 @@ pub struct Contents {
     pub withdrawals: BTreeSet<Withdrawal>,
     /// Rows the routing API has confirmed to us.
     pub rows: BTreeSet<TcpRow>,
+    /// Whose the table is, and what of it was held.
+    pub guard: Remembered,
 }
 
 /// What a start begins with.
@@ -89,6 +92,8 @@ pub struct Warm {
     pub rows: BTreeSet<TcpRow>,
     /// A table of the same foundation, however old: who held which name.
     pub holders: Option<Arc<Desired>>,
+    /// Whose the table is, and what of it was held; nothing without a table.
+    pub guard: Remembered,
 }
 
 /// What the HTTP lane last took and is still withdrawing.
@@ -100,13 +105,15 @@ pub struct HttpEntry {
     pub withdrawals: BTreeSet<Withdrawal>,
 }
 
-/// Where the lanes note what must survive. Never waits.
+/// Where the lanes and the change guard note what must survive. Never waits.
 #[derive(Clone, Debug)]
 pub struct Ledgers {
     /// The HTTP lane's.
     pub http: watch::Sender<HttpEntry>,
     /// The TCP lane's.
     pub rows: watch::Sender<BTreeSet<TcpRow>>,
+    /// The change guard's, noted before the table it belongs to is told.
+    pub guard: watch::Sender<Remembered>,
 }
 
 /// Where state is kept, and how old it may be.
@@ -186,6 +193,7 @@ impl Warm {
             desired,
             withdrawals,
             rows,
+            guard,
         } = contents;
         // Rows of another routing API are not those that this one lists.
         let rows = if theirs.routing_api == foundation.routing_api {
@@ -226,6 +234,7 @@ impl Warm {
             table: Some(desired),
             withdrawals,
             holders,
+            guard,
             ..cold
         }
     }
@@ -244,6 +253,7 @@ impl Ledgers {
         Self {
             http: watch::Sender::new(entry),
             rows: watch::Sender::new(warm.rows.clone()),
+            guard: watch::Sender::new(warm.guard.clone()),
         }
     }
 }

@@ -167,6 +167,7 @@ fn the_full_example_writes_the_defaults_where_it_says_so() {
         full.routes.max_tcp_backends,
         minimal.routes.max_tcp_backends
     );
+    assert_eq!(full.routes.removals, minimal.routes.removals);
     assert_eq!(
         full.kubernetes.rescan_interval,
         minimal.kubernetes.rescan_interval

@@ -4,6 +4,8 @@
 
 #[path = "kubernetes/apiserver.rs"]
 mod apiserver;
+#[path = "kubernetes/cluster.rs"]
+mod cluster;
 #[path = "kubernetes/defects.rs"]
 mod defects;
 #[path = "kubernetes/evidence.rs"]

@@ -174,7 +174,7 @@ impl Held {
     fn of(held: &guard::Held) -> Self {
         Self {
             plan: held.plan.to_string(),
-            reasons: held.reasons.iter().map(ToString::to_string).collect(),
+            reasons: held.why(),
             routes: held.routes.iter().map(HeldRoute::of).collect(),
         }
     }

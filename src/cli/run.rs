@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
 
+use self::derive::Inherited;
 use super::{runtime, wires};
 use crate::admin;
 use crate::config::Config;
@@ -119,7 +120,11 @@ pub async fn assemble(
         memory,
         clock,
         desired_tx,
-        derive::Told { approvals, others },
+        derive::Told {
+            approvals,
+            others,
+            inherited: state.as_ref().map(Inherited::of),
+        },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);

@@ -51,7 +51,7 @@ pub const KEYS: &[Key] = &[
     key(
         "kubernetes.cluster_id",
         "UID of `kube-system`",
-        "what names this cluster towards Cloud Foundry",
+        "what names this cluster towards Cloud Foundry; where it is given, another cluster behind the same address is not noticed",
     ),
     key("uaa.url", "required", "base URL of the UAA"),
     key(
@@ -181,6 +181,21 @@ pub const KEYS: &[Key] = &[
         "routes.max_tcp_backends",
         "3",
         "nodes per TCP route; 0 is all",
+    ),
+    key(
+        "routes.max_removals",
+        "10",
+        "as many routes of a lane may go within `routes.removals_window`; more are held, all of them, until approved",
+    ),
+    key(
+        "routes.max_removals_percent",
+        "30",
+        "the same in hundredths of the lane; the larger of both counts, and 100 holds none for their number",
+    ),
+    key(
+        "routes.removals_window",
+        "60s",
+        "removals within this time count together; 1s to 1h",
     ),
     key(
         "routes.address_family",

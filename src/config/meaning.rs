@@ -1,6 +1,7 @@
 //! From keys to meaning: one function per group, each asking for all of its keys before it gives up.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -13,6 +14,7 @@ use super::{
     Config, KubernetesConfig, LogConfig, LogFormat, NatsConfig, RoutingApiConfig, Secret,
     TlsConfig, UaaConfig,
 };
+use crate::desired::guard::Limits;
 use crate::desired::{HostGrant, Options, PortGrant};
 use crate::route::{Hostname, PortRanges};
 
@@ -33,6 +35,10 @@ const DAY: Duration = Duration::from_hours(24);
 const STATE_AGE: Duration = Duration::from_mins(10);
 /// A state is written anew ten times within its age.
 const STATE_AGE_MIN: Duration = Duration::from_secs(10);
+
+/// Below a second nothing would count together; what is longer ago than an hour was another mistake.
+const REMOVALS_WINDOW: RangeInclusive<Duration> =
+    RangeInclusive::new(Duration::from_secs(1), Duration::from_hours(1));
 
 /// The two ways to meet strangers on a name of ours.
 const FOREIGN: &[(&str, bool)] = &[("hold", false), ("join", true)];
@@ -268,6 +274,7 @@ fn routes(reader: &mut Reader, root: &Group<'_>, state_survives: bool) -> Option
     let max_backends = reader.number(&group, "max_backends", 0..=100_000);
     let max_tcp_backends = reader.number(&group, "max_tcp_backends", 0..=100_000);
     let family = reader.choice(&group, "address_family", &[("ipv4", false), ("ipv6", true)]);
+    let removals = removals(reader, &group);
     let policy = reader.group(root, "policy");
     let host_grants = host_grants(reader, &policy);
     let port_grants = port_grants(reader, &policy);
@@ -288,8 +295,22 @@ fn routes(reader: &mut Reader, root: &Group<'_>, state_survives: bool) -> Option
             .map_or(defaults.max_tcp_backends, |max| max as usize),
         ipv6: family.ok().unwrap_or(defaults.ipv6),
         state_survives,
+        removals,
         ..defaults
     })
+}
+
+/// How many routes may go together; every one of a lane that a list lacks is held whatever this says.
+fn removals(reader: &mut Reader, group: &Group<'_>) -> Limits {
+    let defaults = Limits::default();
+    let routes = reader.number(group, "max_removals", 0..=100_000);
+    let percent = reader.number(group, "max_removals_percent", 0..=100);
+    let window = reader.duration(group, "removals_window", REMOVALS_WINDOW);
+    Limits {
+        routes: routes.ok().map_or(defaults.routes, |most| most as usize),
+        percent: percent.ok().map_or(defaults.percent, |most| most as usize),
+        window: window.ok().unwrap_or(defaults.window),
+    }
 }
 
 /// How routes are derived where nobody said anything but the app domain.
@@ -306,6 +327,7 @@ pub(super) fn default_options(app_domain: Hostname) -> Options {
         max_tcp_backends: TCP_BACKENDS,
         ipv6: false,
         state_survives: false,
+        removals: Limits::default(),
     }
 }
 

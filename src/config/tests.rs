@@ -1,6 +1,7 @@
 //! Files as operators write them, and what is said about them.
 
 use super::*;
+use crate::desired::guard::Limits;
 
 const ORIGINAL: &str = "
 nats_servers:
@@ -206,6 +207,26 @@ policy.hosts[0].hosts[0]: is no DNS name: it contains `_`; only letters, digits,
 admin.listen: `everywhere` is neither an address such as `127.0.0.1:9101` nor `off`
 log: must be a group of keys";
     assert_eq!(mistakes(text), expect);
+}
+
+#[test]
+fn how_many_routes_may_go_together_is_told_in_numbers_and_a_time() {
+    let config = parse(ORIGINAL).unwrap();
+    let limits = |routes, percent, seconds| Limits {
+        routes,
+        percent,
+        window: Duration::from_secs(seconds),
+    };
+    assert_eq!(config.routes.removals, limits(10, 30, 60));
+    let text = "routes: {max_removals: 0, max_removals_percent: 100, removals_window: 5m}";
+    let config = parse(&with(text)).unwrap();
+    assert_eq!(config.routes.removals, limits(0, 100, 300));
+    let text = "routes: {max_removals: -1, max_removals_percent: 30%, removals_window: 0}";
+    let expect = "\
+routes.max_removals: must be a whole number from 0 to 100000
+routes.max_removals_percent: must be a whole number from 0 to 100
+routes.removals_window: must lie between 1s and 3600s";
+    assert_eq!(mistakes(&with(text)), expect);
 }
 
 #[test]

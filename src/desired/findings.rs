@@ -131,6 +131,8 @@ codes! {
     NodesNotReadyHeld = "nodes-not-ready-held" Warning,
     /// So many routes would go at once that they are kept until somebody approves, or two further lists agree.
     RemovalHeld = "removal-held" Warning,
+    /// The apiserver answers as another cluster: routes stay as they were until somebody approves.
+    AnotherCluster = "another-cluster" Error,
     /// One object could not be read; what was last known of it stays.
     ObjectUndecodable = "object-undecodable" Warning,
     /// The apiserver refuses a right; the message names it.

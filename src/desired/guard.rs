@@ -7,9 +7,10 @@
 //! |------------------------------------------------------------------|---------------------------------------|
 //! | its node port belongs to another Service, or its host to another | goes at once: it leads elsewhere      |
 //! | namespace                                                        |                                       |
+//! | another cluster speaks behind the same address                   | all stay (`cluster`)                  |
 //! | a list lacks it, and every other route of its lane is gone too   | held, however few they are            |
 //! | its namespace is deleted                                         | goes, uncounted                       |
-//! | at most ten, or 30 %, of its lane within 60 s                    | goes                                  |
+//! | at most ten, or 30 %, of its lane within 60 s ([`Limits`])       | goes                                  |
 //! | more than that                                                   | held, all of the pass                 |
 //! | held, and `approve` names just this plan                         | goes                                  |
 //! | held, and two further complete lists come to the same plan       | goes                                  |
@@ -18,25 +19,26 @@
 //! protocols nor why a route is no longer asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Code, Desired, Finding, Subject, listed};
+use super::{Code, Desired, Finding, listed};
 use crate::Uptime;
 use crate::kubernetes::snapshot::{Departure, Snapshot};
-use crate::route::{
-    Backends, Lane, NodePort, RouteTable, RouterPort, ServiceKey, ServiceRef, Uri, stable_hash,
-};
+use crate::route::{Backends, Lane, NodePort, ServiceKey, ServiceRef, Uri};
 
+mod cluster;
+mod held;
 #[cfg(test)]
 mod tests;
 
-/// As many routes of a lane may always go together.
+pub use held::{Held, HeldRoute, Name, PlanHash, Reason};
+
+/// As many routes of a lane may go together unless the configuration says otherwise: a rollout of a handful.
 const FREE_REMOVALS: usize = 10;
 /// Of a larger lane as many hundredths.
 const FREE_PERCENT: usize = 30;
-/// Removals within this time count as one.
+/// Removals within this time count as one: the time in which a mistaken pipeline does its work.
 const WINDOW: Duration = Duration::from_mins(1);
 /// Complete lists of each required source after which a plan that is still the same is believed.
 const AGREEING_LISTS: u64 = 2;
@@ -45,6 +47,8 @@ const AGREEING_LISTS: u64 = 2;
 #[derive(Debug, Default)]
 pub struct Guard {
     told: Option<Arc<Desired>>,
+    /// Whose routes those are: the UID of the cluster's `kube-system`, once it could be read.
+    kube_system: Option<String>,
     held: BTreeMap<Name, Reason>,
     /// What was let go because it was little, when, as long as it counts. What came back was no loss.
     let_go: BTreeMap<Name, Uptime>,
@@ -52,49 +56,31 @@ pub struct Guard {
     pending: Option<(PlanHash, BTreeMap<&'static str, u64>)>,
     /// Approved, and let go by the next pass.
     approved: BTreeSet<Name>,
+    /// The cluster that speaks instead of ours.
+    stranger: Option<String>,
+    /// The one whose routes may replace ours with the next pass.
+    approved_cluster: Option<String>,
 }
 
-/// Removals that are held.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Names just these removals.
-    pub plan: PlanHash,
-    /// Why.
-    pub reasons: BTreeSet<Reason>,
-    /// Each route, in order.
-    pub routes: Vec<HeldRoute>,
+/// What of a guard outlives its process, beside the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Whose the routes are: the UID of the cluster's `kube-system`.
+    pub kube_system: Option<String>,
+    /// What is held, and why.
+    pub held: BTreeMap<Name, Reason>,
 }
 
-/// A route that nothing asks for and that is kept alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldRoute {
-    /// Its name on the router.
-    pub name: Name,
-    /// The Service it came from.
-    pub service: ServiceKey,
+/// How many routes of a lane may go together without anybody's word: the larger of two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// So many.
+    pub routes: usize,
+    /// So many hundredths of the lane.
+    pub percent: usize,
+    /// Removals within this time count together.
+    pub window: Duration,
 }
-
-/// A route's name on its router.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Name {
-    /// Of gorouter.
-    Http(Uri),
-    /// Of the tcp-router.
-    Tcp(RouterPort),
-}
-
-/// Why a removal is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// Too many at once.
-    TooMany(Lane),
-    /// A list lacks every route of the lane.
-    EveryRoute(Lane),
-}
-
-/// Stands for a set of removals: the same set has the same hash, in every instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PlanHash(u64);
 
 /// Why nothing was approved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,12 +106,39 @@ struct Pass<'a> {
     others: &'a BTreeMap<NodePort, Arc<ServiceRef>>,
     /// Hosts asked for below which something was lost, with the namespace that has them now.
     hosts: BTreeMap<Uri, &'a str>,
+    limits: Limits,
     now: Uptime,
 }
 
 // === impl Guard ===
 
 impl Guard {
+    /// Goes on from what the last process told its lanes and remembered.
+    #[must_use]
+    pub fn of_last_process(told: Option<Arc<Desired>>, remembered: Remembered) -> Self {
+        let Remembered {
+            kube_system,
+            mut held,
+        } = remembered;
+        held.retain(|name, _| told.as_ref().is_some_and(|told| name.is_in(&told.table)));
+        Self {
+            told,
+            kube_system,
+            held,
+            ..Self::default()
+        }
+    }
+
+    /// Brings up to date what is to outlive the process; gives whether that changed.
+    pub fn remember(&self, known: &mut Remembered) -> bool {
+        let changed = known.kube_system != self.kube_system || known.held != self.held;
+        if changed {
+            known.kube_system.clone_from(&self.kube_system);
+            known.held.clone_from(&self.held);
+        }
+        changed
+    }
+
     /// Gives what the lanes are told: what is wanted, and what is held. `others` are the node ports of all Services,
     /// as far as they are known.
     pub fn pass(
@@ -133,17 +146,22 @@ impl Guard {
         mut desired: Desired,
         snapshot: &Snapshot,
         others: &BTreeMap<NodePort, Arc<ServiceRef>>,
+        limits: Limits,
         now: Uptime,
     ) -> Arc<Desired> {
+        if self.is_strangers(snapshot) {
+            return self.stay(&desired, snapshot, others);
+        }
+        self.recognise(&mut desired, snapshot);
         let told = self.told.take();
         let approved = std::mem::take(&mut self.approved);
         let before = std::mem::take(&mut self.held);
         self.let_go
-            .retain(|name, at| *at + WINDOW > now && !name.is_in(&desired.table));
+            .retain(|name, at| *at + limits.window > now && !name.is_in(&desired.table));
         if let Some(told) = &told {
             let lanes = [http_gone(told, &desired), tcp_gone(told, &desired)];
             if lanes.iter().any(|gone| !gone.is_empty()) {
-                let pass = Pass::new(&desired, snapshot, others, now, &lanes[0]);
+                let pass = Pass::new(&desired, snapshot, others, (limits, now), &lanes[0]);
                 for (lane, gone) in [Lane::Http, Lane::Tcp].into_iter().zip(&lanes) {
                     let size = match lane {
                         Lane::Http => told.table.http.len(),
@@ -155,9 +173,13 @@ impl Guard {
                 }
             }
             self.agree(snapshot, told);
-            self.keep(&mut desired, told);
+            self.keep(&mut desired, told, limits);
         }
-        // A table that is as it was is kept once, and wakes nobody.
+        self.tell(told, desired)
+    }
+
+    /// A table that is as it was is kept once, and wakes nobody.
+    fn tell(&mut self, told: Option<Arc<Desired>>, desired: Desired) -> Arc<Desired> {
         let told = told.filter(|told| **told == desired);
         let told = told.unwrap_or_else(|| Arc::new(desired));
         self.told = Some(told.clone());
@@ -174,7 +196,10 @@ impl Guard {
         if held.plan.to_string() != plan {
             return Err(NotPending::Another(held.plan));
         }
-        self.approved = self.held.keys().cloned().collect();
+        match &self.stranger {
+            Some(stranger) => self.approved_cluster = Some(stranger.clone()),
+            None => self.approved = self.held.keys().cloned().collect(),
+        }
         Ok(held.routes.clone())
     }
 
@@ -211,7 +236,7 @@ impl Guard {
             .keys()
             .filter(|name| name.lane() == lane)
             .count();
-        let allowed = FREE_REMOVALS.max((size + recent) * FREE_PERCENT / 100);
+        let allowed = pass.limits.of(size + recent);
         let names = counted.iter().copied().cloned();
         if recent + counted.len() > allowed {
             let reason = Reason::TooMany(lane);
@@ -244,7 +269,7 @@ impl Guard {
     }
 
     /// Puts what is held back into the table, and says so.
-    fn keep(&self, desired: &mut Desired, told: &Desired) {
+    fn keep(&self, desired: &mut Desired, told: &Desired, limits: Limits) {
         let mut routes = Vec::with_capacity(self.held.len());
         let mut by_service: BTreeMap<ServiceKey, Vec<String>> = BTreeMap::new();
         for name in self.held.keys() {
@@ -274,6 +299,7 @@ impl Guard {
         };
         let held = Held {
             plan: *plan,
+            limits,
             reasons: self.held.values().copied().collect(),
             routes,
         };
@@ -328,6 +354,25 @@ fn missing<'a, K: Ord, V>(
     })
 }
 
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            routes: FREE_REMOVALS,
+            percent: FREE_PERCENT,
+            window: WINDOW,
+        }
+    }
+}
+
+impl Limits {
+    /// As many routes of a lane of this size.
+    fn of(self, size: usize) -> usize {
+        self.routes.max(size * self.percent / 100)
+    }
+}
+
 // === impl Pass ===
 
 impl<'a> Pass<'a> {
@@ -335,7 +380,7 @@ impl<'a> Pass<'a> {
         desired: &'a Desired,
         snapshot: &'a Snapshot,
         others: &'a BTreeMap<NodePort, Arc<ServiceRef>>,
-        now: Uptime,
+        (limits, now): (Limits, Uptime),
         gone: &[Gone<'_>],
     ) -> Self {
         let lost = gone.iter().filter_map(|gone| match &gone.name {
@@ -357,6 +402,7 @@ impl<'a> Pass<'a> {
             snapshot,
             others,
             hosts,
+            limits,
             now,
         }
     }
@@ -398,100 +444,5 @@ impl<'a> Pass<'a> {
             by_list: !labelled || nodes_lost,
             namespace_gone: false,
         }
-    }
-}
-
-// === impl Held ===
-
-impl Held {
-    /// How many routes of a lane.
-    #[must_use]
-    pub fn count(&self, lane: Lane) -> usize {
-        let of_lane = |route: &&HeldRoute| route.name.lane() == lane;
-        self.routes.iter().filter(of_lane).count()
-    }
-
-    fn finding(&self) -> Finding {
-        let routes = match self.routes.len() {
-            1 => "1 route".to_owned(),
-            count => format!("{count} routes"),
-        };
-        let reasons: Vec<String> = self.reasons.iter().map(ToString::to_string).collect();
-        let plan = self.plan;
-        let text = format!(
-            "the removal of {routes} is held as plan `{plan}`: {}",
-            reasons.join("; ")
-        );
-        let hint = format!(
-            "`route-sync status` lists them; `route-sync approve {plan}` lets them go, and so do two further \
-             complete lists that show the same"
-        );
-        Finding::new(Code::RemovalHeld, Subject::Cluster, text).hint(hint)
-    }
-}
-
-// === impl Name ===
-
-impl Name {
-    fn is_in(&self, table: &RouteTable) -> bool {
-        match self {
-            Self::Http(uri) => table.http.contains_key(uri),
-            Self::Tcp(port) => table.tcp.contains_key(port),
-        }
-    }
-
-    /// The lane it belongs to.
-    #[must_use]
-    pub fn lane(&self) -> Lane {
-        match self {
-            Self::Http(_) => Lane::Http,
-            Self::Tcp(_) => Lane::Tcp,
-        }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http(uri) => uri.fmt(f),
-            Self::Tcp(port) => port.fmt(f),
-        }
-    }
-}
-
-// === impl Reason ===
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooMany(lane) => write!(
-                f,
-                "more {lane} routes would go within {} s than {FREE_REMOVALS}, or {FREE_PERCENT} % of all",
-                WINDOW.as_secs()
-            ),
-            Self::EveryRoute(lane) => write!(f, "a list lacks every {lane} route"),
-        }
-    }
-}
-
-// === impl PlanHash ===
-
-impl PlanHash {
-    fn of<'a>(names: impl Iterator<Item = &'a Name>, told: &Desired) -> Self {
-        let mut text = String::new();
-        for name in names {
-            let service = match name {
-                Name::Http(uri) => &told.table.http[uri].service,
-                Name::Tcp(port) => &told.table.tcp[port].service,
-            };
-            let _ = writeln!(text, "{} {name} {}", name.lane(), service.key);
-        }
-        Self(stable_hash(text.into_bytes()))
-    }
-}
-
-impl fmt::Display for PlanHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
     }
 }

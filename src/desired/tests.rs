@@ -26,6 +26,7 @@ fn options() -> Options {
         max_tcp_backends: 3,
         ipv6: false,
         state_survives: false,
+        removals: guard::Limits::default(),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Snapshot {
 /// How we know what is no longer there: whoever guards removals asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
+    /// UID of `kube-system`, where it may be read and no name was configured instead.
+    pub kube_system: Option<String>,
     /// Complete lists so far of each required source, those included that found nothing new.
     pub lists: BTreeMap<&'static str, u64>,
     /// How a Service left the source of a lane's label. It may lack one that left long ago.

@@ -145,7 +145,9 @@ pub async fn snapshot_once(config: &KubernetesConfig) -> Result<Snapshot, Snapsh
         source,
     })?;
     let findings: Vec<_> = identity.finding.into_iter().collect();
-    Ok(view.snapshot(identity.cluster, &findings))
+    let mut snapshot = view.snapshot(identity.cluster, &findings);
+    snapshot.evidence.kube_system = identity.kube_system;
+    Ok(snapshot)
 }
 
 async fn list_once(api: &Api, source: SourceId, view: &mut View) -> Result<(), SnapshotError> {

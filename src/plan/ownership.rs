@@ -1,9 +1,10 @@
 //! What is ours to delete. The only place where an [`Owned`] row is made, so that nothing else can ask for the
 //! deletion of a stranger's.
 //!
-//! A row is ours if it carries our id; where it carries none (routing APIs before 2024-07 drop it), if this
-//! very process had it confirmed, or the one before it whose state it took over. A row under somebody else's id never is, with one exception: one at the very
-//! `ip:port` behind the very front where ours shall stand, because both together would break HAProxy.
+//! A row is ours if it carries our id; where it carries none (routing APIs before 2024-07 drop it), or the id of
+//! the cluster that this process spoke for before another was approved, if this very process had it confirmed, or
+//! the one before it whose state it took over. A row under somebody else's id never is, with one exception: one at
+//! the very `ip:port` behind the very front where ours shall stand, because both together would break HAProxy.
 
 use std::fmt;
 
@@ -13,7 +14,11 @@ use crate::route::{ClusterId, stable_hash};
 /// The mark of this controller on its rows: a function of the cluster alone, so that every instance and every
 /// restart knows them again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InstanceId(String);
+pub struct InstanceId {
+    own: String,
+    /// Of the cluster before, whose rows the process wrote as well.
+    former: Option<String>,
+}
 
 /// Something that may be deleted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,19 +30,33 @@ impl InstanceId {
     /// The id of the controller of a cluster.
     #[must_use]
     pub fn of(cluster: &ClusterId) -> Self {
-        Self(format!("rs-{:016x}", stable_hash(cluster.0.bytes())))
+        Self {
+            own: format!("rs-{:016x}", stable_hash(cluster.0.bytes())),
+            former: None,
+        }
+    }
+
+    /// The same in a process that was another before.
+    #[must_use]
+    pub fn formerly(self, earlier: Self) -> Self {
+        let former = if earlier.own == self.own {
+            earlier.former
+        } else {
+            Some(earlier.own)
+        };
+        Self { former, ..self }
     }
 
     /// As it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.own
     }
 }
 
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.own)
     }
 }
 
@@ -60,7 +79,10 @@ impl Owned<TcpRow> {
         journal: &Journal,
     ) -> Option<Self> {
         let ours = match stamp {
-            Some(stamp) if !stamp.is_empty() => stamp == instance.as_str(),
+            Some(stamp) if stamp == instance.own => true,
+            Some(stamp) if !stamp.is_empty() => {
+                instance.former.as_deref() == Some(stamp) && journal.holds(row)
+            }
             _ => journal.holds(row),
         };
         ours.then(|| Self(row.clone()))
@@ -74,7 +96,37 @@ impl Owned<TcpRow> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::plan::NO_TLS;
+    use crate::route::RouterPort;
+
+    #[test]
+    fn rows_of_the_cluster_before_are_ours_where_we_wrote_them() {
+        let id = |name: &str| InstanceId::of(&ClusterId(name.to_owned()));
+        let row = |backend_port| TcpRow {
+            port: RouterPort::new(2000).unwrap(),
+            ip: "10.0.0.1".to_owned(),
+            backend_port,
+            tls_port: NO_TLS,
+            sni: None,
+            group: "g".to_owned(),
+        };
+        let (written, other) = (row(30_001), row(30_002));
+        let journal = Journal {
+            inherited: BTreeSet::from([written.clone()]),
+            ..Journal::default()
+        };
+        let now = id("now").formerly(id("before"));
+        let is_ours = |row: &TcpRow, stamp: &InstanceId| {
+            Owned::prove(row, Some(stamp.as_str()), &now, &journal).is_some()
+        };
+        assert!(is_ours(&written, &id("before")) && !is_ours(&other, &id("before")));
+        assert!(is_ours(&other, &id("now")) && !is_ours(&written, &id("third")));
+        // Each table says anew for whom it speaks.
+        assert_eq!(id("now").formerly(now.clone()), now);
+    }
 
     #[test]
     fn the_id_is_a_stable_dns_label() {

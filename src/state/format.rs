@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Contents, Foundation, Withdrawal};
 use crate::desired::Desired;
+use crate::desired::guard::{Name, Reason, Remembered};
 use crate::plan::TcpRow;
 use crate::route::{
     Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, LoadBalancing,
@@ -59,6 +60,7 @@ pub(super) struct Record<'a> {
     pub(super) rest: &'a Desired,
     pub(super) withdrawals: &'a BTreeSet<Withdrawal>,
     pub(super) rows: &'a BTreeSet<TcpRow>,
+    pub(super) guard: &'a Remembered,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +88,10 @@ struct Body {
     /// Each uri with its endpoints, and whether they are TLS.
     withdrawals: Vec<(String, SocketAddr, bool)>,
     rows: Vec<Row>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kube_system: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    held: Vec<Held>,
 }
 
 /// Address and number of the node.
@@ -122,6 +128,16 @@ struct Row {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sni: Option<String>,
     group: String,
+}
+
+/// A route that stays though nothing asks for it.
+#[derive(Serialize, Deserialize)]
+struct Held {
+    lane: String,
+    name: String,
+    /// Because all of its lane would go; else because many would.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    every: bool,
 }
 
 /// Gives each Service and node its number.
@@ -207,6 +223,7 @@ impl Body {
             rest,
             withdrawals,
             rows,
+            guard,
         } = record;
         let mut numbers = Numbers::default();
         let http = http.table.http.iter();
@@ -235,6 +252,8 @@ impl Body {
                 .map(|key| (key.uri.to_string(), key.addr, key.tls))
                 .collect(),
             rows: rows.iter().map(Row::of).collect(),
+            kube_system: guard.kube_system.clone(),
+            held: guard.held.iter().map(Held::of).collect(),
             services: numbers.service_names(),
             nodes: numbers.node_names(),
         }
@@ -262,6 +281,7 @@ impl Body {
         };
         let withdrawals = self.withdrawals.into_iter().map(withdrawal);
         let rows = self.rows.into_iter().map(Row::row);
+        let held = self.held.into_iter().map(Held::entry);
         Ok(Contents {
             written_secs: self.written,
             foundation: Foundation {
@@ -281,11 +301,15 @@ impl Body {
             }),
             withdrawals: withdrawals.collect::<Result<_, FormatError>>()?,
             rows: rows.collect::<Result<_, FormatError>>()?,
+            guard: Remembered {
+                kube_system: self.kube_system,
+                held: held.collect::<Result<_, FormatError>>()?,
+            },
         })
     }
 }
 
-// === impl Http, Tcp, Row ===
+// === impl Http, Tcp, Row, Held ===
 
 impl Http {
     fn of<'a>(route: &'a HttpRoute, numbers: &mut Numbers<'a>) -> Self {
@@ -370,6 +394,36 @@ impl Row {
             sni: self.sni,
             group: self.group,
         })
+    }
+}
+
+impl Held {
+    fn of((name, reason): (&Name, &Reason)) -> Self {
+        Self {
+            lane: name.lane().to_string(),
+            name: name.to_string(),
+            every: matches!(reason, Reason::EveryRoute(_)),
+        }
+    }
+
+    fn entry(self) -> Result<(Name, Reason), FormatError> {
+        let name = match self.lane.as_str() {
+            "http" => Name::Http(Uri::parse(&self.name).map_err(FormatError::Uri)?),
+            "tcp" => {
+                let port = self.name.parse();
+                Name::Tcp(router_port(
+                    port.map_err(|_| FormatError::Value("port that is none"))?,
+                )?)
+            }
+            _ => return Err(FormatError::Value("lane")),
+        };
+        let lane = name.lane();
+        let reason = if self.every {
+            Reason::EveryRoute(lane)
+        } else {
+            Reason::TooMany(lane)
+        };
+        Ok((name, reason))
     }
 }
 

@@ -16,6 +16,7 @@ use super::format::{self, Record};
 use super::{Disk, Foundation, HttpEntry, Ledgers, Place, Warm};
 use crate::Uptime;
 use crate::causes::chain;
+use crate::desired::guard::Remembered;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
 use crate::plan::TcpRow;
@@ -62,6 +63,7 @@ struct Parts {
     rest: Arc<Desired>,
     entry: HttpEntry,
     rows: std::collections::BTreeSet<TcpRow>,
+    guard: Remembered,
 }
 
 // === impl Keeper ===
@@ -107,6 +109,7 @@ impl Keeper {
         // The ledgers' senders live as long as this task: their channels never close.
         let mut http = self.ledgers.http.subscribe();
         let mut rows = self.ledgers.rows.subscribe();
+        let mut guard = self.ledgers.guard.subscribe();
         let stamp = STAMP_MAX.min(self.place.max_age / STAMPS_PER_AGE);
         let (mut upstream, mut dirty) = (true, self.table.is_some());
         let (mut earliest, mut stamp_at) = (clock.now(), clock.now() + stamp);
@@ -143,6 +146,7 @@ impl Keeper {
                 },
                 Ok(()) = http.changed() => dirty = true,
                 Ok(()) = rows.changed() => dirty = true,
+                Ok(()) = guard.changed() => dirty = true,
                 () = clock.sleep_until(wake) => {}
             }
         }
@@ -169,11 +173,13 @@ impl Keeper {
         // Where the HTTP lane is off, or has not looked yet, what it would take.
         let http = entry.applied.clone().unwrap_or_else(|| rest.clone());
         let rows = self.ledgers.rows.borrow().clone();
+        let guard = self.ledgers.guard.borrow().clone();
         Some(Parts {
             http,
             rest,
             entry,
             rows,
+            guard,
         })
     }
 
@@ -187,6 +193,7 @@ impl Keeper {
                 rest: &parts.rest,
                 withdrawals: &parts.entry.withdrawals,
                 rows: &parts.rows,
+                guard: &parts.guard,
             })
         };
         self.writing = Some(Writing {

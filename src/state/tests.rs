@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::format::{FormatError, Record, decode, encode};
 use super::*;
+use crate::desired::guard::{Name, Reason};
 use crate::desired::{Code, Finding};
 use crate::lifecycle::Clock;
 use crate::plan::NO_TLS;
 use crate::route::{
-    Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, LoadBalancing,
-    NodePort, NodeUid, RouteTable, RouterPort, ServiceKey, ServiceRef, TcpRoute,
+    Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, Lane,
+    LoadBalancing, NodePort, NodeUid, RouteTable, RouterPort, ServiceKey, ServiceRef, TcpRoute,
 };
 
 /// Generous: a noisy machine may stall for seconds.
@@ -28,6 +29,7 @@ fn bytes_of(contents: &Contents) -> Vec<u8> {
         rest: &contents.desired,
         withdrawals: &contents.withdrawals,
         rows: &contents.rows,
+        guard: &contents.guard,
     })
 }
 
@@ -165,16 +167,36 @@ fn contents() -> impl Strategy<Value = Contents> {
                 routing_api,
             },
         );
-    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4));
+    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4), guard());
     (any::<u64>(), foundation, desired(), sets).prop_map(
-        |(written_secs, foundation, desired, (withdrawals, rows))| Contents {
+        |(written_secs, foundation, desired, (withdrawals, rows, guard))| Contents {
             written_secs,
             foundation,
             desired,
             withdrawals,
             rows,
+            guard,
         },
     )
+}
+
+fn guard() -> impl Strategy<Value = Remembered> {
+    let name = prop_oneof![
+        uri().prop_map(Name::Http),
+        router_port().prop_map(Name::Tcp)
+    ];
+    let held = (name, any::<bool>()).prop_map(|(name, every)| {
+        let lane = name.lane();
+        let reason = if every {
+            Reason::EveryRoute(lane)
+        } else {
+            Reason::TooMany(lane)
+        };
+        (name, reason)
+    });
+    let held = vec(held, 0..4).prop_map(|held| held.into_iter().collect());
+    let both = (option::of(".{0,4}"), held);
+    both.prop_map(|(kube_system, held)| Remembered { kube_system, held })
 }
 
 /// One route of each lane, one key being withdrawn, one row.
@@ -235,6 +257,10 @@ fn example() -> Contents {
             sni: None,
             group: "group".to_owned(),
         }]),
+        guard: Remembered {
+            kube_system: Some("uid".to_owned()),
+            held: BTreeMap::from([(Name::Tcp(port), Reason::TooMany(Lane::Tcp))]),
+        },
     }
 }
 

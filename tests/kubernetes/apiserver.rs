@@ -52,6 +52,8 @@ struct World {
     requests: Vec<(&'static str, String, String)>,
     token: Option<String>,
     no_slices: bool,
+    /// Counts up when another cluster begins to answer, which ends whatever was open.
+    exchanged: u64,
 }
 
 struct Change {
@@ -187,6 +189,19 @@ impl ApiServer {
 
     pub(crate) fn demand_token(&self, token: &str) {
         self.world().token = Some(token.to_owned());
+    }
+
+    /// Behind either address the other's cluster answers from now on.
+    pub(crate) fn exchange(&self, other: &Self) {
+        let (mut ours, mut theirs) = (self.world(), other.world());
+        let (ours, theirs) = (&mut *ours, &mut *theirs);
+        std::mem::swap(&mut ours.version, &mut theirs.version);
+        std::mem::swap(&mut ours.objects, &mut theirs.objects);
+        std::mem::swap(&mut ours.history, &mut theirs.history);
+        for (server, world) in [(self, ours), (other, theirs)] {
+            world.exchanged += 1;
+            server.changed.send_replace(world.version);
+        }
     }
 
     pub(crate) fn without_slices(&self) {
@@ -330,6 +345,7 @@ impl ApiServer {
             changed: self.changed.subscribe(),
             resource: resource.to_owned(),
             params: params.clone(),
+            exchanged: self.world().exchanged,
             from: from.unwrap_or(0),
             until: tokio::time::Instant::now() + Duration::from_secs(seconds.unwrap_or(300)),
         };
@@ -361,16 +377,26 @@ struct Lines {
     changed: watch::Receiver<u64>,
     resource: String,
     params: Params,
+    exchanged: u64,
     from: u64,
     until: tokio::time::Instant,
+}
+
+enum Due {
+    Line(String),
+    Nothing,
+    /// Whoever answered is no longer there.
+    Over,
 }
 
 impl Lines {
     async fn next(&mut self) -> Option<String> {
         loop {
             self.changed.borrow_and_update();
-            if let Some(line) = self.due() {
-                return Some(line);
+            match self.due() {
+                Due::Line(line) => return Some(line),
+                Due::Over => return None,
+                Due::Nothing => {}
             }
             tokio::select! {
                 changed = self.changed.changed() => changed.ok()?,
@@ -379,8 +405,11 @@ impl Lines {
         }
     }
 
-    fn due(&mut self) -> Option<String> {
+    fn due(&mut self) -> Due {
         let world = self.world.lock().unwrap();
+        if world.exchanged != self.exchanged {
+            return Due::Over;
+        }
         for change in &world.history {
             if change.version <= self.from {
                 continue;
@@ -401,9 +430,9 @@ impl Lines {
                 (None, None) => continue,
             };
             object["metadata"]["resourceVersion"] = change.version.to_string().into();
-            return Some(json!({"type": kind, "object": object}).to_string() + "\n");
+            return Due::Line(json!({"type": kind, "object": object}).to_string() + "\n");
         }
-        None
+        Due::Nothing
     }
 }
 

@@ -113,6 +113,33 @@ async fn rows_without_our_mark_are_ours_by_the_state_alone() {
 }
 
 #[tokio::test]
+async fn rows_of_the_cluster_before_go_once_another_one_was_approved() {
+    let (lane, rows) = start(120, warm(Some(&[(2000, 1)]), &[2000]), |api| {
+        api.insert(key(2000, 1, -1), Some(&us()), Duration::from_mins(1));
+        // Under the same mark, but nobody here ever wrote it: the old cluster may have a controller of its own.
+        api.insert(key(2001, 1, -1), Some(&us()), Duration::from_mins(1));
+    })
+    .await;
+    lane.until_report("taken over", |report| {
+        report.facts.get("instance id") == Some(&us())
+    })
+    .await;
+    let other = Desired {
+        cluster: ClusterId("another".to_owned()),
+        ..Desired::clone(&want(&[(2005, 1)]))
+    };
+    lane.desired.send_replace(Some(Arc::new(other)));
+    lane.until_ports(&[2001, 2005]).await;
+    lane.until("noted", |_| noted(&rows) == BTreeSet::from([2005]))
+        .await;
+    lane.until_report("its own mark", |report| {
+        let mark = InstanceId::of(&ClusterId("another".to_owned()));
+        report.facts.get("instance id").map(String::as_str) == Some(mark.as_str())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_cannot_read_renews_rows_of_the_state_without_waiting_for_older_jobs() {
     let (lane, rows) = start(120, warm(Some(&[(2000, 1)]), &[2000]), |api| {
         api.scopes.remove("routing.routes.read");

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin::Approval;
-use crate::desired::guard::Guard;
+use crate::desired::guard::{Guard, Remembered};
 use crate::desired::{self, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
+use crate::state::Opened;
 
 /// A moment to look again that has passed already must not become a hot loop.
 const REVISIT_MIN: Duration = Duration::from_millis(10);
@@ -32,6 +33,25 @@ pub(super) struct Told {
     pub(super) approvals: mpsc::Receiver<Approval>,
     /// By the apiserver.
     pub(super) others: Others,
+    /// By the last process, where there is a state folder.
+    pub(super) inherited: Option<Inherited>,
+}
+
+/// What the guard goes on from, and where it notes what the next process has to know.
+pub(super) struct Inherited {
+    told: Option<Arc<Desired>>,
+    remembered: Remembered,
+    ledger: watch::Sender<Remembered>,
+}
+
+impl Inherited {
+    pub(super) fn of(state: &Opened) -> Self {
+        Self {
+            told: state.warm.table.clone(),
+            remembered: state.warm.guard.clone(),
+            ledger: state.ledgers.guard.clone(),
+        }
+    }
 }
 
 pub(super) async fn run(
@@ -46,17 +66,34 @@ pub(super) async fn run(
     let Told {
         mut approvals,
         mut others,
+        inherited,
     } = told;
-    let mut guard = Guard::default();
+    let (mut guard, ledger) = match inherited {
+        Some(it) => (
+            Guard::of_last_process(it.told, it.remembered),
+            Some(it.ledger),
+        ),
+        None => (Guard::default(), None),
+    };
     loop {
         let view = snapshot.borrow_and_update().clone();
         let mut revisit = None;
         if let Some(view) = view {
             let now = clock.now();
-            let table = desired::derive(&view, &mut memory, &options, now);
+            // Another cluster has nothing to say about who held what in ours.
+            let mut none = Memory::default();
+            let memory = if guard.is_strangers(&view) {
+                &mut none
+            } else {
+                &mut memory
+            };
+            let table = desired::derive(&view, memory, &options, now);
             revisit = table.revisit.map(|moment| moment.max(now + REVISIT_MIN));
             let taken = others.ports.borrow_and_update().clone();
-            let table = guard.pass(table, &view, &taken, now);
+            let table = guard.pass(table, &view, &taken, options.removals, now);
+            if let Some(ledger) = &ledger {
+                ledger.send_if_modified(|known| guard.remember(known));
+            }
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);

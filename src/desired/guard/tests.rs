@@ -6,8 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kubernetes::snapshot::Evidence;
-use crate::route::TcpRoute;
-use crate::route::{Backend, ClusterId, Hostname, HttpOptions, HttpRoute, NodeUid};
+use crate::route::{
+    Backend, ClusterId, Hostname, HttpOptions, HttpRoute, NodeUid, RouteTable, RouterPort, TcpRoute,
+};
+
+mod cluster;
+mod last_process;
 
 const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 const BY_EVENT: Departure = Departure {
@@ -89,6 +93,7 @@ struct World {
     guard: Guard,
     evidence: Evidence,
     others: BTreeMap<NodePort, Arc<ServiceRef>>,
+    limits: Limits,
     now: Uptime,
 }
 
@@ -98,6 +103,7 @@ impl World {
             guard: Guard::default(),
             evidence: Evidence::default(),
             others: BTreeMap::new(),
+            limits: Limits::default(),
             now: Duration::from_secs(100),
         };
         world.lists();
@@ -114,7 +120,8 @@ impl World {
             findings: Vec::new(),
             evidence: self.evidence.clone(),
         };
-        self.guard.pass(desired, &snapshot, &self.others, self.now)
+        self.guard
+            .pass(desired, &snapshot, &self.others, self.limits, self.now)
     }
 
     /// Services that left, each in both lanes.
@@ -167,6 +174,46 @@ fn more_than_ten_and_thirty_percent_of_a_lane_stay_all_of_them() {
         let each = if held == 0 { 0 } else { held + 1 };
         assert_eq!(told_of.len(), each, "one for each Service, one for all");
     }
+}
+
+#[test]
+fn the_limits_are_the_operators() {
+    let limits = |routes, percent, seconds| Limits {
+        routes,
+        percent,
+        window: Duration::from_secs(seconds),
+    };
+    for (limits, going, held) in [
+        (limits(0, 0, 60), 1, 1),
+        (limits(3, 0, 60), 3, 0),
+        (limits(3, 0, 60), 4, 4),
+        (limits(3, 50, 60), 20, 0),
+        (limits(3, 50, 60), 21, 21),
+        (limits(0, 100, 60), 40, 0),
+    ] {
+        let mut world = World::new(wanted(0..40, []));
+        world.limits = limits;
+        world.left(0..going, BY_EVENT);
+        let told = world.pass(wanted(going..40, []));
+        let count = told.held.as_ref().map_or(0, |held| held.count(Lane::Tcp));
+        assert_eq!(count, held, "{limits:?}, {going} of 40");
+        let Some(why) = told.held.as_ref().map(Held::why) else {
+            continue;
+        };
+        let text = format!(
+            "more tcp routes would go within 60 s than {}, or {} % of all",
+            limits.routes, limits.percent
+        );
+        assert_eq!(why, [text]);
+    }
+    // In a window of two seconds what went three seconds ago counts for nothing.
+    let mut world = World::new(wanted(0..40, []));
+    world.limits = limits(3, 0, 2);
+    world.left(0..40, BY_EVENT);
+    assert_eq!(world.pass(wanted(3..40, [])).held, None);
+    world.now += Duration::from_secs(3);
+    assert_eq!(world.pass(wanted(6..40, [])).held, None);
+    assert!(world.pass(wanted(7..40, [])).held.is_some());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::absence::{Confirmation, confirm};
-use super::identity::{Identity, identify};
+use super::identity::{Identity, Learnt, identify, identify_again};
 use super::source::Change;
 use super::view::{Absence, SourceId, View, right_missing};
 use crate::Uptime;
@@ -42,6 +42,9 @@ pub(super) struct Assembler {
     refused: BTreeMap<SourceId, Uptime>,
     identity: Option<Identity>,
     identifying: Option<BoxFuture<'static, Identity>>,
+    /// Something began anew: nothing is shown before it is known who answers.
+    again_due: bool,
+    again: Option<BoxFuture<'static, Option<Identity>>>,
     confirming: Option<BoxFuture<'static, Confirmation>>,
     confirm_backoff: Backoff,
     /// What a read could not decide, and when it is read again; what leaves meanwhile does not wait for it.
@@ -78,6 +81,8 @@ impl Assembler {
             heard: BTreeMap::new(),
             refused: BTreeMap::new(),
             identity: None,
+            again_due: false,
+            again: None,
             confirming: None,
             confirm_backoff,
             undecided: BTreeSet::new(),
@@ -100,6 +105,7 @@ impl Assembler {
                 biased;
                 confirmation = ended(&mut self.confirming) => self.judge(confirmation),
                 identity = ended(&mut self.identifying) => self.identity = Some(identity),
+                again = ended(&mut self.again) => self.recognise(again),
                 taken = changes.recv_many(&mut batch, BATCH_MAX) => {
                     if taken == 0 {
                         return;
@@ -110,6 +116,7 @@ impl Assembler {
                 }
                 () = sleep_until(wake) => {}
             }
+            self.ask_again();
             self.look_for_stale();
             self.ask_for_lists();
             self.confirm_absences();
@@ -123,6 +130,7 @@ impl Assembler {
         match change {
             Change::Listed(source, items) => {
                 self.view.listed(source, items);
+                self.again_due = true;
                 self.heard.insert(source, now);
             }
             Change::Agreed(source) => self.view.agreed(source),
@@ -134,6 +142,7 @@ impl Assembler {
                 self.view.left(source, &key);
                 self.heard.insert(source, now);
             }
+            Change::Opened => self.again_due = true,
             Change::Heard(source) => {
                 self.heard.insert(source, now);
             }
@@ -144,6 +153,36 @@ impl Assembler {
                     self.refused.remove(&source);
                 }
                 self.view.set_status(source, status);
+            }
+        }
+    }
+
+    /// Asks who answers, where something began anew. The first answer is on its way, or there is nothing to compare.
+    fn ask_again(&mut self) {
+        if self.identity.is_none() || self.api.config.cluster_id.is_some() {
+            self.again_due = false;
+        } else if self.again.is_none() && std::mem::take(&mut self.again_due) {
+            self.again = Some(Box::pin(identify_again(Arc::clone(&self.api))));
+        }
+    }
+
+    fn recognise(&mut self, again: Option<Identity>) {
+        let (Some(identity), Some(again)) = (&mut self.identity, again) else {
+            return;
+        };
+        match identity.learn(again) {
+            Learnt::Nothing => {}
+            Learnt::Rights => self.rights_changed = true,
+            Learnt::Another => {
+                let cluster = &identity.cluster.0;
+                tracing::warn!(cluster, "another cluster answers: all is listed anew");
+                self.rights_changed = true;
+                self.view.forget();
+                self.undecided.clear();
+                self.confirming = None;
+                for relist in self.relist.values() {
+                    relist.notify_one();
+                }
             }
         }
     }
@@ -292,6 +331,9 @@ impl Assembler {
         let Some(identity) = &self.identity else {
             return;
         };
+        if self.again.is_some() || self.again_due {
+            return;
+        }
         let first = self.snapshots.borrow().is_none();
         if first && !self.view.settled() && since.elapsed() < self.api.timing.optional_wait {
             return;
@@ -301,7 +343,11 @@ impl Assembler {
             return;
         }
         let findings = self.findings(identity);
-        let snapshot = self.view.snapshot(identity.cluster.clone(), &findings);
+        let mut snapshot = self.view.snapshot(identity.cluster.clone(), &findings);
+        snapshot
+            .evidence
+            .kube_system
+            .clone_from(&identity.kube_system);
         self.snapshots.send_if_modified(|current| {
             let new = current.as_deref() != Some(&snapshot);
             if new {

@@ -1,8 +1,8 @@
 //! Which cluster this is: the UID of its namespace `kube-system`, which survives everything but the cluster.
 //!
 //! Where it may not be read, the apiserver's address stands in, with a finding. An answer that does not come
-//! is waited for: the name is kept for as long as we run, and under another one our own rows would be a
-//! stranger's.
+//! is waited for: the name is kept for as long as this cluster answers, and under another one our own rows would
+//! be a stranger's. Asked again whenever a list or watch begins anew, since whoever answers that may be another.
 
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ use crate::route::ClusterId;
 const BY_NAME: &str = "/api/v1/namespaces/kube-system";
 const BY_LIST: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube-system";
 
+/// As long as so many reads may take is waited for an answer that is only to confirm what is known.
+const READS: u32 = 2;
 /// So many failures in a row are no restart of the apiserver any more.
 const FAILURES_MAX: u32 = 5;
 
@@ -23,6 +25,8 @@ const FAILURES_MAX: u32 = 5;
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) cluster: ClusterId,
+    /// The UID, unless it may not be read or a name was configured instead.
+    pub(super) kube_system: Option<String>,
     pub(super) finding: Option<Finding>,
 }
 
@@ -47,11 +51,18 @@ pub(super) async fn identify(api: Arc<Api>) -> Identity {
     }
 }
 
+/// Asks again; `None` where no answer comes in time, as a refinement must not keep the view from going on.
+pub(super) async fn identify_again(api: Arc<Api>) -> Option<Identity> {
+    let wait = api.timing.get_timeout * READS;
+    tokio::time::timeout(wait, identify(api)).await.ok()
+}
+
 /// Asks once.
 pub(super) async fn ask(api: &Api) -> Result<Identity, ApiError> {
     if let Some(id) = &api.config.cluster_id {
         return Ok(Identity {
             cluster: ClusterId(id.clone()),
+            kube_system: None,
             finding: None,
         });
     }
@@ -77,7 +88,8 @@ pub(super) async fn ask(api: &Api) -> Result<Identity, ApiError> {
     };
     match uid.filter(|uid| !uid.is_empty()) {
         Some(uid) => Ok(Identity {
-            cluster: ClusterId(uid),
+            cluster: ClusterId(uid.clone()),
+            kube_system: Some(uid),
             finding: None,
         }),
         None => by_address(api).await,
@@ -89,13 +101,54 @@ async fn by_address(api: &Api) -> Result<Identity, ApiError> {
     let url = server_url(&api.config).await.map_err(ApiError::Connect)?;
     Ok(Identity {
         cluster: ClusterId(url),
-        finding: Some(unidentified()),
+        kube_system: None,
+        finding: Some(unidentified(
+            "the UID of `kube-system` cannot be read, so the apiserver's address names this cluster",
+        )),
     })
 }
 
-fn unidentified() -> Finding {
-    let consequence =
-        "the UID of `kube-system` cannot be read, so the apiserver's address names this cluster";
+// === impl Identity ===
+
+/// What another answer says about the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Learnt {
+    Nothing,
+    /// The right to read it came or went.
+    Rights,
+    /// Another cluster answers.
+    Another,
+}
+
+impl Identity {
+    /// Takes another answer over, but not its name unless it is another cluster's.
+    pub(super) fn learn(&mut self, again: Self) -> Learnt {
+        match (&self.kube_system, again.kube_system) {
+            (Some(known), Some(uid)) if *known != uid => {
+                *self = Self {
+                    kube_system: Some(uid),
+                    ..again
+                };
+                return Learnt::Another;
+            }
+            (known, None) if known.is_some() => {
+                let lost = "the UID of `kube-system` cannot be read any more, so another cluster would not be noticed";
+                let finding = again.finding.map(|_| unidentified(lost));
+                if self.finding == finding {
+                    return Learnt::Nothing;
+                }
+                self.finding = finding;
+            }
+            (known, uid) if *known == uid && self.finding == again.finding => {
+                return Learnt::Nothing;
+            }
+            (_, uid) => (self.kube_system, self.finding) = (uid, again.finding),
+        }
+        Learnt::Rights
+    }
+}
+
+fn unidentified(consequence: &str) -> Finding {
     Finding::new(
         Code::RightMissing,
         Subject::Cluster,

@@ -44,6 +44,8 @@ pub(super) enum Change {
     Applied(SourceId, Item),
     /// An object left.
     Deleted(SourceId, ObjectKey),
+    /// A watch begins: whoever answers it may be another than before.
+    Opened,
     /// Nothing changed, but the apiserver spoke.
     Heard(SourceId),
     /// How the source fares.
@@ -244,6 +246,7 @@ impl Source {
             Err(error @ ApiError::Forbidden(_)) => return Ended::Forbidden(error),
             Err(error) => return Ended::Failed(error),
         };
+        self.send(Change::Opened).await;
         if self.status.polling {
             self.status = Status::new(self.id);
             self.status.resource = Some(resource);

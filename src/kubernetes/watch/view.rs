@@ -299,6 +299,16 @@ impl View {
         }
     }
 
+    /// Nothing delivered so far is of the cluster that answers now; it is complete once that has listed all.
+    pub(super) fn forget(&mut self) {
+        self.evidence.left.clear();
+        for entries in self.sources.values_mut() {
+            entries.synced = false;
+            entries.objects.clear();
+            entries.absent.clear();
+        }
+    }
+
     /// What left and has not been confirmed yet.
     pub(super) fn absences(&self) -> Vec<Absence> {
         let of_source = |(source, entries): (&SourceId, &Entries)| {

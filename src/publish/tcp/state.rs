@@ -288,7 +288,11 @@ impl State {
     }
 
     fn take(&mut self, desired: Arc<Desired>, now: Uptime) {
-        self.instance = Some(InstanceId::of(&desired.cluster));
+        let id = InstanceId::of(&desired.cluster);
+        self.instance = Some(match self.instance.take() {
+            Some(earlier) => id.formerly(earlier),
+            None => id,
+        });
         self.calmed = self.flaps.calm(&desired.table.tcp, now);
         self.desired = Some(desired);
         self.admission_stale = true;

@@ -34,7 +34,7 @@ pub use gorouter::{Gorouter, GorouterOptions};
 pub use kube_apiserver::{KubeApiserver, KubeApiserverOptions, TokenUser};
 pub use locket::Locket;
 pub use mariadb::{MariaDb, MariaDbOptions};
-pub use nats_server::{NatsServer, NatsServerOptions};
+pub use nats_server::{NatsCluster, NatsServer, NatsServerOptions};
 pub use nginx::Nginx;
 pub use pki::{Identity, Pki};
 pub use process::{Process, Program};

@@ -20,6 +20,17 @@ pub struct NatsServerOptions {
     pub denied: Vec<String>,
     /// A free one when `None`.
     pub port: Option<u16>,
+    /// The cluster it is part of.
+    pub cluster: Option<NatsCluster>,
+}
+
+/// Where the servers of a cluster hear each other, on loopback.
+#[derive(Clone, Debug)]
+pub struct NatsCluster {
+    /// This one's port.
+    pub port: u16,
+    /// The others'.
+    pub peers: Vec<u16>,
 }
 
 pub struct NatsServer {
@@ -39,6 +50,7 @@ impl Default for NatsServerOptions {
             password: "nats-password".to_owned(),
             denied: Vec::new(),
             port: None,
+            cluster: None,
         }
     }
 }
@@ -63,6 +75,14 @@ impl NatsServer {
                 "key_file": pki.server_key_file(),
                 "ca_file": pki.ca_file(),
                 "verify": true,
+            });
+        }
+        if let Some(NatsCluster { port, peers }) = &options.cluster {
+            let route = |port: &u16| format!("nats://127.0.0.1:{port}");
+            config["cluster"] = json!({
+                "name": "foundation",
+                "listen": format!("127.0.0.1:{port}"),
+                "routes": peers.iter().map(route).collect::<Vec<_>>(),
             });
         }
         let file = folder.join("nats.conf");

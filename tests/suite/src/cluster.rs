@@ -2,6 +2,7 @@
 //! apiserver alone does not have (a namespace's end, a node's condition, endpoint slices), played by the test.
 
 use anyhow::{Context, Result, bail};
+use counterparts::KubeApiserver;
 use counterparts::kube_apiserver::ADMIN_TOKEN;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -63,9 +64,14 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
 impl Cluster {
     /// A client of the stack's apiserver.
     pub fn new(stack: &counterparts::Stack) -> Self {
+        Self::of(&stack.apiserver)
+    }
+
+    /// A client of an apiserver.
+    pub fn of(apiserver: &KubeApiserver) -> Self {
         Self {
-            url: stack.apiserver.url().to_owned(),
-            http: stack.apiserver.http().clone(),
+            url: apiserver.url().to_owned(),
+            http: apiserver.http().clone(),
         }
     }
 
@@ -261,6 +267,29 @@ impl Cluster {
             "addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 80, "protocol": "TCP", "name": ""}],
         });
         self.apply(&object).await.map(drop)
+    }
+
+    /// Gives a user the role that kubo up to 0.22 shipped, which may only list, and waits until it counts.
+    pub async fn grant_lists(&self, user: &str, token: &str) -> Result<()> {
+        const API_GROUP: &str = "rbac.authorization.k8s.io";
+        let resources = ["services", "namespaces", "nodes"];
+        let rule = json!({"apiGroups": [""], "resources": resources, "verbs": ["list"]});
+        self.apply(&json!({
+            "apiVersion": format!("{API_GROUP}/v1"), "kind": "ClusterRole",
+            "metadata": {"name": "list-only"}, "rules": [rule],
+        }))
+        .await?;
+        self.apply(&json!({
+            "apiVersion": format!("{API_GROUP}/v1"), "kind": "ClusterRoleBinding",
+            "metadata": {"name": "list-only"},
+            "roleRef": {"apiGroup": API_GROUP, "kind": "ClusterRole", "name": "list-only"},
+            "subjects": [{"apiGroup": API_GROUP, "kind": "User", "name": user}],
+        }))
+        .await?;
+        for resource in resources {
+            self.may_get(token, &format!("/api/v1/{resource}")).await;
+        }
+        Ok(())
     }
 
     /// Waits until the holder of a token may read a path: a role takes a moment to count.

@@ -14,6 +14,7 @@ pub mod poll;
 pub mod probe;
 pub mod served;
 pub mod subject;
+pub mod switch;
 
 pub use backend::{Echo, Web, node_addresses};
 pub use cluster::Cluster;
@@ -24,3 +25,4 @@ pub use poll::{eventually, stays, within};
 pub use probe::{HttpLoop, TcpLoop, answers, backends, http_get, http_status, opens, tcp_line};
 pub use served::{Served, closes, leads_to, on_nodes};
 pub use subject::{Line, Site};
+pub use switch::Switch;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::poll;
 
@@ -99,10 +99,20 @@ pub fn backends(routes: &Value, host: &str) -> BTreeSet<String> {
         .collect()
 }
 
-#[derive(Default)]
 struct Seen {
+    began: Instant,
     requests: u64,
     failures: Vec<String>,
+}
+
+impl Seen {
+    fn begin() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            began: Instant::now(),
+            requests: 0,
+            failures: Vec::new(),
+        }))
+    }
 }
 
 /// Requests one host without end.
@@ -120,6 +130,8 @@ pub struct TcpLoop {
 fn note(seen: &Mutex<Seen>, failure: Option<String>) {
     let mut seen = seen.lock().expect("a loop's record must not be poisoned");
     seen.requests += 1;
+    let at = seen.began.elapsed().as_secs_f64();
+    let failure = failure.map(|failure| format!("at {at:.2} s {failure}"));
     seen.failures.extend(failure);
 }
 
@@ -141,7 +153,7 @@ impl HttpLoop {
 
     /// Begins; the host answers already.
     pub fn start(router: SocketAddr, host: &str) -> Self {
-        let (seen, host) = (Arc::new(Mutex::new(Seen::default())), host.to_owned());
+        let (seen, host) = (Seen::begin(), host.to_owned());
         let record = seen.clone();
         let task = tokio::spawn(async move {
             loop {
@@ -171,7 +183,7 @@ impl TcpLoop {
 
     /// Begins; the port answers already.
     pub fn start(address: SocketAddr) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Seen::begin();
         let record = seen.clone();
         let task = tokio::spawn(async move {
             loop {

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use suite::foundation::{POOR_TOKEN, POOR_USER};
 use suite::served::on_nodes;
-use suite::{Controller, Foundation, HttpLoop, Web, eventually, http_status, on_each_stage};
+use suite::{
+    Controller, Foundation, HttpLoop, Settings, Stage, Web, eventually, http_status, on_each_stage,
+    on_stage,
+};
 
 const LABELS: [&str; 2] = ["http-route-sync", "tcp-route-sync"];
 /// Services that lose everything at once.
@@ -53,6 +57,14 @@ impl Crowd {
 
     fn service(&self, index: usize) -> String {
         format!("{}/s{index}", self.namespace)
+    }
+
+    async fn unlabel(&self, foundation: &Foundation, index: usize) {
+        for lane in LABELS {
+            let service = self.service(index);
+            let gone = foundation.cluster.label(&service, lane, None);
+            gone.await.unwrap();
+        }
     }
 
     async fn host_answers(&self, foundation: &Foundation, index: usize) -> bool {
@@ -121,11 +133,7 @@ fn routes_whose_labels_all_go_at_once_stay_until_that_is_approved() {
         // Frozen, so that what happens meanwhile reaches it together.
         controller.signal("STOP");
         for index in 0..crowd.names.len() {
-            let service = crowd.service(index);
-            for lane in LABELS {
-                let gone = foundation.cluster.label(&service, lane, None);
-                gone.await.unwrap();
-            }
+            crowd.unlabel(foundation, index).await;
         }
         controller.signal("CONT");
         let status = tripped(&controller).await;
@@ -202,6 +210,107 @@ fn the_routes_of_a_deleted_namespace_all_go() {
             .unwrap();
         crowd.all_gone(foundation).await;
         assert!(!controller.log().contains("removal-held"));
+        assert_eq!(controller.stop().await, 0);
+    });
+}
+
+/// Two of a lane may go within a minute.
+fn only_two(settings: &mut Settings) {
+    settings.config["routes"]["max_removals"] = json!(2);
+    settings.config["routes"]["max_removals_percent"] = json!(0);
+}
+
+#[test]
+fn routes_that_went_while_nobody_ran_stay_where_they_are_more_than_the_operator_allows() {
+    let statement = "three of four Services lose their labels while the controller is down, and two may go: the \
+                     next process keeps them, killed again it keeps them still, and `approve` lets them go";
+    on_each_stage(statement, async |foundation| {
+        foundation.nodes(1).await;
+        let crowd = Crowd::start(foundation, "few", 30580, 4).await;
+        let state = tempfile::tempdir().unwrap();
+        let mut controller = foundation
+            .controller_with(|settings| {
+                only_two(settings);
+                settings.config["state"] = json!({"dir": state.path()});
+                settings.config["routing_api"]["ttl"] = TTL.into();
+            })
+            .await;
+        crowd.all_answer(foundation).await;
+        let written = async |what: &str| {
+            eventually("the state is written", async || {
+                let text = std::fs::read_to_string(state.path().join("routes.jsonl"));
+                text.unwrap_or_default().contains(what)
+            })
+            .await;
+        };
+        written(&crowd.names[3].1).await;
+        controller.kill().await.unwrap();
+        for index in 0..3 {
+            crowd.unlabel(foundation, index).await;
+        }
+        let mut plans = Vec::new();
+        for _ in 0..2 {
+            controller.start_again().unwrap();
+            controller.ready().await;
+            eventually("they are held", async || {
+                held(&controller.status().await, "tcp").len() == 3
+            })
+            .await;
+            let status = controller.status().await;
+            assert_eq!(held(&status, "http").len(), 3, "{status}");
+            let reasons = status["held"]["reasons"].to_string();
+            assert!(reasons.contains("than 2, or 0 % of all"), "{reasons}");
+            plans.push(status["held"]["plan"].as_str().unwrap().to_owned());
+            written("\"held\":[").await;
+            controller.kill().await.unwrap();
+        }
+        assert_eq!(plans[0], plans[1]);
+        controller.start_again().unwrap();
+        controller.ready().await;
+        crowd.all_answer(foundation).await;
+        let (code, _, errors) = controller.command(&["approve", &plans[0]]).await.unwrap();
+        assert_eq!(code, 0, "{errors}");
+        for index in 0..3 {
+            eventually("what was approved goes", async || {
+                !crowd.host_answers(foundation, index).await
+                    && !crowd.port_answers(foundation, index).await
+            })
+            .await;
+        }
+        assert!(crowd.host_answers(foundation, 3).await);
+        assert_eq!(controller.stop().await, 0);
+    });
+}
+
+#[test]
+fn two_further_lists_that_agree_let_go_what_was_held() {
+    on_stage(Stage::Sandbox, async |foundation| {
+        foundation.nodes(1).await;
+        let crowd = Crowd::start(foundation, "agreed", 30590, 3).await;
+        let lists = foundation.cluster.grant_lists(POOR_USER, POOR_TOKEN);
+        lists.await.unwrap();
+        let kubeconfig = foundation.stack.apiserver.kubeconfig(POOR_TOKEN);
+        let controller = foundation
+            .controller_with(|settings| {
+                only_two(settings);
+                settings.kubeconfig = kubeconfig;
+                // Each poll is a complete list.
+                settings.config["kubernetes"]["poll_interval"] = "3s".into();
+            })
+            .await;
+        crowd.all_answer(foundation).await;
+        for index in 0..3 {
+            crowd.unlabel(foundation, index).await;
+        }
+        // A poll may see one of them go before the others; then two are left, and a list that lacks both of a lane
+        // holds them as well.
+        eventually("something is held", async || {
+            controller.metric("route_sync_guard_tripped", "").await > 0.0
+        })
+        .await;
+        crowd.all_gone(foundation).await;
+        let status = controller.status().await;
+        assert!(status["held"].is_null(), "{status}");
         assert_eq!(controller.stop().await, 0);
     });
 }

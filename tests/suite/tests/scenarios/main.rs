@@ -1,6 +1,7 @@
 //! The whole job against whole foundations, scenario by scenario.
 
 mod annotations;
+mod another_cluster;
 mod budget;
 mod compatibility;
 mod conflicts;
@@ -19,3 +20,4 @@ mod steady;
 mod strangers;
 mod tcp;
 mod tokens;
+mod under_load;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use counterparts::Program;
-use serde_json::json;
 use suite::foundation::{POOR_TOKEN, POOR_USER};
 use suite::{
     Echo, HttpLoop, TcpLoop, Web, answers, eventually, node_addresses, on_each_stage, opens,
@@ -12,7 +11,6 @@ use suite::{
 
 const HTTP: &str = "http-route-sync";
 const TCP: &str = "tcp-route-sync";
-const API_GROUP: &str = "rbac.authorization.k8s.io";
 
 #[test]
 fn an_apiserver_that_restarts_costs_no_route() {
@@ -79,26 +77,7 @@ fn the_old_role_runs_the_main_job_and_each_missing_right_is_named() {
         foundation.nodes(2).await;
         let port = foundation.port();
         let cluster = &foundation.cluster;
-        let role = json!({
-            "apiVersion": format!("{API_GROUP}/v1"), "kind": "ClusterRole",
-            "metadata": {"name": "list-only"},
-            "rules": [{
-                "apiGroups": [""], "resources": ["services", "namespaces", "nodes"], "verbs": ["list"],
-            }],
-        });
-        let binding = json!({
-            "apiVersion": format!("{API_GROUP}/v1"), "kind": "ClusterRoleBinding",
-            "metadata": {"name": "list-only"},
-            "roleRef": {"apiGroup": API_GROUP, "kind": "ClusterRole", "name": "list-only"},
-            "subjects": [{"apiGroup": API_GROUP, "kind": "User", "name": POOR_USER}],
-        });
-        cluster.apply(&role).await.unwrap();
-        cluster.apply(&binding).await.unwrap();
-        for resource in ["services", "namespaces", "nodes"] {
-            cluster
-                .may_get(POOR_TOKEN, &format!("/api/v1/{resource}"))
-                .await;
-        }
+        cluster.grant_lists(POOR_USER, POOR_TOKEN).await.unwrap();
         let (web, name) = (foundation.name("poor/web"), foundation.name("poor"));
         let echo = foundation.name("poor/echo");
         cluster.service(&web, 30105).await.unwrap();
