@@ -19,6 +19,9 @@ use crate::world::cluster::{Kind, Node, Object, Service};
 use crate::world::links::{Remote, Way};
 use crate::world::routing::Writer;
 
+/// A router that missed what replaced an endpoint hears it again within an interval of 20 s; what withdraws the
+/// endpoint meanwhile may come before.
+const ROUTER_CATCHES_UP: Duration = Duration::from_secs(25);
 /// A Service that is new, or new behind a front, is known to the controller after so long with nothing in the way:
 /// until then what leads to it is left over from another.
 const KNOWN_AFTER: Duration = Duration::from_secs(20);
@@ -62,6 +65,14 @@ enum Place {
     Table,
 }
 
+/// Since when an address is announced that nobody asks for.
+#[derive(Clone, Copy, Debug)]
+struct Astray {
+    since: Moment,
+    /// And since when it leads to another Service.
+    elsewhere: Option<Moment>,
+}
+
 pub struct Judge {
     calm: Moment,
     process_started: Moment,
@@ -69,15 +80,21 @@ pub struct Judge {
     keeps: Keeps,
     /// Since when each claim stands.
     claimed: BTreeMap<(Front, Claim), Moment>,
+    /// Who last asked for each front with each node port.
+    last: BTreeMap<(Front, u16), u64>,
     /// Fronts that need not be served until then, and why is the story's affair.
     excused: BTreeMap<Front, Moment>,
     served: BTreeSet<(Place, Front, Claim)>,
     dark: BTreeMap<(Place, Front), Moment>,
-    stale: BTreeMap<(Place, Front, String, u16), Moment>,
-    /// When something last stood in the way of knowing what is wanted.
+    stale: BTreeMap<(Place, Front, String, u16), Astray>,
+    /// When something last stood in the way of reading the cluster.
+    blind: Moment,
+    /// And of believing what was read: the change guard waits.
     unknowing: Moment,
     /// And of telling it, for each lane.
     mute: [Moment; 2],
+    /// When a router last may have missed a message.
+    missed: Moment,
     /// When routers last could not be expected to forget.
     unforgetting: Moment,
     well_since: Option<Moment>,
@@ -105,12 +122,15 @@ impl Judge {
             process_started: Moment::ZERO,
             keeps,
             claimed: BTreeMap::new(),
+            last: BTreeMap::new(),
             excused: BTreeMap::new(),
             served: BTreeSet::new(),
             dark: BTreeMap::new(),
             stale: BTreeMap::new(),
+            blind: Moment::ZERO,
             unknowing: Moment::ZERO,
             mute: [Moment::ZERO; 2],
+            missed: Moment::ZERO,
             unforgetting: Moment::ZERO,
             well_since: None,
             over: false,
@@ -119,6 +139,10 @@ impl Judge {
 
     pub fn process_started(&mut self, now: Moment) {
         self.process_started = now;
+        if self.keeps.state {
+            // The first view is compared with what the last process told.
+            self.unknowing_until(now + HELD_FOR);
+        }
     }
 
     /// That front need not be served for a while.
@@ -127,8 +151,12 @@ impl Judge {
         *known = (*known).max(until);
     }
 
-    /// What the watches cannot tell is found late.
-    pub fn unknowing_until(&mut self, until: Moment) {
+    fn blind_until(&mut self, until: Moment) {
+        self.blind = self.blind.max(until);
+        self.unknowing_until(until);
+    }
+
+    fn unknowing_until(&mut self, until: Moment) {
         self.unknowing = self.unknowing.max(until);
     }
 
@@ -149,6 +177,7 @@ impl Judge {
                 self.excuse(front.clone(), now + CONFLICT_LASTS);
             }
             for claim in claims {
+                self.last.insert((front.clone(), claim.1), claim.0);
                 let claim = (front.clone(), *claim);
                 self.claimed.entry(claim).or_insert(now);
             }
@@ -205,14 +234,15 @@ impl Judge {
         ];
         let up = |remote| world.links.way(remote) == Way::Up;
         if !alive || !up(Remote::Kubernetes) || faults.iter().any(|until| now < *until) {
-            self.unknowing_until(now);
+            self.blind_until(now);
         }
         // Where objects may not be read one by one, lists alone tell.
         if now < cluster.all_empty.max(cluster.lists_empty) {
+            self.blind_until(now);
             self.unknowing_until(now + HELD_FOR);
         }
         if now < cluster.silent {
-            self.unknowing_until(now + RESCAN);
+            self.blind_until(now + RESCAN);
         }
         let has = |http: bool| {
             truth
@@ -226,6 +256,9 @@ impl Judge {
         let deaf = world.nats.routers.iter().any(|router| !router.hears(now));
         if !up(Remote::Nats) || now < world.nats.loss.0 || deaf {
             self.mute[HTTP] = now;
+        }
+        if now < world.nats.loss.0 || deaf {
+            self.missed = now;
         }
         if world.links.way(Remote::Nats) == Way::Down || deaf {
             self.unforgetting = now;
@@ -259,6 +292,7 @@ impl Judge {
         now: Moment,
         wrongs: &mut Vec<String>,
     ) {
+        let missed = place != Place::Table && now < self.missed + ROUTER_CATCHES_UP;
         self.served
             .retain(|(other, front, claim)| *other != place || truth.has(front, claim));
         for (front, claims) in &truth.claims {
@@ -276,7 +310,7 @@ impl Judge {
                 }
             }
             let key = (place, front.clone());
-            let excused = self.excused.get(front).is_some_and(|until| now < *until);
+            let excused = self.excuses(front, now) || missed;
             let served = |claim: &Claim| self.served.contains(&(place, front.clone(), *claim));
             if led || excused || !claims.iter().any(served) {
                 self.dark.remove(&key);
@@ -303,28 +337,61 @@ impl Judge {
         let mut seen = BTreeSet::new();
         for (front, backends) in fronts {
             for (ip, port) in backends {
+                let key = (place, front.clone(), ip.clone(), *port);
                 if truth.wants(front, ip, *port) {
                     continue;
                 }
-                let key = (place, front.clone(), ip.clone(), *port);
-                seen.insert(key.clone());
-                let since = *self.stale.entry(key).or_insert(now);
-                let excused = self.excused.get(front).is_some_and(|until| now < *until);
-                let mute = self.mute[usize::from(place == Place::Table)];
-                let known = since.max(self.unknowing);
-                let Keeps { state, stamps } = self.keeps;
-                let kept = state || (stamps && place == Place::Table);
-                // Of what the last process withdrew the next one may know nothing.
-                let knows = kept || since > self.process_started;
-                let late = knows && now.saturating_sub(known.max(mute)) > FORGOTTEN_WITHIN;
-                let lapsed = now.saturating_sub(known.max(self.unforgetting)) > LAPSED_WITHIN;
-                if (late || lapsed) && !excused {
-                    wrongs.push(format!("{front:?} leads to {ip}:{port} at {place:?}, wanted by nobody since {since:?}"));
+                let mut astray = *self.stale.entry(key.clone()).or_insert(Astray {
+                    since: now,
+                    elsewhere: None,
+                });
+                astray.elsewhere = match astray.elsewhere {
+                    _ if !self.is_anothers(front, *port, truth) => None,
+                    None => Some(now),
+                    since => since,
+                };
+                self.stale.insert(key.clone(), astray);
+                seen.insert(key);
+                if self.too_long(place, astray, now) && !self.excuses(front, now) {
+                    wrongs.push(format!(
+                        "{front:?} leads to {ip}:{port} at {place:?}, wanted by nobody: {astray:?}"
+                    ));
                 }
             }
         }
         self.stale
             .retain(|key, _| key.0 != place || seen.contains(key));
+    }
+
+    /// Whether that node port leads to another Service than the one that last asked for the route.
+    fn is_anothers(&self, front: &Front, port: u16, truth: &Truth) -> bool {
+        let owner = truth.owners.get(&port);
+        let last = self.last.get(&(front.clone(), port));
+        owner.is_some() && owner != last
+    }
+
+    fn too_long(&self, place: Place, astray: Astray, now: Moment) -> bool {
+        let Astray { since, elsewhere } = astray;
+        let after = |moment: Moment| now.saturating_sub(moment);
+        let mute = self.mute[usize::from(place == Place::Table)];
+        let Keeps { state, stamps } = self.keeps;
+        // Of what the last process withdrew the next one may know nothing, and of what it wrote without ever being
+        // told so this one does not: it goes by itself.
+        let knows = match place {
+            Place::Table => stamps,
+            Place::Router(_) => state || since > self.process_started,
+        };
+        let known = since.max(self.unknowing);
+        let late = knows && after(known.max(mute)) > FORGOTTEN_WITHIN;
+        // What leads to another Service is held by nobody and for nothing.
+        let misled = elsewhere.map(|since| since.max(self.blind).max(mute));
+        let misled = knows && misled.is_some_and(|since| after(since) > FORGOTTEN_WITHIN);
+        let lapsed = after(known.max(self.unforgetting)) > LAPSED_WITHIN;
+        late || misled || lapsed
+    }
+
+    fn excuses(&self, front: &Front, now: Moment) -> bool {
+        self.excused.get(front).is_some_and(|until| now < *until)
     }
 
     /// Is all as it should be?
@@ -354,6 +421,8 @@ impl Judge {
 /// What the cluster asks for.
 struct Truth {
     claims: BTreeMap<Front, Vec<Claim>>,
+    /// Whom each node port leads to.
+    owners: BTreeMap<u16, u64>,
     /// Addresses of the nodes that may serve.
     nodes: BTreeSet<String>,
 }
@@ -364,9 +433,11 @@ impl Truth {
     fn of(world: &World) -> Self {
         let mut claims: BTreeMap<Front, Vec<Claim>> = BTreeMap::new();
         let mut nodes = BTreeSet::new();
+        let mut owners = BTreeMap::new();
         for ((kind, ..), (_, object)) in &world.cluster.objects {
             match (kind, object) {
                 (Kind::Service, Object::Service(service)) => {
+                    owners.insert(service.node_port, service.uid);
                     for front in fronts(service) {
                         let claim = (service.uid, service.node_port);
                         claims.entry(front).or_default().push(claim);
@@ -385,7 +456,11 @@ impl Truth {
                 _ => {}
             }
         }
-        Self { claims, nodes }
+        Self {
+            claims,
+            owners,
+            nodes,
+        }
     }
 
     fn has(&self, front: &Front, claim: &Claim) -> bool {

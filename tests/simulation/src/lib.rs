@@ -10,6 +10,7 @@
 //! anything but the seed, which is shown by living some of them twice. What the process is made of is what `run`
 //! makes it of (`route_sync::cli::assemble`); all that is exchanged is what it reaches.
 
+pub mod crowd;
 pub mod judge;
 pub mod process;
 pub mod story;

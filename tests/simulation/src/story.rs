@@ -153,7 +153,7 @@ impl Story {
 
 impl Plan<'_> {
     fn changes(&mut self) {
-        let pause = seconds(self.rng, 3, 20);
+        let pause = seconds(self.rng, 2, 12);
         let mut now = Moment::ZERO;
         loop {
             now += pause.mul_f64(0.1 + 1.8 * self.rng.f64());
@@ -190,7 +190,7 @@ impl Plan<'_> {
                     self.actions.push((now, one));
                 }
             }
-            now += seconds(self.rng, 1, 12);
+            now += seconds(self.rng, 1, 7);
         }
     }
 
