@@ -27,7 +27,9 @@ const ROUTER_CATCHES_UP: Duration = Duration::from_secs(25);
 const KNOWN_AFTER: Duration = Duration::from_secs(20);
 /// A route that changes hands may lead nowhere for a moment.
 const GAP_MAX: Duration = Duration::from_secs(5);
-/// A router that starts learns everything within two intervals.
+/// A router that starts and says so is told everything within 250 ms and a fifth of an interval, which leaves it time
+/// before it serves; one that nobody heard of learns it by and by.
+const ROUTER_TOLD: Duration = Duration::from_secs(8);
 const ROUTER_LEARNS: Duration = Duration::from_secs(45);
 /// From the change of a Service until routers have forgotten it, with nothing in the way: a backoff of 30 s, a
 /// fresh read, and a withdrawal that is lost and repeated; well below the 120 s after which all goes by itself.
@@ -87,6 +89,8 @@ pub struct Judge {
     served: BTreeSet<(Place, Front, Claim)>,
     dark: BTreeMap<(Place, Front), Moment>,
     stale: BTreeMap<(Place, Front, String, u16), Astray>,
+    /// When there last was no process, or none that ran.
+    absent: Moment,
     /// When something last stood in the way of reading the cluster.
     blind: Moment,
     /// And of believing what was read: the change guard waits.
@@ -127,6 +131,7 @@ impl Judge {
             served: BTreeSet::new(),
             dark: BTreeMap::new(),
             stale: BTreeMap::new(),
+            absent: Moment::ZERO,
             blind: Moment::ZERO,
             unknowing: Moment::ZERO,
             mute: [Moment::ZERO; 2],
@@ -184,12 +189,15 @@ impl Judge {
         }
         self.claimed
             .retain(|(front, claim), _| truth.has(front, claim));
+        let mut learning = BTreeSet::new();
         let mut held: BTreeMap<Place, BTreeMap<Front, Vec<(String, u16)>>> = BTreeMap::new();
         for (index, router) in world.nats.routers.iter().enumerate() {
             let place = Place::Router(index);
-            if !router.up || router.started + ROUTER_LEARNS > now {
-                self.served.retain(|(other, ..)| *other != place);
+            let heard = self.mute[HTTP].max(self.absent) <= router.started;
+            let learns = if heard { ROUTER_TOLD } else { ROUTER_LEARNS };
+            if !router.up || router.started + learns > now {
                 self.dark.retain(|(other, _), _| *other != place);
+                learning.insert(place);
             }
             let fronts = held.entry(place).or_default();
             for ((uri, address), endpoint) in &router.pools {
@@ -210,7 +218,9 @@ impl Judge {
         }
         let mut wrongs = Vec::new();
         for (place, fronts) in &held {
-            self.dark(*place, fronts, &truth, now, &mut wrongs);
+            if !learning.contains(place) {
+                self.dark(*place, fronts, &truth, now, &mut wrongs);
+            }
             self.stale(*place, fronts, &truth, now, &mut wrongs);
         }
         for wrong in wrongs {
@@ -232,6 +242,9 @@ impl Judge {
             cluster.slow.0,
             cluster.lag.0,
         ];
+        if !alive {
+            self.absent = now;
+        }
         let up = |remote| world.links.way(remote) == Way::Up;
         if !alive || !up(Remote::Kubernetes) || faults.iter().any(|until| now < *until) {
             self.blind_until(now);
@@ -253,7 +266,9 @@ impl Judge {
         if !has(true) || !has(false) {
             self.unknowing_until(now + HELD_FOR);
         }
-        let deaf = world.nats.routers.iter().any(|router| !router.hears(now));
+        // One that is down forgets everything.
+        let routers = &world.nats.routers;
+        let deaf = routers.iter().any(|router| router.up && !router.hears(now));
         if !up(Remote::Nats) || now < world.nats.loss.0 || deaf {
             self.mute[HTTP] = now;
         }
@@ -379,7 +394,10 @@ impl Judge {
         // told so this one does not: it goes by itself.
         let knows = match place {
             Place::Table => stamps,
-            Place::Router(_) => state || since > self.process_started,
+            // A router that was away may have missed every repetition, and takes what it has for fresh.
+            Place::Router(_) => {
+                since > self.unforgetting && (state || since > self.process_started)
+            }
         };
         let known = since.max(self.unknowing);
         let late = knows && after(known.max(mute)) > FORGOTTEN_WITHIN;
