@@ -177,6 +177,7 @@ impl Judge {
         let now = world.now();
         let truth = Truth::of(world);
         self.obstacles(world, &truth, alive);
+        world.routing.disturbed = self.mute[TCP].max(self.absent);
         for (front, claims) in &truth.claims {
             if claims.len() > 1 {
                 self.excuse(front.clone(), now + CONFLICT_LASTS);
@@ -250,7 +251,8 @@ impl Judge {
             self.blind_until(now);
         }
         // Where objects may not be read one by one, lists alone tell.
-        if now < cluster.all_empty.max(cluster.lists_empty) {
+        let lies = [cluster.all_empty, cluster.lists_empty, cluster.lists_lack];
+        if lies.iter().any(|until| now < *until) {
             self.blind_until(now);
             self.unknowing_until(now + HELD_FOR);
         }

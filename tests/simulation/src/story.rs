@@ -26,8 +26,8 @@ const HOSTS: u32 = 6;
 const PORTS: u16 = 6;
 /// After an obstacle to a lane, so much time without one.
 const RESPITE: Duration = Duration::from_secs(60);
-/// A watch that was refused is tried again after three minutes, until when lists take its place.
-const POLLS: Duration = Duration::from_secs(200);
+/// A read that was refused is tried again after three minutes, until when lists take its place.
+const REFUSED_LATELY: Duration = Duration::from_secs(200);
 
 /// What happens at one moment.
 #[derive(Clone, Debug)]
@@ -68,6 +68,7 @@ pub enum Trouble {
     GetForbidden,
     WatchForbidden,
     ListsEmpty,
+    ListsLack,
     AllEmpty,
     Broken,
     Slow,
@@ -105,8 +106,8 @@ struct Plan<'a> {
     kubernetes: Moment,
     /// Until when the apiserver may say what is not so.
     lies: Moment,
-    /// Until when lists may follow each other so closely that three of them tell no more than one.
-    polls: Moment,
+    /// Until when objects are not read one by one, as that was refused lately.
+    lists_alone: Moment,
     router: Moment,
     calm: Moment,
     /// The state is there and true whenever a process starts.
@@ -126,7 +127,7 @@ impl Story {
             tcp: seconds(rng, 10, 60),
             kubernetes: seconds(rng, 2, 30),
             lies: Moment::ZERO,
-            polls: Moment::ZERO,
+            lists_alone: Moment::ZERO,
             router: seconds(rng, 10, 60),
             calm,
             keeps: traits.state && !disk_fails,
@@ -222,6 +223,7 @@ impl Plan<'_> {
             (Trouble::GetForbidden, 90),
             (Trouble::WatchForbidden, 60),
             (Trouble::ListsEmpty, 40),
+            (Trouble::ListsLack, 40),
             (Trouble::AllEmpty, 45),
             (Trouble::Broken, 60),
             (Trouble::Slow, 60),
@@ -233,13 +235,15 @@ impl Plan<'_> {
         let pick = self.rng.usize(..troubles.len() + 4);
         let (action, span) = if let Some((trouble, most)) = troubles.get(pick) {
             let span = self.span(*most);
-            if *trouble == Trouble::WatchForbidden {
-                self.polls = now + span + POLLS;
+            if *trouble == Trouble::GetForbidden {
+                self.lists_alone = now + span + REFUSED_LATELY;
             }
-            if *trouble == Trouble::AllEmpty && now < self.polls {
+            // Where objects may not be read one by one a list is believed.
+            if *trouble == Trouble::ListsLack && now < self.lists_alone {
                 return;
             }
-            if matches!(trouble, Trouble::AllEmpty | Trouble::ListsEmpty) {
+            let lies = [Trouble::AllEmpty, Trouble::ListsEmpty, Trouble::ListsLack];
+            if lies.contains(trouble) {
                 self.lies = now + span;
             }
             (Action::Kubernetes(*trouble, span), span)
@@ -408,6 +412,7 @@ fn troubles(world: &mut World, trouble: Trouble, span: Duration) {
         Trouble::GetForbidden => faults.get_forbidden = until,
         Trouble::WatchForbidden => faults.watch_forbidden = until,
         Trouble::ListsEmpty => faults.lists_empty = until,
+        Trouble::ListsLack => faults.lists_lack = until,
         Trouble::AllEmpty => faults.all_empty = until,
         Trouble::Broken => faults.broken = until,
         Trouble::Slow => faults.slow = (until, wait),
@@ -417,7 +422,9 @@ fn troubles(world: &mut World, trouble: Trouble, span: Duration) {
     }
     match trouble {
         // Only who lists again is told what is not so.
-        Trouble::Compacted | Trouble::ListsEmpty | Trouble::AllEmpty => kubernetes::compact(world),
+        Trouble::Compacted | Trouble::ListsEmpty | Trouble::ListsLack | Trouble::AllEmpty => {
+            kubernetes::compact(world);
+        }
         Trouble::Lag | Trouble::Silent | Trouble::GetForbidden => {}
         _ => kubernetes::cut(world),
     }
@@ -484,6 +491,7 @@ fn stranger_on_port(world: &mut World, span: Duration) {
         rows: rows.collect(),
         stamp: Some("somebody-else".to_owned()),
         ttl: Duration::from_secs(60),
+        since: now,
         until: now + span,
         legacy: false,
     };
@@ -517,6 +525,7 @@ fn older_job(world: &mut World, judge: &mut Judge, span: Duration) {
         rows,
         stamp: None,
         ttl: Duration::from_secs(60),
+        since: now,
         until: now + span,
         legacy: true,
     };

@@ -67,6 +67,8 @@ pub struct Faults {
     pub watch_forbidden: Moment,
     /// Lists show nothing.
     pub lists_empty: Moment,
+    /// Lists lack every other Service.
+    pub lists_lack: Moment,
     /// Nothing shows anything: the database was lost, and will come back.
     pub all_empty: Moment,
     /// Requests are answered with 500.

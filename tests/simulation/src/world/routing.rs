@@ -6,7 +6,7 @@
 
 mod client;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use route_sync::plan::admission::RouterGroup;
@@ -23,6 +23,8 @@ pub use client::Api;
 pub const PRUNE_EVERY: Duration = Duration::from_secs(10);
 /// The pruner leaves a row alone until it has been expired for this long.
 const EXPIRED_FOR: Duration = Duration::from_secs(1);
+/// By then what others wrote is known, by an event or by the list of each minute that a conflict calls for.
+const OTHERS_KNOWN: Duration = Duration::from_secs(90);
 /// An event is told this much later.
 const EVENT_AFTER: Duration = Duration::from_millis(5);
 /// The real one's buffer for one subscriber.
@@ -51,6 +53,7 @@ pub struct Other {
     pub rows: Vec<TcpRow>,
     pub stamp: Option<String>,
     pub ttl: Duration,
+    pub since: Moment,
     pub until: Moment,
     /// An older job for our own routes, not a stranger.
     pub legacy: bool,
@@ -87,6 +90,10 @@ pub struct Routing {
     pub max_ttl: Duration,
     pub others: Vec<Other>,
     pub faults: Faults,
+    /// When the controller last could not have seen or written everything.
+    pub disturbed: Moment,
+    /// Ports on which a row of ours ever stood.
+    served: BTreeSet<u16>,
     /// A row without "no TLS" is inserted anew each time and deleted by nobody.
     leaky: bool,
     /// Rows keep the id of their writer.
@@ -109,6 +116,8 @@ impl Routing {
             max_ttl: Duration::from_secs(if traits.short_ttl { 60 } else { 120 }),
             others: Vec::new(),
             faults: Faults::default(),
+            disturbed: Moment::ZERO,
+            served: BTreeSet::new(),
             leaky: traits.leaky,
             stamps: traits.stamps,
             streams: Vec::new(),
@@ -228,6 +237,7 @@ fn create(world: &mut World, rows: &[TcpRow], stamp: &str, ttl: Duration) -> Res
     let now = world.now();
     for row in rows {
         judge(world, row);
+        judge_neighbours(world, row);
     }
     let routing = &mut world.routing;
     for row in rows {
@@ -262,6 +272,38 @@ fn judge(world: &mut World, row: &TcpRow) {
     }
     if !(PORT_FIRST..=PORT_LAST).contains(&port) {
         world.wrong(format!("row for port {port}, which nobody reserved"));
+    }
+}
+
+/// Who may not stand beside a new row of ours.
+fn judge_neighbours(world: &mut World, row: &TcpRow) {
+    let now = world.now();
+    let routing = &mut world.routing;
+    let port = row.port.get();
+    let known = |other: &Other| other.since.max(routing.disturbed) + OTHERS_KNOWN <= now;
+    let is_new = routing.live(now).all(|known| known.row != *row);
+    let others = routing.live(now).filter_map(|other| match other.writer {
+        Writer::Other(index) if other.row.port == row.port => {
+            Some((&other.row, &routing.others[index]))
+        }
+        _ => None,
+    });
+    let others: Vec<_> = others.filter(|(_, other)| known(other)).collect();
+    // HAProxy refuses its whole file where one address stands twice behind one port.
+    let beside = others.iter().any(|(other, _)| other.same_server(row));
+    let joins = others.iter().any(|(_, other)| !other.legacy);
+    let claims = !routing.served.contains(&port);
+    routing.served.insert(port);
+    if is_new && beside {
+        world.wrong(format!(
+            "port {port}: {} stands beside an older job's",
+            row.backend()
+        ));
+    }
+    if is_new && joins && claims {
+        world.wrong(format!(
+            "port {port} is shared with a stranger who was there first"
+        ));
     }
 }
 

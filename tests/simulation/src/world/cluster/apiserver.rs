@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tower::service_fn;
 
-use super::{Kind, Version, json as wire};
+use super::{Kind, Object, Version, json as wire};
 use crate::Moment;
 use crate::world::Line;
 use crate::world::links::{Refused, Remote, Way};
@@ -123,6 +123,11 @@ fn read(line: &Line, path: &str, label: Option<&str>) -> (u16, Value) {
         .objects
         .iter()
         .filter(|((k, ..), _)| *k == kind && shown);
+    let lacks = |object: &Object| match object {
+        Object::Service(service) => service.uid % 2 == 0 && now < faults.lists_lack,
+        Object::Node(_) => false,
+    };
+    let all = all.filter(|(_, (_, object))| !lacks(object));
     let held = all.filter(|(_, (_, object))| wire::matches(object, label));
     let items: Vec<Value> = held
         .map(|(key, (version, object))| wire::object(key, *version, object))
