@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{Outcome, live};
 
@@ -46,7 +48,7 @@ pub fn live_all(crowd: &Crowd, tell: impl Fn(u64, &str) + Sync) -> Summary {
             }
             let outcome = caught(seed);
             let mut wrong = outcome.wrongs.first().map(|(at, what)| told(*at, what));
-            if seed % TWICE_EACH == 0 && caught(seed).hash != outcome.hash {
+            if seed.is_multiple_of(TWICE_EACH) && caught(seed).hash != outcome.hash {
                 wrong = Some("the same seed lived two lives".to_owned());
             }
             let mut summary = lock();

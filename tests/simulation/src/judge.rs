@@ -60,6 +60,9 @@ pub enum Front {
 /// A Service with its node port, as long as both stay.
 type Claim = (u64, u16);
 
+/// Where each front leads.
+type Led = BTreeMap<Front, Vec<(String, u16)>>;
+
 /// A router, or the routing API's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
@@ -191,7 +194,7 @@ impl Judge {
         self.claimed
             .retain(|(front, claim), _| truth.has(front, claim));
         let mut learning = BTreeSet::new();
-        let mut held: BTreeMap<Place, BTreeMap<Front, Vec<(String, u16)>>> = BTreeMap::new();
+        let mut held: BTreeMap<Place, Led> = BTreeMap::new();
         for (index, router) in world.nats.routers.iter().enumerate() {
             let place = Place::Router(index);
             let heard = self.mute[HTTP].max(self.absent) <= router.started;
@@ -304,7 +307,7 @@ impl Judge {
     fn dark(
         &mut self,
         place: Place,
-        fronts: &BTreeMap<Front, Vec<(String, u16)>>,
+        fronts: &Led,
         truth: &Truth,
         now: Moment,
         wrongs: &mut Vec<String>,
@@ -346,7 +349,7 @@ impl Judge {
     fn stale(
         &mut self,
         place: Place,
-        fronts: &BTreeMap<Front, Vec<(String, u16)>>,
+        fronts: &Led,
         truth: &Truth,
         now: Moment,
         wrongs: &mut Vec<String>,
@@ -415,12 +418,7 @@ impl Judge {
     }
 
     /// Is all as it should be?
-    fn settle(
-        &mut self,
-        world: &mut World,
-        held: &BTreeMap<Place, BTreeMap<Front, Vec<(String, u16)>>>,
-        truth: &Truth,
-    ) {
+    fn settle(&mut self, world: &mut World, held: &BTreeMap<Place, Led>, truth: &Truth) {
         let now = world.now();
         let amiss = held.iter().find_map(|(place, fronts)| {
             let amiss = truth.amiss(fronts, *place == Place::Table)?;
@@ -495,7 +493,7 @@ impl Truth {
     }
 
     /// The first thing that is not as it should be.
-    fn amiss(&self, fronts: &BTreeMap<Front, Vec<(String, u16)>>, table: bool) -> Option<String> {
+    fn amiss(&self, fronts: &Led, table: bool) -> Option<String> {
         let surplus = fronts
             .iter()
             .find(|(front, backends)| !backends.is_empty() && !self.claims.contains_key(front));

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use simulation::crowd::{Crowd, live_all, told};
 use simulation::live;
+use tokio::time::Instant;
 
 /// Lives the controller's life again and again, each time with the faults that its seed draws.
 #[derive(Parser)]

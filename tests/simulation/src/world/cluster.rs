@@ -81,6 +81,7 @@ pub struct Faults {
     pub lag: (Moment, Moment),
 }
 
+#[derive(Default)]
 pub struct Cluster {
     pub objects: BTreeMap<Key, (u64, Object)>,
     /// Version `n` stands at `n - 1`, with when it was made and whether watches tell of it.
@@ -102,21 +103,6 @@ pub const NAMESPACES: [&str; 2] = ["blue", "green"];
 pub const NODE_PORT_FIRST: u16 = 30_000;
 /// Few, so that a port that was freed soon leads to somebody else.
 pub const NODE_PORTS: u16 = 12;
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self {
-            objects: BTreeMap::new(),
-            history: Vec::new(),
-            compacted: 0,
-            gone: Vec::new(),
-            faults: Faults::default(),
-            uids: 0,
-            cuts: 0,
-            changed: Arc::default(),
-        }
-    }
-}
 
 // === impl Cluster ===
 
