@@ -2,7 +2,7 @@
 # Everything is built into one folder, so that the tests' own packages share the controller's dependencies.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: help demo test check bench simulation soak mutants
+.PHONY: help demo test check bench fuzz simulation soak mutants
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,3 +39,6 @@ mutants: ## show that the simulation kills each deliberate defect
 
 bench: ## measure what the README claims
 	@tests/bench
+
+fuzz: ## search all that reads what others write for five minutes each, or FUZZ_SECONDS
+	@tests/fuzz/run

@@ -11,6 +11,7 @@
 mod approve;
 mod check;
 mod docs;
+mod drain;
 mod lint;
 mod plan;
 mod render;
@@ -31,6 +32,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::publish::tcp;
 use crate::route::Hostname;
+use crate::status::Drain;
 use crate::telemetry;
 
 /// Where the original looked.
@@ -104,6 +106,18 @@ enum Command {
         #[arg(long, value_name = "ADDRESS")]
         admin: Option<SocketAddr>,
     },
+    /// Tell the running route-sync what becomes of its routes before it is stopped
+    Drain {
+        /// Withdraw every route now, and announce nothing until it is restarted; exit 0 once all is proven gone
+        #[arg(long)]
+        unregister: bool,
+        /// Keep every route alive as it is and follow no change until it is restarted (the default)
+        #[arg(long, conflicts_with = "unregister")]
+        keep: bool,
+        /// Its admin listener [default: `admin.listen` of the configuration]
+        #[arg(long, value_name = "ADDRESS")]
+        admin: Option<SocketAddr>,
+    },
     /// Check the labels and annotations of manifests, without a cluster
     Lint {
         /// Manifests; `-` is stdin
@@ -168,12 +182,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => {
             let config = Config::load(&path, surroundings())?;
-            let log = telemetry::start(
+            let (log, level) = telemetry::start(
                 config.log.format,
                 &config.log.level,
                 telemetry::Output::Stdout,
             );
-            run::run(config, &path, &log)
+            run::run(config, &path, &log, level)
         }
         Command::Plan => {
             let config = Config::load(&path, surroundings())?;
@@ -183,17 +197,29 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check { offline: _ } => check::offline(&path, surroundings(), output),
         Command::Status { admin } => block_on(status::status(admin, &path, output)),
         Command::Approve { plan, admin } => block_on(approve::approve(&plan, admin, &path, output)),
+        Command::Drain {
+            unregister,
+            keep: _,
+            admin,
+        } => {
+            let how = if unregister {
+                Drain::Unregister
+            } else {
+                Drain::Keep
+            };
+            block_on(drain::drain(how, admin, &path, output))
+        }
         Command::Lint { files, app_domain } => {
             lint::lint(&files, config.as_deref(), app_domain, output)
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut public_command(), "route-sync", &mut script);
-            render::print(&String::from_utf8_lossy(&script))?;
+            render::print_verbatim(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Docs { table } => {
-            render::print(&docs::table(table))?;
+            render::print_verbatim(&docs::table(table))?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -214,6 +240,7 @@ fn quiet() -> telemetry::Guard {
         "warn",
         telemetry::Output::Stderr,
     )
+    .0
 }
 
 fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

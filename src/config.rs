@@ -9,6 +9,7 @@ mod keys;
 mod meaning;
 mod nats;
 mod read;
+mod reload;
 mod reserved;
 mod scalar;
 mod secret;
@@ -28,13 +29,14 @@ use crate::route::Hostname;
 pub use file::SyntaxError;
 pub use keys::{KEYS, Key};
 pub use read::Mistake;
+pub use reload::at_start;
 pub use secret::Secret;
 
 /// A configuration is some kilobytes; a wrong path should not fill the memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The whole configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How the apiserver is reached.
     pub kubernetes: KubernetesConfig,
@@ -46,6 +48,8 @@ pub struct Config {
     pub nats: Option<NatsConfig>,
     /// How routes are derived.
     pub routes: desired::Options,
+    /// How instances agree on who acts; `None` where there is but one.
+    pub leader_election: Option<LeaderElectionConfig>,
     /// The admin listener; `None` is off.
     pub admin: Option<SocketAddr>,
     /// What is logged and how.
@@ -99,7 +103,7 @@ pub enum ConfigError {
 }
 
 /// How the apiserver is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KubernetesConfig {
     /// A kubeconfig file; `None` is the service account of the pod we run in.
     pub kubeconfig: Option<PathBuf>,
@@ -114,7 +118,7 @@ pub struct KubernetesConfig {
 }
 
 /// How a server's certificate is judged, and what we show of ourselves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// PEM file of the only authorities to trust; `None` is the system's.
     pub ca_file: Option<PathBuf>,
@@ -127,7 +131,7 @@ pub struct TlsConfig {
 }
 
 /// A client certificate with its key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientIdentity {
     /// PEM file, leaf first.
     pub cert_file: PathBuf,
@@ -136,7 +140,7 @@ pub struct ClientIdentity {
 }
 
 /// How tokens are had.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UaaConfig {
     /// Base URL without a trailing slash; `/oauth/token` is appended.
     pub url: String,
@@ -149,7 +153,7 @@ pub struct UaaConfig {
 }
 
 /// The TCP lane.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoutingApiConfig {
     /// Base URL without a trailing slash; `/routing/v1/…` is appended.
     pub url: String,
@@ -168,7 +172,7 @@ pub struct RoutingApiConfig {
 }
 
 /// The HTTP lane.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsConfig {
     /// At least one.
     pub servers: Vec<NatsServer>,
@@ -197,8 +201,19 @@ pub struct NatsServer {
     pub login: Option<(String, Secret)>,
 }
 
+/// How instances agree on who acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderElectionConfig {
+    /// Of the Lease.
+    pub name: String,
+    /// Of the Lease.
+    pub namespace: String,
+    /// What this instance is called; `None` is the one before's, else a name of its own.
+    pub identity: Option<String>,
+}
+
 /// What is logged and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// `None`: text on a terminal, lager elsewhere.
     pub format: Option<LogFormat>,
@@ -273,6 +288,18 @@ impl Config {
                 mistakes: reader.mistakes.into_iter().chain(unknown_keys).collect(),
             }),
         }
+    }
+}
+
+// === impl TlsConfig ===
+
+impl TlsConfig {
+    /// Every file it names.
+    #[must_use]
+    pub fn files(&self) -> Vec<&Path> {
+        let identity = self.identity.iter();
+        let pair = identity.flat_map(|identity| [&identity.cert_file, &identity.key_file]);
+        pair.chain(&self.ca_file).map(PathBuf::as_path).collect()
     }
 }
 

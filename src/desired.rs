@@ -25,11 +25,13 @@ mod claims;
 mod conflicts;
 mod findings;
 pub mod guard;
+mod hand_over;
 mod nodes;
 mod policy;
 #[cfg(test)]
 mod tests;
 
+pub use conflicts::Contested;
 pub use findings::{Code, Finding, Severity, Subject};
 
 use backends::{Placement, Placements};
@@ -56,8 +58,12 @@ pub struct Desired {
     pub node_ips: BTreeMap<IpAddr, String>,
     /// The TCP node ports of every labelled Service.
     pub node_ports: BTreeMap<NodePort, Arc<ServiceRef>>,
+    /// Node ports of Services that gave a router port of the table to another: their rows stand until its do.
+    pub yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
     /// Routes of the table that nothing asks for any more, kept alive by the [`guard`].
     pub held: Option<guard::Held>,
+    /// An operator wants every route withdrawn: the table is empty, and nothing waits for any budget.
+    pub drained: bool,
     /// When time alone may change the answer.
     pub revisit: Option<Uptime>,
 }
@@ -125,6 +131,18 @@ impl Memory {
             ..Self::default()
         }
     }
+
+    /// Takes over who holds which contested name by the record of another instance, whose table this one may have
+    /// to go on with.
+    pub fn adopt(&mut self, told: &Contested) {
+        self.holders.adopt(told);
+    }
+
+    /// Who holds which contested name since the last pass.
+    #[must_use]
+    pub fn contested(&self) -> &Contested {
+        self.holders.contested()
+    }
 }
 
 /// Derives the table. Never fails: bad input becomes a finding and harms nothing else.
@@ -135,7 +153,14 @@ pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: 
         wish: claims::read(service, options, &mut findings),
     };
     let claimants: Vec<Claimant<'_>> = snapshot.services.values().map(read).collect();
-    let won = conflicts::settle(&claimants, options, &mut memory.holders, &mut findings);
+    let endpoints = snapshot.endpoints.as_ref();
+    let won = conflicts::settle(
+        &claimants,
+        endpoints,
+        options,
+        &mut memory.holders,
+        &mut findings,
+    );
     let eligible = nodes::eligible(
         &snapshot.nodes,
         options.ipv6,
@@ -157,7 +182,9 @@ pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: 
         findings,
         node_ips: all_addresses(snapshot),
         node_ports: all_node_ports(snapshot),
+        yielding: won.yielding,
         held: None,
+        drained: false,
         revisit,
     }
 }

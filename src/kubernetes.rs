@@ -10,6 +10,7 @@
 //! | endpointslices, else endpoints | two watches, by label | `list`, `watch` | every node is taken |
 //! | namespaces | UID of `kube-system`, at each list and watch | `get` or `list` | the apiserver's address names the cluster |
 //! | namespaces | whether one went with its Services | `get` or `list` | their removal counts as any other |
+//! | leases | one, where `leader_election` is on | `get`, `create`, `update` | this instance acts as the only one |
 //!
 //! [`watch_over`] yields [`snapshot::Snapshot`]s and a report; [`snapshot_once`] looks once;
 //! [`snapshot_of_manifests`] reads files instead. Nothing here knows what a route is.
@@ -17,12 +18,13 @@
 mod api;
 mod client;
 mod kubeconfig;
+pub mod lease;
 mod manifests;
 mod node_ports;
 pub mod snapshot;
 mod timing;
 mod watch;
-mod wire;
+pub mod wire;
 
 use std::time::Duration;
 

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Data flows one way; nothing upstream knows anything downstream. In reading order: [`route`] is the
-//! vocabulary, [`kubernetes`] watches, [`desired`] derives, [`plan`] compares, [`publish`] acts, [`status`]
-//! tells. [`config`] and [`cli`] are the rim, and [`outside`] opens the ways to every remote.
+//! vocabulary, [`kubernetes`] watches, [`desired`] derives, [`plan`] compares, [`publish`] acts where [`lease`]
+//! lets it, [`status`] tells. [`config`] and [`cli`] are the rim, and [`outside`] opens the ways to every remote.
 
 pub mod admin;
 pub mod causes;
@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod desired;
 pub mod kubernetes;
+pub mod lease;
 pub mod lifecycle;
 pub mod metrics;
 pub mod outside;
@@ -27,6 +28,7 @@ pub mod publish;
 mod quote;
 pub mod retry;
 pub mod route;
+pub mod settings;
 pub mod state;
 pub mod status;
 pub mod telemetry;

@@ -9,6 +9,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -18,15 +19,19 @@ use prometheus_client::registry::Registry;
 use crate::Uptime;
 use crate::desired::Code;
 use crate::route::Lane;
-use crate::status::{RouteState, Status};
-pub use table::{Counter, METRICS, Metric};
+use crate::status::propagation::{BOUNDS, Histogram, Propagation, Stage};
+use crate::status::{Drain, RouteState, Status};
+pub use table::{Counter, Kind, METRICS, Metric};
 
 /// Reads one counter of whatever part counts.
 pub type Reading = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// What is counted, and where the count is read.
 #[derive(Default)]
-pub struct Counters(Vec<(Counter, Reading)>);
+pub struct Counters {
+    read: Vec<(Counter, Reading)>,
+    propagation: Arc<Propagation>,
+}
 
 /// Everything a scrape looks at.
 pub struct Metrics {
@@ -35,21 +40,34 @@ pub struct Metrics {
 }
 
 /// One value with its labels.
-type Sample = (Vec<(&'static str, String)>, f64);
+type Sample = (Vec<(&'static str, String)>, Value);
+
+/// What a metric says.
+#[derive(Debug)]
+enum Value {
+    One(f64),
+    Spread(Histogram),
+}
 
 // === impl Counters ===
 
 impl Counters {
     /// Adds one.
     pub fn add(&mut self, counter: Counter, read: impl Fn() -> u64 + Send + Sync + 'static) {
-        self.0.push((counter, Box::new(read)));
+        self.read.push((counter, Box::new(read)));
+    }
+
+    /// Where it is noted how long new routes take.
+    #[must_use]
+    pub fn propagation(&self) -> Arc<Propagation> {
+        Arc::clone(&self.propagation)
     }
 }
 
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.0.iter().map(|(counter, _)| counter))
+            .entries(self.read.iter().map(|(counter, _)| counter))
             .finish()
     }
 }
@@ -83,17 +101,53 @@ impl Metrics {
                 .iter()
                 .map(|(key, value)| (*key, (*value).to_owned()))
                 .collect();
-            samples.entry(name).or_default().push((labels, value));
+            let sample = (labels, Value::One(value));
+            samples.entry(name).or_default().push(sample);
         };
         put("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         put("uptime_seconds", &[], self.status.clock.now().as_secs_f64());
+        let stale = self.status.config_is_stale();
+        put("config_stale", &[], f64::from(u8::from(stale)));
+        for drain in Drain::ALL {
+            let drained = self.status.drain() == Some(*drain);
+            let label = ("routes", drain.as_str());
+            put("drained", &[label], f64::from(u8::from(drained)));
+        }
+        self.lease(&mut put);
         self.lanes(&mut put);
         self.kubernetes(&mut put);
-        for (counter, read) in &self.counters.0 {
+        for (counter, read) in &self.counters.read {
             put(counter.name(), &[], count(read()));
         }
         process::gather(&mut put);
+        samples.insert("propagation_seconds", self.propagation());
         samples
+    }
+
+    fn propagation(&self) -> Vec<Sample> {
+        let lanes = self.status.lanes();
+        let lanes = lanes.into_iter().map(|report| report.lane).collect();
+        let measured = self.counters.propagation.measured(&lanes);
+        let sample = |(lane, stage, histogram): (Lane, Stage, Histogram)| {
+            let (lane, stage) = (lane.to_string(), stage.as_str().to_owned());
+            let labels = vec![("lane", lane), ("stage", stage)];
+            (labels, Value::Spread(histogram))
+        };
+        measured.into_iter().map(sample).collect()
+    }
+
+    fn lease(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {
+        let lease = self.status.lease();
+        let acts = lease.as_ref().is_none_or(|lease| !lease.role.is_standby());
+        put("leader", &[], f64::from(u8::from(acts)));
+        let Some(lease) = lease else { return };
+        if let Some(generation) = lease.generation {
+            put("lease_generation", &[], count(generation));
+        }
+        if let Some(renewed) = lease.renewed {
+            let age = since(self.status.clock.now(), renewed);
+            put("lease_seconds_since_renewal", &[], age);
+        }
     }
 
     fn lanes(&self, put: &mut impl FnMut(&'static str, &[(&'static str, &str)], f64)) {
@@ -120,6 +174,9 @@ impl Metrics {
             );
             if let Some(success) = lane.last_success {
                 put("lane_seconds_since_success", &[label], since(now, success));
+            }
+            if let Some(lapses) = lane.lapses_at {
+                put("ttl_headroom_seconds", &[label], since(lapses, now));
             }
         }
     }
@@ -179,6 +236,9 @@ impl Metrics {
             if let Some(heard) = source.last_heard {
                 put("source_seconds_since_heard", &[label], since(now, heard));
             }
+            let fresh = source.last_heard.unwrap_or_default();
+            let label = ("source", *resource);
+            put("source_stale_seconds", &[label], since(now, fresh));
         }
     }
 }
@@ -206,18 +266,18 @@ impl Collector for Scrape {
             let Some(samples) = self.0.get(metric.name) else {
                 continue;
             };
-            let kind = if metric.counts {
-                MetricType::Counter
-            } else {
-                MetricType::Gauge
+            let kind = match metric.kind {
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Counter => MetricType::Counter,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut family = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
             for (labels, value) in samples {
                 // An empty label set would be written as `{}`.
                 if labels.is_empty() {
-                    put(&mut family, metric.counts, *value)?;
+                    put(&mut family, metric.kind, value)?;
                 } else {
-                    put(&mut family.encode_family(labels)?, metric.counts, *value)?;
+                    put(&mut family.encode_family(labels)?, metric.kind, value)?;
                 }
             }
         }
@@ -225,11 +285,18 @@ impl Collector for Scrape {
     }
 }
 
-fn put(one: &mut MetricEncoder<'_>, counts: bool, value: f64) -> fmt::Result {
-    if counts {
-        one.encode_counter::<NoLabelSet, f64, f64>(&value, None)
-    } else {
-        one.encode_gauge(&value)
+fn put(one: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
+    match value {
+        Value::One(value) if kind == Kind::Counter => {
+            one.encode_counter::<NoLabelSet, f64, f64>(value, None)
+        }
+        Value::One(value) => one.encode_gauge(value),
+        Value::Spread(histogram) => {
+            // The encoder adds up; its last bound is infinity.
+            let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
+            let buckets: Vec<_> = bounds.zip(histogram.buckets).collect();
+            one.encode_histogram::<NoLabelSet>(histogram.sum, histogram.count(), &buckets, None)
+        }
     }
 }
 

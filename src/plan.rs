@@ -15,6 +15,7 @@
 //! | yes    | the same after it was cleared | legacy            | its writer still runs: take ours out, wait      |
 //! | yes    | other backends                | a stranger's       | hold, unless we already serve the port or join  |
 //! | yes    | other node, same node port    | ours               | keep alive; remove once one wanted row stands   |
+//! | yes    | a node port that yields it    | ours               | keep alive; remove once one wanted row stands   |
 //! | yes    | other node port               | ours               | remove at once: another Service's or a dead one |
 //! | no     | a row                         | ours               | remove; keep refreshing while removals are held |
 //! | no     | a row                         | not ours           | nothing, ever                                   |
@@ -165,6 +166,8 @@ pub struct Input<'a> {
     pub node_ips: &'a BTreeMap<IpAddr, String>,
     /// The node ports of our labelled Services.
     pub node_ports: &'a BTreeMap<NodePort, Arc<ServiceRef>>,
+    /// Node ports of Services that gave a router port to the one that wants it.
+    pub yielding: &'a BTreeMap<RouterPort, BTreeSet<NodePort>>,
     /// What was decided.
     pub policy: Policy,
     /// When.
@@ -576,12 +579,15 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether the port would close, if the row went before its successors stand. A row at another node port
-    /// is no loss: it leads to another Service or nowhere.
+    /// is no loss: it leads to another Service or nowhere, unless that Service gave the port away itself.
     fn last_of_its_port(&self, row: &TcpRow) -> bool {
+        let yields = NodePort::new(row.backend_port).is_some_and(|node_port| {
+            let yielding = self.input.yielding.get(&row.port);
+            yielding.is_some_and(|ports| ports.contains(&node_port))
+        });
         self.input.wanted.get(&row.port).is_some_and(|port| {
-            port.rows
-                .iter()
-                .all(|other| other.backend_port == row.backend_port)
+            let mut rows = port.rows.iter();
+            (yields || rows.all(|other| other.backend_port == row.backend_port))
                 && !port.rows.iter().any(|other| self.stands(other))
         })
     }

@@ -5,6 +5,7 @@
 //! that bounds a quotation; where it is shown is unknown here.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// Characters of a quotation: whoever wrote the text knows it by its beginning.
 const QUOTED_MAX: usize = 100;
@@ -23,6 +24,27 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// A JSON text with the same escaped; outside of strings it may hold newlines alone. `serde_json` escapes what JSON
+/// demands, which is ASCII's: a terminal takes U+009B for the beginning of a sequence as well.
+pub(crate) fn json(text: String) -> String {
+    let unseen = |c: char| hidden(c) && c != '\n';
+    if !text.contains(unseen) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if unseen(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing into a String cannot fail.
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// The beginning of a text that may be as long as it likes.
@@ -52,6 +74,8 @@ fn hidden(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -63,6 +87,16 @@ mod tests {
             ("\u{202e}abc\u{200b}", "\\u{202e}abc\\u{200b}"),
         ] {
             assert_eq!(one_line(text), shown);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn json_shows_what_it_hides_and_says_the_same(text in any::<String>(), odd in "[\u{7f}-\u{ad}\u{200b}-\u{206f}\u{e0001}-\u{e007f}\n]*") {
+            let said = vec![text, odd];
+            let shown = json(serde_json::to_string(&said).unwrap());
+            prop_assert!(!shown.contains(hidden), "{}", shown);
+            prop_assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), said);
         }
     }
 

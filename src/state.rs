@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::desired::Desired;
 use crate::desired::guard::Remembered;
+use crate::lease::Kept;
 use crate::plan::TcpRow;
 use crate::route::Uri;
 
@@ -76,6 +77,8 @@ pub struct Contents {
     pub withdrawals: BTreeSet<Withdrawal>,
     /// Rows the routing API has confirmed to us.
     pub rows: BTreeSet<TcpRow>,
+    /// Whether its instance held the Lease, where there is one.
+    pub lease: Option<Kept>,
     /// Whose the table is, and what of it was held.
     pub guard: Remembered,
 }
@@ -92,6 +95,8 @@ pub struct Warm {
     pub rows: BTreeSet<TcpRow>,
     /// A table of the same foundation, however old: who held which name.
     pub holders: Option<Arc<Desired>>,
+    /// Who the last process was among several, and whether it acted; the latter only together with its table.
+    pub lease: Option<Kept>,
     /// Whose the table is, and what of it was held; nothing without a table.
     pub guard: Remembered,
 }
@@ -112,6 +117,8 @@ pub struct Ledgers {
     pub http: watch::Sender<HttpEntry>,
     /// The TCP lane's.
     pub rows: watch::Sender<BTreeSet<TcpRow>>,
+    /// Whether this instance acts, where several share the work.
+    pub lease: watch::Sender<Option<Kept>>,
     /// The change guard's, noted before the table it belongs to is told.
     pub guard: watch::Sender<Remembered>,
 }
@@ -193,6 +200,7 @@ impl Warm {
             desired,
             withdrawals,
             rows,
+            lease,
             guard,
         } = contents;
         // Rows of another routing API are not those that this one lists.
@@ -213,6 +221,13 @@ impl Warm {
             return cold;
         }
         let holders = Some(desired.clone());
+        let cold = Self {
+            lease: lease.clone().map(|lease| Kept {
+                held: false,
+                ..lease
+            }),
+            ..cold
+        };
         // A clock that was set back makes a state old, which costs a wait for Kubernetes; to take it for fresh
         // could announce what left days ago.
         let age = now.checked_sub(written_secs).map(Duration::from_secs);
@@ -234,6 +249,7 @@ impl Warm {
             table: Some(desired),
             withdrawals,
             holders,
+            lease,
             guard,
             ..cold
         }
@@ -253,6 +269,7 @@ impl Ledgers {
         Self {
             http: watch::Sender::new(entry),
             rows: watch::Sender::new(warm.rows.clone()),
+            lease: watch::Sender::new(warm.lease.clone()),
             guard: watch::Sender::new(warm.guard.clone()),
         }
     }

@@ -3,6 +3,8 @@
 //! Every task owns one report behind a `watch` channel and replaces it whole; readers never wait and writers
 //! never block. Wire formats are the readers' affair.
 
+pub mod propagation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,8 +13,13 @@ use tokio::sync::watch;
 use crate::Uptime;
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::snapshot::Snapshot;
+use crate::lease::LeaseReport;
 use crate::lifecycle::Clock;
 use crate::route::{Lane, ServiceKey};
+
+mod drain;
+
+pub use drain::{Drain, Draining, Withdrawn};
 
 /// Every report of the process, for readers.
 #[derive(Clone, Debug)]
@@ -24,6 +31,9 @@ pub struct Status {
     desired: watch::Receiver<Option<Arc<Desired>>>,
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
+    config: Option<watch::Receiver<Vec<Finding>>>,
+    draining: Option<Draining>,
+    lease: Option<watch::Receiver<LeaseReport>>,
 }
 
 /// One lane, as it sees itself.
@@ -31,6 +41,8 @@ pub struct Status {
 pub struct LaneReport {
     /// Which one.
     pub lane: Lane,
+    /// Whether it knows all that it needs to take over from another instance.
+    pub warm: bool,
     /// Whether what was wanted has once been confirmed by the other side.
     pub confirmed_once: bool,
     /// When the lane last tried.
@@ -41,12 +53,16 @@ pub struct LaneReport {
     pub consecutive_failures: u32,
     /// Why the last one failed; the whole chain of causes, no secret.
     pub last_error: Option<String>,
+    /// When the first registered entry lapses if nothing more is sent; `None` where none would.
+    pub lapses_at: Option<Uptime>,
     /// Every route the lane knows, by its name (`host/path` or port).
     pub routes: BTreeMap<String, RouteReport>,
     /// What only the lane can find: strangers, refusals, missing scopes.
     pub findings: Vec<Finding>,
     /// What the other side told: router group, interval, TTL.
     pub facts: BTreeMap<&'static str, String>,
+    /// Once it is to withdraw everything: how far it is.
+    pub withdrawn: Option<Withdrawn>,
 }
 
 /// One route, as its lane sees it.
@@ -107,14 +123,17 @@ impl LaneReport {
     pub fn new(lane: Lane) -> Self {
         Self {
             lane,
+            warm: false,
             confirmed_once: false,
             last_attempt: None,
             last_success: None,
+            lapses_at: None,
             consecutive_failures: 0,
             last_error: None,
             routes: BTreeMap::new(),
             findings: Vec::new(),
             facts: BTreeMap::new(),
+            withdrawn: None,
         }
     }
 }
@@ -138,6 +157,9 @@ impl Status {
             desired,
             lanes,
             state: None,
+            config: None,
+            draining: None,
+            lease: None,
         }
     }
 
@@ -146,6 +168,44 @@ impl Status {
     pub fn with_state(mut self, state: watch::Receiver<Vec<Finding>>) -> Self {
         self.state = Some(state);
         self
+    }
+
+    /// The same with what of the configuration file is not in use.
+    #[must_use]
+    pub fn with_config(mut self, config: watch::Receiver<Vec<Finding>>) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Whether something of the configuration file is not in use.
+    #[must_use]
+    pub fn config_is_stale(&self) -> bool {
+        let config = self.config.as_ref();
+        config.is_some_and(|findings| !findings.borrow().is_empty())
+    }
+
+    /// The same with what the Lease is to this instance.
+    #[must_use]
+    pub fn with_lease(mut self, lease: watch::Receiver<LeaseReport>) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// What the Lease is to this instance; nothing where it is the only one by its configuration.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaseReport> {
+        let lease = self.lease.as_ref()?.borrow().clone();
+        Some(LeaseReport {
+            role: lease.role.at(self.clock.now()),
+            ..lease
+        })
+    }
+
+    /// Who acts instead of this instance, where it stands by; empty where nobody is known to.
+    #[must_use]
+    pub fn leader_instead(&self) -> Option<String> {
+        let lease = self.lease().filter(|lease| lease.role.is_standby())?;
+        Some(lease.holder.unwrap_or_default())
     }
 
     /// Every enabled lane.
@@ -193,17 +253,25 @@ impl Status {
         for lane in &self.lanes {
             findings.extend(lane.borrow().findings.iter().cloned());
         }
-        if let Some(state) = &self.state {
-            findings.extend(state.borrow().iter().cloned());
+        for more in self.state.iter().chain(&self.config) {
+            findings.extend(more.borrow().iter().cloned());
+        }
+        findings.extend(self.drain().map(Drain::finding));
+        if let Some(lease) = &self.lease {
+            findings.extend(lease.borrow().findings.iter().cloned());
         }
         findings
     }
 
     /// What is still missing before the process does its job; empty is ready. A lane that was confirmed once
-    /// stays so: a router that went away is no reason to be restarted.
+    /// stays so: a router that went away is no reason to be restarted. Where another instance acts it is enough to be
+    /// able to take over.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
+        if let Some(drain) = self.drain() {
+            missing.push(format!("drained: {}", drain.finding().message));
+        }
         let sources = self.sources();
         if sources.sources.is_empty() {
             missing.push("source: nothing has been heard of the apiserver".to_owned());
@@ -217,9 +285,14 @@ impl Status {
                 missing.push(format!("source {resource}: no complete list yet{why}"));
             }
         }
+        let leader = self.leader_instead();
+        if leader.as_ref().is_some_and(String::is_empty) {
+            missing.push("lease: nobody is known to hold it".to_owned());
+        }
         for lane in &self.lanes {
             let lane = lane.borrow();
-            if !lane.confirmed_once {
+            let stands_by = leader.is_some() && lane.warm;
+            if !lane.confirmed_once && !stands_by {
                 let why = lane
                     .last_error
                     .as_ref()
@@ -239,6 +312,9 @@ impl Status {
             desired,
             lanes,
             state,
+            config,
+            draining,
+            lease,
             ..
         } = self;
         let lane_changed = async {
@@ -254,6 +330,24 @@ impl Status {
                 None => std::future::pending().await,
             }
         };
+        let config_changed = async {
+            match config {
+                Some(config) => config.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let drained = async {
+            match draining {
+                Some(draining) => draining.asked.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let lease_changed = async {
+            match lease {
+                Some(lease) => lease.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
@@ -261,6 +355,9 @@ impl Status {
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
             changed = state_changed => changed,
+            changed = config_changed => changed,
+            changed = drained => changed,
+            changed = lease_changed => changed,
         };
         woken.is_ok()
     }

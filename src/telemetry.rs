@@ -9,9 +9,9 @@ mod writer;
 
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::LogFormat;
 pub use format::Line;
@@ -25,6 +25,10 @@ const QUIET: &[&str] = &[
     "kube_runtime=off",
     "hyper=warn",
 ];
+
+/// What is logged, for whoever changes it while the process runs.
+#[derive(Clone, Debug)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
 
 /// Where lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub fn colour(terminal: bool) -> bool {
 
 /// Starts logging for the rest of the process; the guard writes what is left when it is dropped.
 #[must_use]
-pub fn start(format: Option<LogFormat>, level: &str, output: Output) -> Guard {
+pub fn start(format: Option<LogFormat>, level: &str, output: Output) -> (Guard, Level) {
     let terminal = match output {
         Output::Stdout => io::stdout().is_terminal(),
         Output::Stderr => io::stderr().is_terminal(),
@@ -62,12 +66,23 @@ pub fn start(format: Option<LogFormat>, level: &str, output: Output) -> Guard {
     let layer = tracing_subscriber::fmt::layer()
         .event_format(line)
         .with_writer(lines);
+    let (filter, handle) = reload::Layer::new(filter(level));
     // A second start in one process (tests) keeps the first.
     let _ = tracing_subscriber::registry()
-        .with(filter(level))
+        .with(filter)
         .with(layer)
         .try_init();
-    guard
+    (guard, Level(handle))
+}
+
+// === impl Level ===
+
+impl Level {
+    /// Logs by another filter from now on; the configuration has checked it.
+    pub fn set(&self, level: &str) {
+        // It fails only once there is no subscriber any more.
+        let _ = self.0.reload(filter(level));
+    }
 }
 
 /// The operator's filter over our defaults; the configuration has checked it.

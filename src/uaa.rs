@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::causes::chain;
 use crate::config::{Secret, UaaConfig};
-use crate::publish::tls::{self, TlsError};
+use crate::publish::tls::{Https, TlsError};
 use crate::retry::Backoff;
 
 /// The scopes the TCP lane needs; the client `routing_api_client` of a foundation has exactly these.
@@ -58,7 +58,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
 /// A source of tokens of one client.
 pub struct TokenSource {
-    http: reqwest::Client,
+    http: Https,
     token_url: TokenUrl,
     client_id: ClientId,
     /// As it was last read: it is read again for each request, so that it may be rotated on disk.
@@ -119,15 +119,21 @@ pub enum UaaSetupError {
     /// The TLS settings cannot be used.
     #[error("the TLS settings for UAA cannot be used")]
     Tls(#[from] TlsError),
-    /// The client cannot be built.
-    #[error("the TLS settings for UAA cannot be used: {0}")]
-    Client(String),
 }
 
 struct Kept {
     current: Option<Current>,
-    failed: Option<(Instant, UaaError)>,
+    failed: Option<Failed>,
     backoff: Backoff,
+}
+
+/// The last attempt, where it came to nothing.
+struct Failed {
+    /// No further one before.
+    again: Instant,
+    error: UaaError,
+    /// What it was made with.
+    secret: Secret,
 }
 
 #[derive(Clone)]
@@ -135,6 +141,7 @@ struct Current {
     token: Token,
     renew_at: Instant,
     usable_until: Instant,
+    ends_at: Instant,
 }
 
 /// Carries oauth2's requests over our own client, and keeps the status that its errors lose.
@@ -158,12 +165,8 @@ impl TokenSource {
     pub fn new(config: &UaaConfig) -> Result<Self, UaaSetupError> {
         let token_url = TokenUrl::new(format!("{}/oauth/token", config.url))
             .map_err(|_| UaaSetupError::Url(config.url.clone()))?;
-        let http = tls::client(&config.tls)?
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|error| UaaSetupError::Client(chain(&error)))?;
         Ok(Self {
-            http,
+            http: Https::new(&config.tls, TIMEOUT)?,
             token_url,
             client_id: ClientId::new(config.client_id.clone()),
             secret: std::sync::Mutex::new(config.client_secret.clone()),
@@ -188,7 +191,11 @@ impl TokenSource {
         if let Some(token) = self.usable() {
             return Ok(token);
         }
-        self.attempt().await
+        // Where no other is to be had, the last one serves to its very end.
+        match self.attempt().await {
+            Err(error) => self.alive().ok_or(error),
+            token => token,
+        }
     }
 
     /// When the kept token should be renewed, or the next attempt at it be made; `None` while none is kept.
@@ -199,7 +206,7 @@ impl TokenSource {
         Some(
             kept.failed
                 .as_ref()
-                .map_or(due, |(again, _)| due.max(*again)),
+                .map_or(due, |failed| due.max(failed.again)),
         )
     }
 
@@ -251,14 +258,22 @@ impl TokenSource {
         (Instant::now() < current.usable_until).then(|| current.token.clone())
     }
 
+    fn alive(&self) -> Option<Token> {
+        let kept = self.lock();
+        let current = kept.current.as_ref()?;
+        (Instant::now() < current.ends_at).then(|| current.token.clone())
+    }
+
     /// One fetch, unless the last one failed too short a time ago. The flight must be held.
     async fn attempt(&self) -> Result<Token, UaaError> {
-        if let Some((again, error)) = &self.lock().failed
-            && Instant::now() < *again
+        if let Some(failed) = &self.lock().failed
+            && Instant::now() < failed.again
+            && !failed.is_healed()
         {
-            return Err(error.clone());
+            return Err(failed.error.clone());
         }
-        let answer = self.fetch().await;
+        let secret = self.secret();
+        let answer = self.fetch(&secret).await;
         let mut kept = self.lock();
         match answer {
             Ok(current) => {
@@ -271,19 +286,23 @@ impl TokenSource {
             }
             Err(error) => {
                 let wait = error.wait().unwrap_or_default().max(kept.backoff.fail());
-                kept.failed = Some((Instant::now() + wait, error.clone()));
+                kept.failed = Some(Failed {
+                    again: Instant::now() + wait,
+                    error: error.clone(),
+                    secret,
+                });
                 Err(error)
             }
         }
     }
 
-    async fn fetch(&self) -> Result<Current, UaaError> {
+    async fn fetch(&self, secret: &Secret) -> Result<Current, UaaError> {
         let client = BasicClient::new(self.client_id.clone())
-            .set_client_secret(ClientSecret::new(self.secret().expose().to_owned()))
+            .set_client_secret(ClientSecret::new(secret.expose().to_owned()))
             .set_token_uri(self.token_url.clone())
             .set_auth_type(AuthType::RequestBody);
         let http = Adapter {
-            http: self.http.clone(),
+            http: self.http.client(),
             status: Arc::default(),
         };
         let asked = Instant::now();
@@ -443,7 +462,19 @@ impl Current {
             token,
             renew_at: asked + renew.min(usable).max(RENEW_AFTER_MIN),
             usable_until: asked + usable,
+            ends_at: asked + life,
         }
+    }
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// Whether the client was refused and its file now holds another secret: waiting is for what may pass by itself.
+    fn is_healed(&self) -> bool {
+        let refused = matches!(self.error, UaaError::Refused { .. });
+        let read = || self.secret.read_again();
+        refused && read().is_ok_and(|secret| secret != self.secret)
     }
 }
 

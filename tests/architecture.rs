@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "src/plan.rs",
     "src/plan",
     "src/kubernetes/snapshot.rs",
+    "src/lease/elect.rs",
     "src/publish/http/schedule.rs",
     "src/publish/http/schedule",
     "src/publish/http/strangers.rs",

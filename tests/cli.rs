@@ -1,5 +1,8 @@
 //! The whole program, as operators type it: exit codes, and what goes to stdout and to stderr.
 
+#[path = "cli/environment.rs"]
+mod environment;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -368,6 +371,17 @@ fn approve_needs_a_plan_and_a_running_process() {
     );
 }
 
+#[test]
+fn drain_keeps_or_withdraws_but_not_both_and_needs_a_running_process() {
+    let both = Place::new().run(&["drain", "--keep", "--unregister"]);
+    assert_eq!(both.code, 2);
+    for arguments in [&["drain"][..], &["drain", "--unregister"]] {
+        let answer = Place::new().run(&[arguments, &["--admin", "127.0.0.1:1"]].concat());
+        assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
+        assert!(answer.stderr.contains("127.0.0.1:1"), "{}", answer.stderr);
+    }
+}
+
 const SERVICE: &str = "\
 apiVersion: v1
 kind: Service
@@ -596,6 +610,71 @@ fn it_runs_without_a_command_says_each_weakness_once_and_stops_on_sigterm() {
     );
     let all = format!("{seen:?}{rest:?}{}{}", status.stdout, json.stdout);
     assert!(!all.contains("hunter"), "{all}");
+}
+
+#[test]
+fn a_hangup_reads_the_file_again_and_a_bad_one_changes_nothing() {
+    let place = Place::new();
+    let (mut running, address, _, lines) = running(&place);
+    let (status, json) = (["status", "--admin", &address], ["--output", "json"]);
+    let stale = || {
+        let answer = place.run(&[&status[..], &json[..]].concat());
+        let value: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+        value["config_stale"] == true
+    };
+    let until_fresh = || {
+        for _ in 0..DEADLINE.as_millis() / POLL.as_millis() {
+            if !stale() {
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+        panic!("the file is still not in use");
+    };
+    let until_told = |word: &str| {
+        for _ in 0..DEADLINE.as_millis() / POLL.as_millis() {
+            if place.run(&status).stdout.contains(word) {
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+        panic!("nobody tells of {word}");
+    };
+    assert!(!stale());
+    let good = format!("{ORIGINAL}admin: {{listen: '127.0.0.1:0'}}\n");
+    let bad = good.replace("app_domain_name: ", "app_domain_name: -");
+    place.write("route-sync.yml", &format!("{bad}nats: {{interval: 1h}}\n"));
+    running.signal("-HUP");
+    until_told("`nats.interval`");
+    assert!(stale());
+
+    // A storm is one or two reads, and what counts is the last file.
+    place.write("route-sync.yml", &good);
+    for _ in 0..100 {
+        running.signal("-HUP");
+    }
+    until_fresh();
+    let other = good.replace("127.0.0.1:0", "127.0.0.1:1");
+    place.write("route-sync.yml", &format!("{other}log: {{level: error}}\n"));
+    running.signal("-HUP");
+    until_told("`admin.listen`");
+    until_told("restart route-sync");
+    assert!(stale());
+
+    // From now on errors alone are logged.
+    place.write("route-sync.yml", &bad);
+    running.signal("-HUP");
+    until_told("`app_domain_name`");
+
+    running.signal("-TERM");
+    assert_eq!(running.exit_code(), Some(0));
+    let rest: Vec<String> = lines.collect();
+    let count = |text: &str| rest.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("configuration mistaken"), 3, "{rest:?}");
+    assert_eq!(count("configuration not used"), 1, "{rest:?}");
+    let reads = count("configuration read again");
+    assert!((2..10).contains(&reads), "{reads}");
+    assert!(rest.iter().all(|line| !line.contains("hunter")));
 }
 
 #[test]

@@ -182,9 +182,10 @@ fn the_full_example_writes_the_defaults_where_it_says_so() {
     );
 }
 
-/// Every `fn` of every test there is, in this package and in the tests' own.
-fn test_names() -> BTreeSet<String> {
+/// Every `fn` of every test there is, in this package and in the tests' own, behind its file: `file::test`.
+fn test_paths() -> BTreeSet<String> {
     fn collect(path: &Path, names: &mut BTreeSet<String>) {
+        let shown = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
         if path.is_dir() {
             for entry in fs::read_dir(path).unwrap() {
                 collect(&entry.unwrap().path(), names);
@@ -195,7 +196,8 @@ fn test_names() -> BTreeSet<String> {
             for line in text.lines().map(str::trim) {
                 is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
                 if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
-                    names.extend(rest.split('(').next().map(str::to_owned));
+                    let name = rest.split('(').next();
+                    names.extend(name.map(|name| format!("{}::{name}", shown.display())));
                     is_test = false;
                 }
             }
@@ -206,6 +208,52 @@ fn test_names() -> BTreeSet<String> {
         collect(&file(folder), &mut names);
     }
     names
+}
+
+/// The names alone.
+fn test_names() -> BTreeSet<String> {
+    let name = |path: &String| Some(path.rsplit_once("::")?.1.to_owned());
+    test_paths().iter().filter_map(name).collect()
+}
+
+/// Faults whose test is still to be written.
+const OPEN_FAULTS: &[u32] = &[55, 57, 58, 60, 62, 63];
+/// As many as there are in the catalogue.
+const FAULTS: u32 = 68;
+
+#[test]
+fn every_fault_names_tests_that_exist_or_says_why_there_is_none() {
+    let (text, tests) = (read("tests/faults.md"), test_paths());
+    let (mut faults, mut open) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let number = cells.get(1).and_then(|cell| cell.parse::<u32>().ok());
+        let Some(number) = number else { continue };
+        faults.push(number);
+        let held_by = cells[4];
+        if let Some(reason) = held_by.strip_prefix('—') {
+            if reason.is_empty() {
+                open.push(number);
+            } else {
+                assert!(reason.trim().len() > 10, "fault {number} gives no reason");
+            }
+            continue;
+        }
+        let named = held_by.split('`').map(str::trim);
+        let named: Vec<&str> = named.filter(|part| !part.is_empty()).collect();
+        assert!(!named.is_empty(), "fault {number} names no test");
+        for name in named {
+            assert!(
+                tests.contains(name),
+                "fault {number} names `{name}`, which is no test"
+            );
+        }
+    }
+    assert_eq!(faults, (1..=FAULTS).collect::<Vec<_>>());
+    assert_eq!(
+        open, OPEN_FAULTS,
+        "each row without a test is known as such"
+    );
 }
 
 #[test]

@@ -1,10 +1,16 @@
 //! The HTTP lane against a NATS server: one in this process always, a real one where `ROUTE_SYNC_NATS_SERVER` or
 //! the search path has it.
 
+#[path = "http_lane/drain.rs"]
+mod drain;
 #[path = "http_lane/journal.rs"]
 mod journal;
 #[path = "http_lane/real.rs"]
 mod real;
+#[path = "http_lane/reload.rs"]
+mod reload;
+#[path = "http_lane/role.rs"]
+mod role;
 #[path = "http_lane/server.rs"]
 mod server;
 #[path = "http_lane/strangers.rs"]
@@ -26,6 +32,7 @@ use route_sync::route::{
     Backend, Backends, ClusterId, Hostname, HttpOptions, HttpRoute, Lane, NodePort, NodeUid,
     RouteTable, ServiceKey, ServiceRef, Uri,
 };
+use route_sync::settings::Follower;
 use route_sync::status::{LaneReport, RouteState};
 use server::{Behaviour, Server};
 use tokio::sync::watch;
@@ -68,7 +75,9 @@ fn table(routes: &[(&str, u16, &[u8])]) -> Arc<Desired> {
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     })
 }
@@ -105,7 +114,7 @@ impl Running {
     }
 
     fn start_with(
-        config: NatsConfig,
+        settings: impl Into<Follower<NatsConfig>>,
         inheritance: http::Inheritance,
         first: Option<Arc<Desired>>,
     ) -> Self {
@@ -114,7 +123,7 @@ impl Running {
         let counters = Arc::new(HttpCounters::default());
         let stop = CancellationToken::new();
         let task = tokio::spawn(http::run_with(
-            config,
+            settings.into(),
             inheritance,
             desired_rx,
             report_tx,

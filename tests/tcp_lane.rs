@@ -21,10 +21,18 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "tcp_lane/batches.rs"]
+mod batches;
+#[path = "tcp_lane/drain.rs"]
+mod drain;
 #[path = "tcp_lane/events.rs"]
 mod events;
 #[path = "tcp_lane/foundation.rs"]
 mod foundation;
+#[path = "tcp_lane/reload.rs"]
+mod reload;
+#[path = "tcp_lane/role.rs"]
+mod role;
 #[path = "tcp_lane/tokens.rs"]
 mod tokens;
 #[path = "tcp_lane/warm.rs"]
@@ -105,6 +113,18 @@ impl Subject {
         ttl: u64,
         routes: &[(u16, u16)],
     ) -> Self {
+        Self::start_prepared(url, foundation, pace, ttl, routes, |lane| lane)
+    }
+
+    /// A lane that is prepared before it starts.
+    fn start_prepared(
+        url: &str,
+        foundation: Running,
+        pace: Pace,
+        ttl: u64,
+        routes: &[(u16, u16)],
+        prepare: impl FnOnce(TcpLane) -> TcpLane,
+    ) -> Self {
         let (config, uaa) = config(url, ttl);
         let (desired, receiver) = watch::channel(Some(want(routes)));
         let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
@@ -112,6 +132,7 @@ impl Subject {
         let lane = TcpLane::new(config, &uaa, counters.clone())
             .unwrap()
             .with_pace(pace);
+        let lane = prepare(lane);
         let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
         Self {
             foundation,
@@ -234,7 +255,9 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
                 (NodePort::new(port + 30_000).unwrap(), Arc::new(service))
             })
             .collect(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     })
 }
@@ -324,52 +347,6 @@ async fn a_restart_adopts_its_rows_without_adding_any_in_batches_of_a_hundred() 
             .creates()
             .all(|call| call.ports.len() <= 100)
     );
-}
-
-#[tokio::test]
-async fn one_refused_row_harms_none_of_the_others() {
-    let routes: Vec<_> = (2000..2020).map(|port| (port, 1)).collect();
-    let good: Vec<_> = (2000..2020).filter(|port| *port != 2007).collect();
-    let lane = Subject::start(4, &routes, |api| {
-        api.poisoned.insert(2007);
-        // Standing already, so that one batch refreshes them all.
-        for (port, _) in &routes {
-            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_secs(4));
-        }
-    })
-    .await;
-    let report = lane
-        .until_report("blamed", |report| has(report, "route-refused"))
-        .await;
-    assert!(message(&report, "route-refused").contains("poisoned"));
-    lane.until_ports(&good).await;
-    let all = |api: &Api| good.iter().all(|port| api.ports().contains(port));
-    lane.holds(Duration::from_secs(6), "the good ones live", all)
-        .await;
-    let refused = lane
-        .api()
-        .lock()
-        .creates()
-        .filter(|call| call.status == 400)
-        .count();
-    assert!(
-        refused <= 12,
-        "halved down once, tried alone while it lives, then left alone, not {refused} times"
-    );
-}
-
-#[tokio::test]
-async fn a_row_that_stands_twice_stops_no_other() {
-    let routes: Vec<_> = (2000..2004).map(|port| (port, 1)).collect();
-    let lane = Subject::start(3, &routes, |api| {
-        api.doubled.insert(2000);
-    })
-    .await;
-    lane.until_ports(&[2001, 2002, 2003]).await;
-    lane.until_report("said", |report| has(report, "route-refused"))
-        .await;
-    lane.api().lock().doubled.clear();
-    lane.until_ports(&[2000, 2001, 2002, 2003]).await;
 }
 
 #[tokio::test]

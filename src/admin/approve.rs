@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::oneshot;
 
 use super::listener::Peer;
-use super::{Answers, as_json, json};
+use super::{Answers, as_json, json, stands_by};
 use crate::desired::guard::{HeldRoute, NotPending};
 
 /// Approvals that may wait: an operator sends one.
@@ -32,6 +32,9 @@ pub(super) async fn approve(
 ) -> Response {
     if !peer.ip().to_canonical().is_loopback() {
         return (StatusCode::FORBIDDEN, "only from this machine\n").into_response();
+    }
+    if let Some(refused) = stands_by(&answers.status) {
+        return refused;
     }
     let plan = plan.trim().to_owned();
     let (answer, answered) = oneshot::channel();

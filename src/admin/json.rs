@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Uptime;
 use crate::desired::{self, Subject, guard};
-use crate::status::{LaneReport, SourceState, Status};
+use crate::lease::LeaseReport;
+use crate::status::{Drain, LaneReport, SourceState, Status};
 
 /// The version of this format.
 pub const FORMAT: u32 = 1;
@@ -28,6 +29,9 @@ pub struct Report {
     pub missing: Vec<String>,
     /// Which cluster.
     pub cluster: Option<String>,
+    /// Whether the configuration file says something that is not in use.
+    #[serde(default)]
+    pub config_stale: bool,
     /// Each watched resource.
     pub sources: BTreeMap<String, Source>,
     /// Each enabled lane.
@@ -35,8 +39,69 @@ pub struct Report {
     /// Removals that are held, if any.
     #[serde(default)]
     pub held: Option<Held>,
+    /// `keep` or `unregister`, once an operator drained the process.
+    #[serde(default)]
+    pub drain: Option<String>,
+    /// Who acts, where several instances share the work.
+    #[serde(default)]
+    pub lease: Option<Lease>,
     /// Everything wrong or odd.
     pub findings: Vec<Finding>,
+}
+
+/// What came of draining.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drained {
+    /// `keep` or `unregister`.
+    pub drain: String,
+    /// All that was asked for is done, and proven.
+    pub complete: bool,
+    /// Routes that are kept, or gone.
+    pub routes: Vec<DrainedRoute>,
+    /// Routes that are not proven gone.
+    pub left: Vec<DrainedRoute>,
+    /// Why it is not complete.
+    pub troubles: Vec<String>,
+}
+
+/// A route of a process that was drained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainedRoute {
+    /// `http` or `tcp`.
+    pub lane: String,
+    /// Host and path, or port.
+    pub name: String,
+    /// `namespace/name` of the Service it came from, where that is known.
+    pub service: Option<String>,
+}
+
+/// Why nothing was drained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NotDrained {
+    /// In words.
+    pub reason: String,
+}
+
+/// The Lease by which several instances agree on who acts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// What this instance is called in it.
+    pub identity: String,
+    /// `active`, `cautious` or `standby`.
+    pub role: String,
+    /// Who holds it; empty is nobody, absent is not known.
+    pub holder: Option<String>,
+    /// How often it changed hands.
+    pub generation: Option<u64>,
+    /// Since the last confirmed renewal, where this instance holds it.
+    pub renewed_seconds_ago: Option<f64>,
+}
+
+/// Why an instance that stands by does not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StandsBy {
+    /// Who would; empty where nobody is known to.
+    pub holder: String,
 }
 
 /// Removals that are held until somebody approves them, or further lists agree.
@@ -105,6 +170,9 @@ pub struct Lane {
     pub consecutive_failures: u32,
     /// Why.
     pub error: Option<String>,
+    /// Until the first registered entry would lapse if nothing more were sent; absent where none would.
+    #[serde(default)]
+    pub headroom_seconds: Option<f64>,
     /// What the other side told.
     pub facts: BTreeMap<String, String>,
     /// By host and path, or port.
@@ -131,9 +199,9 @@ pub struct Finding {
     pub code: String,
     /// `error` or `warning`.
     pub severity: String,
-    /// `service`, `node`, `resource`, `lane` or `cluster`.
+    /// `service`, `node`, `resource`, `lane`, `cluster` or `configuration`.
     pub kind: String,
-    /// Which one; empty for the cluster.
+    /// Which one; empty for the last two.
     pub subject: String,
     /// What is wrong.
     pub message: String,
@@ -161,10 +229,13 @@ impl Report {
             missing,
             sources: sources.sources.iter().map(source).collect(),
             cluster: sources.cluster,
+            config_stale: status.config_is_stale(),
             lanes: status.lanes().into_iter().map(lane).collect(),
             held: status
                 .desired()
                 .and_then(|desired| desired.held.as_ref().map(Held::of)),
+            drain: status.drain().map(|drain| drain.as_str().to_owned()),
+            lease: status.lease().map(|lease| Lease::of(lease, now)),
             findings: status.findings().iter().map(Finding::of).collect(),
         }
     }
@@ -176,6 +247,40 @@ impl Held {
             plan: held.plan.to_string(),
             reasons: held.why(),
             routes: held.routes.iter().map(HeldRoute::of).collect(),
+        }
+    }
+}
+
+impl Drained {
+    /// Nothing changes any more.
+    #[must_use]
+    pub fn kept(routes: Vec<DrainedRoute>) -> Self {
+        Self {
+            drain: Drain::Keep.as_str().to_owned(),
+            complete: true,
+            routes,
+            left: Vec::new(),
+            troubles: Vec::new(),
+        }
+    }
+}
+
+impl Lease {
+    fn of(lease: LeaseReport, now: Uptime) -> Self {
+        let LeaseReport {
+            identity,
+            role,
+            holder,
+            generation,
+            renewed,
+            findings: _,
+        } = lease;
+        Self {
+            identity,
+            role: role.as_str().to_owned(),
+            holder,
+            generation,
+            renewed_seconds_ago: renewed.map(|then| ago(now, then)),
         }
     }
 }
@@ -222,6 +327,7 @@ impl Lane {
             success_seconds_ago: report.last_success.map(|then| ago(now, then)),
             consecutive_failures: report.consecutive_failures,
             error: report.last_error.clone(),
+            headroom_seconds: report.lapses_at.map(|moment| ago(moment, now)),
             facts: report.facts.iter().map(fact).collect(),
             routes: report.routes.iter().map(route).collect(),
         }
@@ -238,6 +344,7 @@ impl Finding {
             Subject::Source(resource) => ("resource", (*resource).to_owned()),
             Subject::Lane(lane) => ("lane", lane.to_string()),
             Subject::Cluster => ("cluster", String::new()),
+            Subject::Configuration => ("configuration", String::new()),
         };
         Self {
             code: finding.code.to_string(),

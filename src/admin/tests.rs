@@ -11,7 +11,9 @@ use crate::desired::guard::NotPending;
 use crate::lifecycle::Clock;
 use crate::metrics::{Counter, Counters};
 use crate::route::{Lane, ServiceKey};
-use crate::status::{LaneReport, RouteReport, RouteState, SourceReport, SourceState};
+use crate::status::{
+    Drain, LaneReport, RouteReport, RouteState, SourceReport, SourceState, Withdrawn,
+};
 
 struct Foundation {
     sources: watch::Sender<SourceReport>,
@@ -48,10 +50,21 @@ async fn serve(status: Status) -> SocketAddr {
             answer.send(answered).unwrap();
         }
     });
+    let (drains, mut drain) = mpsc::channel::<DrainRequest>(DRAINS_MAX);
+    tokio::spawn(async move {
+        while let Some(DrainRequest { drain, answer }) = drain.recv().await {
+            let answered = match drain {
+                Drain::Unregister => Ok(()),
+                Drain::Keep => Err(Drain::Unregister),
+            };
+            answer.send(answered).unwrap();
+        }
+    });
     let app = service(Answers {
         status,
         metrics,
         approvals,
+        drains,
     });
     tokio::spawn(async move { axum::serve(listener::Bounded::new(listener), app).await });
     address
@@ -157,6 +170,9 @@ async fn a_scrape_holds_only_documented_metrics() {
         "route_sync_routes{lane=\"tcp\",state=\"live\"} 1",
         "route_sync_kubernetes_lists_total 7",
         "route_sync_source_synced{resource=\"services\"} 1",
+        "route_sync_propagation_seconds_count{lane=\"tcp\",stage=\"sent\"} 0",
+        "route_sync_propagation_seconds_bucket{le=\"+Inf\",lane=\"tcp\",stage=\"confirmed\"} 0",
+        "route_sync_config_stale 0",
     ] {
         assert!(answer.contains(line), "{line} not in {answer}");
     }
@@ -167,9 +183,12 @@ async fn a_scrape_holds_only_documented_metrics() {
         let name = name
             .trim_start_matches("route_sync_")
             .trim_end_matches("_total");
-        let row = crate::metrics::METRICS
-            .iter()
-            .find(|metric| metric.name == name);
+        let parts = ["_bucket", "_sum", "_count"];
+        let whole = parts.into_iter().find_map(|part| name.strip_suffix(part));
+        let row = crate::metrics::METRICS.iter().find(|metric| {
+            metric.name == name
+                || metric.kind == crate::metrics::Kind::Histogram && Some(metric.name) == whole
+        });
         let row = row.unwrap_or_else(|| panic!("`{name}` is not documented"));
         for label in row.labels {
             assert!(
@@ -197,7 +216,10 @@ async fn a_taken_address_stops_nothing() {
         address,
         foundation.status.clone(),
         metrics,
-        mpsc::channel(APPROVALS_MAX).0,
+        Words {
+            approvals: mpsc::channel(APPROVALS_MAX).0,
+            drains: mpsc::channel(DRAINS_MAX).0,
+        },
         stop.clone(),
     ));
     tokio::task::yield_now().await;
@@ -207,4 +229,30 @@ async fn a_taken_address_stops_nothing() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_tells_what_is_gone_and_what_is_not_and_only_a_restart_takes_it_back() {
+    let foundation = foundation();
+    make_ready(&foundation);
+    let address = serve(foundation.status.clone()).await;
+    foundation.lane.send_modify(|lane| {
+        let mut other = lane.routes["2222"].clone();
+        other.state = RouteState::Held;
+        lane.routes.insert("3333".to_owned(), other);
+        lane.withdrawn = Some(Withdrawn {
+            proven: true,
+            ..Withdrawn::default()
+        });
+    });
+    let answer = ask(address, "POST", "/drain", "unregister").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let gone =
+        r#""complete":true,"routes":[{"lane":"tcp","name":"2222","service":"web/db"}],"left":[]"#;
+    assert!(answer.contains(gone), "{answer}");
+    let answer = ask(address, "POST", "/drain", "keep").await;
+    assert!(answer.starts_with("HTTP/1.1 409"), "{answer}");
+    assert!(answer.contains("only a restart takes back"), "{answer}");
+    let answer = ask(address, "POST", "/drain", "everything").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }

@@ -49,7 +49,10 @@ pub(super) async fn approve(
                 ),
             }
         }
-        _ => bail!("`{address}` answered {code}: {}", text.trim()),
+        _ => match status::stands_by(code, &text) {
+            Some(error) => Err(error),
+            None => bail!("`{address}` answered {code}: {}", text.trim()),
+        },
     }
 }
 

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use clap::ValueEnum;
 
-use crate::config::KEYS;
+use crate::config::{KEYS, at_start};
 use crate::desired::Code;
-use crate::metrics::METRICS;
+use crate::metrics::{Kind, METRICS};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Table {
@@ -28,12 +28,20 @@ pub(super) fn table(table: Table) -> String {
 }
 
 fn config() -> String {
-    let mut text = "| key | default | meaning |\n|---|---|---|\n".to_owned();
+    let mut text =
+        "| key | default | a change takes effect | meaning |\n|---|---|---|---|\n".to_owned();
     for key in KEYS {
         let _ = writeln!(
             text,
-            "| `{}` | {} | {} |",
-            key.path, key.default, key.meaning
+            "| `{}` | {} | {} | {} |",
+            key.path,
+            key.default,
+            if at_start(key.path) {
+                "at the next start"
+            } else {
+                "at SIGHUP"
+            },
+            key.meaning
         );
     }
     text
@@ -42,10 +50,10 @@ fn config() -> String {
 fn metrics() -> String {
     let mut text = "| metric | kind | labels | meaning |\n|---|---|---|---|\n".to_owned();
     for metric in METRICS {
-        let (ending, kind) = if metric.counts {
-            ("_total", "counter")
-        } else {
-            ("", "gauge")
+        let (ending, kind) = match metric.kind {
+            Kind::Counter => ("_total", "counter"),
+            Kind::Gauge => ("", "gauge"),
+            Kind::Histogram => ("", "histogram"),
         };
         let labels: Vec<_> = metric
             .labels

@@ -7,11 +7,18 @@ use serde::Serialize;
 
 use crate::admin::json::Finding;
 use crate::causes::chain;
-use crate::quote::one_line;
+use crate::quote::{json, one_line};
 use crate::telemetry;
 
-/// Prints data. Whoever stopped reading (`route-sync status | head`) had enough, which is no error.
+/// Prints data, of which lines are ours and everything else may be somebody else's: nothing leaves that could control
+/// a terminal.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    print_verbatim(&lines(text))
+}
+
+/// Prints what nobody else had a hand in. Whoever stopped reading (`route-sync status | head`) had enough, which is
+/// no error.
+pub(super) fn print_verbatim(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
@@ -26,7 +33,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
-    print(&text)?;
+    print(&json(text))?;
     Ok(())
 }
 
@@ -48,14 +55,18 @@ pub(super) fn hint(text: &str) {
 fn tell(word: &str, colour: &str, text: &str) {
     let mut stderr = io::stderr().lock();
     // Its lines are ours: each mistake of a configuration has one.
-    let lines: Vec<_> = text.split('\n').map(one_line).collect();
-    let text = lines.join("\n");
+    let text = lines(text);
     // Where stderr is gone there is nobody left to tell.
     let _ = if telemetry::colour(stderr.is_terminal()) {
         writeln!(stderr, "\x1b[{colour}m{word}:\x1b[0m {text}")
     } else {
         writeln!(stderr, "{word}: {text}")
     };
+}
+
+fn lines(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(one_line).collect();
+    lines.join("\n")
 }
 
 /// Columns as wide as their widest cell, two blanks apart; the last one is not padded. A row stays one line,

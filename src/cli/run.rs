@@ -6,8 +6,11 @@
 //! TTLs bridge a restart. A second signal aborts.
 
 mod derive;
+mod drain;
+mod reload;
 mod tell;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +24,10 @@ use tracing::{error, info, warn};
 pub(super) use derive::Others;
 
 use self::derive::Inherited;
-use super::{runtime, wires};
+use self::drain::Gate;
+use self::reload::{Parts, Reload};
+use super::runtime;
+use super::wires::{self, Wiring};
 use crate::admin;
 use crate::config::Config;
 use crate::desired::Memory;
@@ -29,13 +35,18 @@ use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::outside::{Network, Outside};
 use crate::state::{Opened, Place};
-use crate::status::Status;
-use crate::telemetry::{Dropped, Guard};
+use crate::status::{Drain, LaneReport, Status};
+use crate::telemetry::{Dropped, Guard, Level};
 
 /// What still blocks after the tasks ended is not worth waiting for.
 const RUNTIME_END_WAIT: Duration = Duration::from_millis(200);
 
-pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    config: Config,
+    path: &Path,
+    log: &Guard,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
     info!(
         target: "route_sync",
         version = env!("CARGO_PKG_VERSION"),
@@ -43,17 +54,30 @@ pub(super) fn run(config: Config, path: &Path, log: &Guard) -> anyhow::Result<Ex
         "starting"
     );
     let runtime = runtime()?;
-    let ended = runtime.block_on(serve(config, log.dropped()));
+    let ended = runtime.block_on(serve(config, path, log.dropped(), level));
     runtime.shutdown_timeout(RUNTIME_END_WAIT);
     ended
 }
 
-async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
-    let signals = Signals::new()?;
+async fn serve(
+    config: Config,
+    path: &Path,
+    dropped: Dropped,
+    level: Level,
+) -> anyhow::Result<ExitCode> {
+    let (signals, hangup) = (Signals::new()?, reload::hangup()?);
     let mut counters = Counters::default();
     counters.add(Counter::LogLinesDropped, move || dropped.count());
-    let tasks = assemble(config, Arc::new(Network), counters).await?.tasks;
-    until_stopped(tasks, signals).await
+    let running = config.clone();
+    let Controller {
+        mut tasks,
+        status,
+        parts,
+    } = assemble(config, Arc::new(Network), counters).await?;
+    let reload = Reload::new(path, running, parts, level);
+    let stop = tasks.stop_token();
+    tasks.spawn("reload", reload.run(hangup, status.clock, stop));
+    until_stopped(tasks, signals, &status).await
 }
 
 /// A controller with all its tasks running.
@@ -62,6 +86,8 @@ pub struct Controller {
     pub tasks: Tasks,
     /// What it tells of itself.
     pub status: Status,
+    /// What may change while it runs.
+    parts: Parts,
 }
 
 /// Starts everything that a configuration asks for.
@@ -73,26 +99,24 @@ pub async fn assemble(
     outside: Arc<dyn Outside>,
     mut counters: Counters,
 ) -> anyhow::Result<Controller> {
+    reload::say_weaknesses(&config);
+    let parts = Parts::new(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
         kubernetes,
-        uaa,
+        // The lanes follow what these become.
+        uaa: _,
         routing_api,
-        nats,
+        nats: _,
         routes,
+        leader_election,
         admin,
         log: _,
         state_dir,
         state_max_age,
-        warnings,
-        unknown_keys,
+        warnings: _,
+        unknown_keys: _,
     } = config;
-    for warning in warnings {
-        warn!(target: "route_sync", weakness = warning, "configuration");
-    }
-    for key in unknown_keys {
-        warn!(target: "route_sync", key = %key, "configuration key ignored");
-    }
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
@@ -104,6 +128,14 @@ pub async fn assemble(
     let domain = &routes.app_domain;
     let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
     let memory = known_holders(state.as_ref());
+    let leading = wires::lease(
+        outside.clone(),
+        leader_election,
+        &kubernetes,
+        state.as_ref(),
+        clock,
+        &mut tasks,
+    );
     let others = wires::node_ports(outside.clone(), kubernetes.clone(), &mut tasks);
     let (snapshot, sources) = wires::watch(
         outside.clone(),
@@ -114,55 +146,88 @@ pub async fn assemble(
     );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
+    let (gate, drains, mut draining) = Gate::open(state.as_ref());
     let deriving = derive::run(
         snapshot.clone(),
-        routes,
+        parts.options.follower(),
         memory,
         clock,
         desired_tx,
         derive::Told {
             approvals,
             others,
+            propagation: counters.propagation(),
+            gate,
+            names: leading.names,
+            contested: leading.contested,
             inherited: state.as_ref().map(Inherited::of),
         },
         stop.clone(),
     );
     tasks.spawn("derive", deriving);
-    let mut lanes = Vec::new();
-    if let (Some(uaa), Some(api)) = (uaa, routing_api) {
-        lanes.push(wires::tcp(
-            &*outside,
-            (&uaa, api),
-            state.as_ref(),
-            desired.clone(),
-            clock,
-            &mut counters,
-            &mut tasks,
-        )?);
-    }
-    if let Some(nats) = nats {
-        lanes.push(wires::http(
-            outside,
-            nats,
-            state.as_ref(),
-            desired.clone(),
-            clock,
-            &mut counters,
-            &mut tasks,
-        ));
-    }
+    let wiring = Wiring {
+        outside,
+        state: state.as_ref(),
+        roles: leading.roles,
+        instances: leading.instances,
+        desired: desired.clone(),
+        clock,
+        counters: &mut counters,
+        tasks: &mut tasks,
+    };
+    let lanes = lanes(&parts, wiring)?;
     let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
+    status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
+        draining.on_record = Some(keeper.drained());
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
     }
-    tasks.spawn("tell", tell::run(status.clone(), stop.clone()));
-    if let Some(address) = admin {
-        let metrics = Arc::new(Metrics::new(status.clone(), counters));
-        let listening = admin::run(address, status.clone(), metrics, approvals_tx, stop);
-        tasks.spawn("admin", listening);
+    status = status.with_drain(draining);
+    if let Some(lease) = leading.report {
+        status = status.with_lease(lease);
     }
-    Ok(Controller { tasks, status })
+    tasks.spawn("tell", tell::run(status.clone(), stop));
+    if let Some(address) = admin {
+        let words = admin::Words {
+            approvals: approvals_tx,
+            drains,
+        };
+        listen(address, &status, counters, words, &mut tasks);
+    }
+    Ok(Controller {
+        tasks,
+        status,
+        parts,
+    })
+}
+
+/// Starts the lanes that are on.
+fn lanes(
+    parts: &Parts,
+    mut wiring: Wiring<'_>,
+) -> anyhow::Result<Vec<watch::Receiver<LaneReport>>> {
+    let mut lanes = Vec::new();
+    if let Some(settings) = &parts.tcp {
+        lanes.push(wires::tcp(settings, &mut wiring)?);
+    }
+    if let Some(settings) = &parts.http {
+        lanes.push(wires::http(settings, &mut wiring));
+    }
+    Ok(lanes)
+}
+
+fn listen(
+    address: SocketAddr,
+    status: &Status,
+    counters: Counters,
+    words: admin::Words,
+    tasks: &mut Tasks,
+) {
+    let metrics = Arc::new(Metrics::new(status.clone(), counters));
+    let stop = tasks.stop_token();
+    let listening = admin::run(address, status.clone(), metrics, words, stop);
+    tasks.spawn("admin", listening);
 }
 
 /// Who held which name when the last process ended.
@@ -171,11 +236,19 @@ fn known_holders(state: Option<&Opened>) -> Memory {
     known.map_or_else(Memory::default, |known| Memory::of_holders(&known.table))
 }
 
-async fn until_stopped(tasks: Tasks, mut signals: Signals) -> anyhow::Result<ExitCode> {
+async fn until_stopped(
+    tasks: Tasks,
+    mut signals: Signals,
+    status: &Status,
+) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = oneshot::channel();
     let twice = async {
         let first = signals.next().await;
-        info!(target: "route_sync", signal = first, "stopping, routes kept");
+        if status.drain() == Some(Drain::Unregister) {
+            info!(target: "route_sync", signal = first, "stopping, routes withdrawn before");
+        } else {
+            info!(target: "route_sync", signal = first, "stopping, routes kept");
+        }
         // Where nobody listens the tasks have ended already.
         let _ = stop.send(());
         signals.next().await

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use reqwest::StatusCode;
 
 use super::{Output, approve, render};
-use crate::admin::json::{Held, Lane, Report};
+use crate::admin::json::{Held, Lane, Lease, Report, StandsBy};
 use crate::config::{Config, Surroundings};
-use crate::quote::one_line;
+use crate::quote::{json, one_line};
 
 /// It answers from memory.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ pub(super) async fn status(
     let address = address(admin, path)?;
     let text = ask(address).await.with_context(|| unreachable(address))?;
     if output == Output::Json {
-        render::print(&format!("{text}\n"))?;
+        render::print(&format!("{}\n", json(text)))?;
     } else {
         let report: Report = serde_json::from_str(&text)
             .with_context(|| format!("`{address}` answered something else than a status"))?;
@@ -49,6 +50,20 @@ pub(super) fn address(admin: Option<SocketAddr>, path: &Path) -> anyhow::Result<
 
 pub(super) fn unreachable(address: SocketAddr) -> String {
     format!("cannot ask route-sync at `{address}`; is it running, and is this its `admin.listen`?")
+}
+
+/// What an instance answers that stands by, whatever it was asked to do.
+pub(super) fn stands_by(code: StatusCode, text: &str) -> Option<anyhow::Error> {
+    if code != StatusCode::MISDIRECTED_REQUEST {
+        return None;
+    }
+    let StandsBy { holder } = serde_json::from_str(text).ok()?;
+    Some(if holder.is_empty() {
+        anyhow!("this instance stands by, and nobody is known to hold the Lease")
+    } else {
+        let holder = one_line(&holder);
+        anyhow!("this instance stands by: `{holder}` holds the Lease; hint: ask that instance")
+    })
 }
 
 pub(super) fn client() -> reqwest::Result<reqwest::Client> {
@@ -91,6 +106,12 @@ fn shown(report: &Report) -> String {
     for missing in &report.missing {
         let _ = writeln!(text, "  missing: {}", one_line(missing));
     }
+    if let Some(drain) = &report.drain {
+        let _ = writeln!(text, "  drained: {}", one_line(drain));
+    }
+    if let Some(lease) = &report.lease {
+        text.push_str(&lease_shown(lease));
+    }
     text.push_str(&sources(report));
     for (name, lane) in &report.lanes {
         text.push_str(&lane_shown(name, lane));
@@ -103,6 +124,24 @@ fn shown(report: &Report) -> String {
         text.push('\n');
         text.push_str(&render::findings(&report.findings));
     }
+    text
+}
+
+fn lease_shown(lease: &Lease) -> String {
+    let (role, identity) = (one_line(&lease.role), one_line(&lease.identity));
+    let mut text = format!("  {role} as {identity}, lease held by ");
+    match lease.holder.as_deref() {
+        None => text.push_str("unknown"),
+        Some("") => text.push_str("nobody"),
+        Some(holder) => text.push_str(&one_line(holder)),
+    }
+    if let Some(generation) = lease.generation {
+        let _ = write!(text, ", generation {generation}");
+    }
+    if lease.renewed_seconds_ago.is_some() {
+        let _ = write!(text, ", renewed {}", ago(lease.renewed_seconds_ago));
+    }
+    text.push('\n');
     text
 }
 
@@ -138,6 +177,9 @@ fn lane_shown(name: &str, lane: &Lane) -> String {
         "{confirmed}, last success {}",
         ago(lane.success_seconds_ago)
     );
+    if let Some(seconds) = lane.headroom_seconds {
+        let _ = write!(text, ", headroom {}", age(seconds));
+    }
     if let Some(error) = &lane.error {
         let failures = render::counted(lane.consecutive_failures as usize, "failure");
         let _ = write!(text, ", {failures}: {}", one_line(error));

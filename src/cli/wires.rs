@@ -1,5 +1,7 @@
 //! Where the commands meet the parts that do I/O: each part's own shape on one side, channels on the other.
 
+mod lease;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,18 +12,36 @@ use super::run::Others;
 use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
+use crate::lease::{Instances, Roles};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
 use crate::outside::Outside;
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
-use crate::publish::tcp::{self, TcpCounters, TcpLane};
+use crate::publish::tcp::{self, TcpCounters, TcpLane, TcpSettings};
 use crate::route::{Hostname, Lane};
-use crate::state::{self, Foundation, Opened, Place};
+use crate::settings::Settings;
+use crate::state::{self, Foundation, Opened, Place, Warm};
 use crate::status::{LaneReport, SourceReport};
+pub(super) use lease::lease;
 
 type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 type Tables = watch::Receiver<Option<Arc<Desired>>>;
+
+/// What a lane is connected to.
+pub(super) struct Wiring<'a> {
+    pub(super) outside: Arc<dyn Outside>,
+    /// What the last process left, and where it is noted what the next one needs.
+    pub(super) state: Option<&'a Opened>,
+    /// What the Lease lets it do.
+    pub(super) roles: Roles,
+    /// The other instances, where there are any.
+    pub(super) instances: Option<Instances>,
+    pub(super) desired: Tables,
+    pub(super) clock: Clock,
+    pub(super) counters: &'a mut Counters,
+    pub(super) tasks: &'a mut Tasks,
+}
 
 /// Starts the watches.
 pub(super) fn watch(
@@ -87,16 +107,14 @@ pub(super) fn node_ports(
 
 /// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
-    outside: &dyn Outside,
-    (uaa, api): (&UaaConfig, RoutingApiConfig),
-    state: Option<&Opened>,
-    desired: Tables,
-    clock: Clock,
-    counters: &mut Counters,
-    tasks: &mut Tasks,
+    settings: &Settings<TcpSettings>,
+    wiring: &mut Wiring<'_>,
 ) -> Result<watch::Receiver<LaneReport>, tcp::ConnectError> {
     type Count = fn(&TcpCounters) -> &AtomicU64;
-    let counts = Arc::new(TcpCounters::default());
+    let counts = Arc::new(TcpCounters {
+        propagation: wiring.counters.propagation(),
+        ..TcpCounters::default()
+    });
     let read: [(Counter, Count); 13] = [
         (Counter::RoutingApiRequests, |counts| &counts.requests),
         (Counter::RoutingApiFailures, |counts| &counts.failures),
@@ -116,32 +134,36 @@ pub(super) fn tcp(
     ];
     for (counter, count) in read {
         let counts = counts.clone();
-        counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
+        wiring
+            .counters
+            .add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let mut lane = TcpLane::over(outside, api, uaa, counts)?;
-    if let Some(state) = state {
+    let mut follower = settings.follower();
+    let TcpSettings { api, uaa } = follower.get();
+    let lane = TcpLane::over(wiring.outside.clone(), api, &uaa, counts)?;
+    let mut lane = lane
+        .with_settings(follower)
+        .with_roles(wiring.roles.clone());
+    if let Some(state) = wiring.state {
         lane = lane.with_state(state.warm.clone(), state.ledgers.rows.clone());
     }
-    tasks.spawn(
-        "tcp",
-        lane.run(desired, report_tx, clock, tasks.stop_token()),
-    );
+    let (desired, stop) = (wiring.desired.clone(), wiring.tasks.stop_token());
+    let lane = lane.run(desired, report_tx, wiring.clock, stop);
+    wiring.tasks.spawn("tcp", lane);
     Ok(report)
 }
 
 /// Starts the HTTP lane.
 pub(super) fn http(
-    outside: Arc<dyn Outside>,
-    nats: NatsConfig,
-    state: Option<&Opened>,
-    desired: Tables,
-    clock: Clock,
-    counters: &mut Counters,
-    tasks: &mut Tasks,
+    settings: &Settings<NatsConfig>,
+    wiring: &mut Wiring<'_>,
 ) -> watch::Receiver<LaneReport> {
     type Count = fn(&HttpCounters) -> &AtomicU64;
-    let counts = Arc::new(HttpCounters::default());
+    let counts = Arc::new(HttpCounters {
+        propagation: wiring.counters.propagation(),
+        ..HttpCounters::default()
+    });
     let read: [(Counter, Count); 17] = [
         (Counter::NatsAnnouncements, |counts| &counts.announcements),
         (Counter::NatsBeats, |counts| &counts.beats),
@@ -169,20 +191,26 @@ pub(super) fn http(
     ];
     for (counter, count) in read {
         let counts = counts.clone();
-        counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
+        wiring
+            .counters
+            .add(counter, move || count(&counts).load(Ordering::Relaxed));
     }
     let (report_tx, report) = watch::channel(LaneReport::new(Lane::Http));
-    let inheritance = state.map_or_else(Inheritance::default, |state| Inheritance {
-        warm: state.warm.clone(),
-        ledger: Some(state.ledgers.http.clone()),
-    });
+    let state = wiring.state;
+    let inheritance = Inheritance {
+        warm: state.map_or_else(Warm::default, |state| state.warm.clone()),
+        ledger: state.map(|state| state.ledgers.http.clone()),
+        roles: wiring.roles.clone(),
+        instances: wiring.instances.take(),
+    };
     let setup = http::Setup {
-        config: nats,
-        outside,
+        settings: settings.follower(),
+        outside: wiring.outside.clone(),
         inheritance,
     };
-    let lane = http::run_over(setup, desired, report_tx, clock, counts, tasks.stop_token());
-    tasks.spawn("http", lane);
+    let (desired, stop) = (wiring.desired.clone(), wiring.tasks.stop_token());
+    let lane = http::run_over(setup, desired, report_tx, wiring.clock, counts, stop);
+    wiring.tasks.spawn("http", lane);
     report
 }
 

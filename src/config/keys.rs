@@ -3,6 +3,7 @@
 //! The reader may ask only for keys of this table, so an undocumented key cannot exist; a test reads a file
 //! that holds them all, so neither can a documented one that nobody reads.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::file::Node;
@@ -245,6 +246,22 @@ pub const KEYS: &[Key] = &[
         "how old the routes in `state.dir` may be to be announced before Kubernetes answers",
     ),
     key(
+        "leader_election.enabled",
+        "false",
+        "whether several instances share the work by a Lease; without it each acts as the only one",
+    ),
+    key("leader_election.name", "route-sync", "name of the Lease"),
+    key(
+        "leader_election.namespace",
+        "kube-system",
+        "its namespace, which must exist",
+    ),
+    key(
+        "leader_election.identity",
+        "the host's name and a random number, the same again with `state.dir`",
+        "what this instance is called in the Lease; no two may share one",
+    ),
+    key(
         "admin.listen",
         "127.0.0.1:9101",
         "address of `/live`, `/ready`, `/metrics`, `/status.json`; `off` for none",
@@ -343,17 +360,21 @@ fn walk(node: &Node, path: &str, pattern: &str, strays: &mut Strays) {
         Node::Map(entries) => {
             let mut seen = BTreeMap::new();
             for (name, child) in entries {
-                let child_path = join(path, name);
+                let child_pattern = join(pattern, name);
+                let known = is_known(&child_pattern);
+                let told = if known { name.into() } else { shown(name) };
+                let child_path = join(path, &told);
                 match seen.insert(name, child) {
                     Some(before) if before == child => strays.repeated.push(child_path.clone()),
                     Some(_) => strays.twice.push(child_path.clone()),
                     None => {}
                 }
-                let child_pattern = join(pattern, name);
-                if is_known(&child_pattern) {
+                if known {
                     walk(child, &child_path, &child_pattern, strays);
                 } else {
-                    strays.unknown.push((child_path, suggestion(pattern, name)));
+                    strays
+                        .unknown
+                        .push((child_path, suggestion(pattern, &told)));
                 }
             }
         }
@@ -368,6 +389,20 @@ fn walk(node: &Node, path: &str, pattern: &str, strays: &mut Strays) {
             }
         }
         Node::Blank | Node::Scalar(_) | Node::Tagged => {}
+    }
+}
+
+/// What may be told of a name that nobody knows: what stands behind the first character that no key has may be a
+/// secret that lacks a blank, as in `{password:hunter2}`.
+fn shown(name: &str) -> Cow<'_, str> {
+    /// Twice the longest key there is.
+    const SHOWN_BYTES_MAX: usize = 60;
+    let of_keys = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '<');
+    let end = name.find(|c| !of_keys(c)).unwrap_or(name.len());
+    match &name[..end.min(SHOWN_BYTES_MAX)] {
+        "" if name.is_empty() => Cow::Borrowed("\"\""),
+        whole if whole == name => Cow::Borrowed(name),
+        cut => Cow::Owned(format!("{cut}…")),
     }
 }
 
@@ -390,7 +425,7 @@ fn suggestion(group: &str, name: &str) -> Option<String> {
         })
         .filter_map(|rest| rest.split(['.', '[']).next())
         .collect();
-    let name = name.to_lowercase();
+    let name = name.trim_end_matches('…').to_lowercase();
     let near = siblings
         .into_iter()
         .map(|sibling| (distance(&name, sibling), sibling))

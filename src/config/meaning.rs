@@ -11,8 +11,8 @@ use super::read::{Field, Group, Reader};
 use super::reserved::reserved;
 use super::scalar;
 use super::{
-    Config, KubernetesConfig, LogConfig, LogFormat, NatsConfig, RoutingApiConfig, Secret,
-    TlsConfig, UaaConfig,
+    Config, KubernetesConfig, LeaderElectionConfig, LogConfig, LogFormat, NatsConfig,
+    RoutingApiConfig, Secret, TlsConfig, UaaConfig,
 };
 use crate::desired::guard::Limits;
 use crate::desired::{HostGrant, Options, PortGrant};
@@ -30,6 +30,11 @@ const TTL_MIN: Duration = Duration::from_secs(5);
 const HTTP_BACKENDS: usize = 8;
 const TCP_BACKENDS: usize = 3;
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
+const LEASE_NAME: &str = "route-sync";
+/// Where the other components of a cluster keep theirs.
+const LEASE_NAMESPACE: &str = "kube-system";
+/// It stands in log lines and messages.
+const IDENTITY_BYTES_MAX: usize = 253;
 const DAY: Duration = Duration::from_hours(24);
 /// A node port that was given back may belong to another Service after this time.
 const STATE_AGE: Duration = Duration::from_mins(10);
@@ -62,6 +67,7 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
     let state_dir: Option<std::path::PathBuf> = reader.text(&state, "dir").ok().map(Into::into);
     let max_age = reader.duration(&state, "max_age", STATE_AGE_MIN..=DAY);
     let routes = routes(reader, &root, state_dir.is_some());
+    let leader_election = leader_election(reader, &root);
     let admin = admin(reader, &root, &mut warnings);
     let log = log(reader, &root);
     if !tcp_on && !http_on {
@@ -99,6 +105,7 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
             ..nats
         }),
         routes,
+        leader_election,
         admin,
         log,
         state_dir,
@@ -391,6 +398,38 @@ fn list(
         }
     }
     read
+}
+
+/// Off unless asked for: the role that older platforms ship has no right to Leases and is enough for one instance,
+/// and one instance gains nothing from waiting for itself after a crash.
+fn leader_election(reader: &mut Reader, root: &Group<'_>) -> Option<LeaderElectionConfig> {
+    let group = reader.group(root, "leader_election");
+    let on = reader.flag(&group, "enabled").ok().unwrap_or(false);
+    let mut name = |key, default: &str, dots| {
+        let name = reader.parsed(&group, key, |text| match Hostname::parse(text) {
+            Ok(host) if host.as_str() == text && (dots || !text.contains('.')) => {
+                Ok(text.to_owned())
+            }
+            _ => Err(format!("`{}` is no name of an object", scalar::clip(text))),
+        });
+        name.ok().unwrap_or_else(|| default.to_owned())
+    };
+    let (name, namespace) = (
+        name("name", LEASE_NAME, true),
+        name("namespace", LEASE_NAMESPACE, false),
+    );
+    let identity = reader.parsed(&group, "identity", |text| {
+        let fits = (1..=IDENTITY_BYTES_MAX).contains(&text.len());
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+        (fits && plain).then(|| text.to_owned()).ok_or_else(|| {
+            format!("must be 1 to {IDENTITY_BYTES_MAX} visible ASCII characters without spaces")
+        })
+    });
+    on.then_some(LeaderElectionConfig {
+        name,
+        namespace,
+        identity: identity.ok(),
+    })
 }
 
 fn admin(reader: &mut Reader, root: &Group<'_>, warnings: &mut Vec<String>) -> Option<SocketAddr> {

@@ -279,6 +279,23 @@ fn both_names_of_a_key_must_agree() {
 }
 
 #[test]
+fn a_blank_that_is_missing_before_a_secret_shows_no_secret() {
+    let text = with("nats: {user: u, password:hunter2}\nuaa: {\"client_secret=hunter2\": x}");
+    let told = parse(&text).unwrap_err().to_string();
+    assert!(!told.contains("hunter2"), "{told}");
+    let expect = "nats.password…: is no key of route-sync\n    hint: did you mean `nats.password`?";
+    assert!(told.contains(expect), "{told}");
+    let text = with(&format!("? {}\n: x", "x".repeat(100_000)));
+    let found = parse(&text).unwrap().unknown_keys;
+    assert!(found[0].to_string().chars().count() < 200);
+    let found = parse(&with("log: {\"\": x}\n\"\": x"))
+        .unwrap()
+        .unknown_keys;
+    let found: Vec<_> = found.iter().map(|it| it.key.as_str()).collect();
+    assert_eq!(found, ["log.\"\"", "\"\""]);
+}
+
+#[test]
 fn unknown_keys_come_with_a_suggestion() {
     let text = with("routing_api: {router_grup: x, client_id: y, quux: z}\nnat: {}");
     let config = parse(&text).unwrap();
@@ -574,5 +591,38 @@ policy: {hosts: [{namespaces: [a], hosts: [b]}], ports: [{namespaces: [a], ports
     for key in KEYS {
         let asked = key.path.trim_end_matches("[]");
         assert!(reader.asked.contains(asked), "nobody reads `{}`", key.path);
+    }
+}
+
+#[test]
+fn the_lease_is_asked_for_only_where_somebody_says_so_and_its_names_are_checked() {
+    let read = |text: &str| parse(&with(text)).map(|config| config.leader_election);
+    assert_eq!(read("").unwrap(), None);
+    assert_eq!(read("leader_election:\n  name: other").unwrap(), None);
+    let expect = |name: &str, namespace: &str, identity: Option<&str>| {
+        Some(LeaderElectionConfig {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            identity: identity.map(str::to_owned),
+        })
+    };
+    assert_eq!(
+        read("leader_election:\n  enabled: true").unwrap(),
+        expect("route-sync", "kube-system", None)
+    );
+    assert_eq!(
+        read("leader_election: {enabled: true, name: a.b, namespace: c, identity: vm/1}").unwrap(),
+        expect("a.b", "c", Some("vm/1"))
+    );
+    for wrong in [
+        "name: a/b",
+        "namespace: a.b",
+        "name: A",
+        "identity: \"a b\"",
+    ] {
+        assert!(
+            read(&format!("leader_election: {{{wrong}}}")).is_err(),
+            "{wrong}"
+        );
     }
 }

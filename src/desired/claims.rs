@@ -10,18 +10,23 @@ use std::str::FromStr;
 use super::{ANNOTATION_PREFIX, Code, Finding, HTTP_LABEL, Options, TCP_LABEL, listed};
 use crate::kubernetes::snapshot::{Protocol, Service, ServicePort};
 use crate::quote::clipped;
-use crate::route::{Hostname, HttpOptions, HttpProtocol, LoadBalancing, NodePort, RouterPort, Uri};
+use crate::route::{
+    Hostname, HttpOptions, HttpProtocol, LoadBalancing, NodePort, RouterPort, ServiceKey, Uri,
+};
 
 /// Names one annotation may list. Each costs a pool in every gorouter; more is a mistake.
 const NAMES_MAX: usize = 64;
 /// Octets of a route service's address: it is repeated with every beat of every backend to every router.
 const URL_BYTES_MAX: usize = 1024;
+/// Octets of a name of Kubernetes (RFC 1123).
+const DNS_LABEL_MAX: usize = 63;
 /// The lowest port a router group can reserve (routing API, all versions).
 const ROUTER_PORT_MIN: u16 = 1024;
 
 /// Every annotation there is, without the prefix.
-pub(super) const ANNOTATIONS: [&str; 11] = [
+pub(super) const ANNOTATIONS: [&str; 12] = [
     "domain",
+    "hand-over-to",
     "http",
     "loadbalancing",
     "max-backends",
@@ -43,6 +48,7 @@ pub(super) struct Wish {
     pub router_group: Option<String>,
     pub max_backends: Option<usize>,
     pub require_ready_endpoints: bool,
+    pub hand_over_to: Option<ServiceKey>,
 }
 
 /// Reads one Service. What cannot be read is a finding; the rest of the wish stands.
@@ -71,6 +77,7 @@ pub(super) fn read(service: &Service, options: &Options, findings: &mut Vec<Find
         require_ready_endpoints: reader
             .tuning("require-ready-endpoints", "`true` or `false`")
             .unwrap_or(false),
+        hand_over_to: reader.hand_over_to(),
     }
 }
 
@@ -147,6 +154,23 @@ impl<'a> Reader<'a> {
             self.tell_bad_annotation(name, text, expected);
         }
         value
+    }
+
+    /// Whom the Service gives its names to.
+    fn hand_over_to(&mut self) -> Option<ServiceKey> {
+        let text = self.annotation("hand-over-to")?;
+        let key = text
+            .split_once('/')
+            .filter(|(namespace, name)| is_dns_label(namespace) && is_dns_label(name));
+        let key = key.map(|(namespace, name)| ServiceKey {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        });
+        let other = key.filter(|key| *key != self.service.service.key);
+        if other.is_none() {
+            self.tell_bad_annotation("hand-over-to", text, "`namespace/name` of another Service");
+        }
+        other
     }
 
     fn http_options(&mut self) -> Option<HttpOptions> {
@@ -463,6 +487,15 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Names of namespaces and Services.
+fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=DNS_LABEL_MAX).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
 fn speaks_http(port: &ServicePort) -> bool {
     let named = port
         .name
@@ -473,7 +506,7 @@ fn speaks_http(port: &ServicePort) -> bool {
 
 fn port_name(port: &ServicePort) -> String {
     match &port.name {
-        Some(name) => format!("port `{name}`"),
+        Some(name) => format!("port {}", quoted(name)),
         None => format!("port {}", port.port),
     }
 }

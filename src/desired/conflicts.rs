@@ -1,14 +1,16 @@
 //! Who gets a name that several Services ask for.
 //!
 //! Whoever holds it keeps it, so that nothing flaps; with no holder the oldest Service wins, then the order of
-//! names. A loser is told whom it lost to and takes over in the very pass in which the winner goes.
+//! names. A loser is told whom it lost to and takes over in the very pass in which the winner goes. Whoever holds
+//! a name may give it away ([`super::hand_over`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::Wish;
+use super::hand_over::HandOvers;
 use super::{Code, Finding, Options, policy};
-use crate::kubernetes::snapshot::Service;
-use crate::route::{RouteTable, RouterPort, ServiceKey, Uri};
+use crate::kubernetes::snapshot::{Endpoints, Service};
+use crate::route::{NodePort, RouteTable, RouterPort, ServiceKey, Uri};
 
 /// Who held what after the last pass.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +21,19 @@ pub(super) struct Memory {
     undetermined: BTreeMap<String, ServiceKey>,
     /// A pass has been made; from then on the record tells who held a name.
     recorded: bool,
+    /// What the last pass found contested.
+    contested: Contested,
+    /// What another instance's record told.
+    told: Contested,
+}
+
+/// Names that several Services claim, each with the one that holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contested {
+    /// Hosts and paths.
+    pub uris: BTreeMap<Uri, ServiceKey>,
+    /// Router ports.
+    pub ports: BTreeMap<RouterPort, ServiceKey>,
 }
 
 /// One Service and what it asks for.
@@ -31,6 +46,17 @@ pub(super) struct Claimant<'a> {
 pub(super) struct Won<'a> {
     pub http: Vec<(&'a Uri, &'a Claimant<'a>)>,
     pub tcp: Vec<(RouterPort, &'a Claimant<'a>)>,
+    /// Node ports of those who gave a router port away: they serve it until the new one does.
+    pub yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
+}
+
+/// What every contest of a pass is settled with.
+struct Contest<'c, 'a> {
+    memory: &'c Memory,
+    hand_overs: HandOvers<'a>,
+    undetermined: BTreeMap<String, ServiceKey>,
+    contested: Contested,
+    findings: &'c mut Vec<Finding>,
 }
 
 /// Claims of one pass, sorted by name and then by rank.
@@ -39,6 +65,7 @@ type Claims<'a, N> = Vec<(N, &'a Claimant<'a>)>;
 /// Gives every name to one Service. Who may not have a name at all is told first and does not compete.
 pub(super) fn settle<'a>(
     claimants: &'a [Claimant<'a>],
+    endpoints: Option<&'a BTreeMap<ServiceKey, Endpoints>>,
     options: &Options,
     memory: &mut Memory,
     findings: &mut Vec<Finding>,
@@ -62,11 +89,27 @@ pub(super) fn settle<'a>(
     }
     sort(&mut uris);
     sort(&mut ports);
-    let mut undetermined = BTreeMap::new();
-    let won = Won {
-        http: settle_uris(&uris, memory, &mut undetermined, findings),
-        tcp: settle_ports(&ports, memory, &mut undetermined, findings),
+    let mut contest = Contest {
+        memory,
+        hand_overs: HandOvers::of(claimants, endpoints),
+        undetermined: BTreeMap::new(),
+        contested: Contested::default(),
+        findings,
     };
+    let http = contest.uris(&uris);
+    let (tcp, yielding) = contest.ports(&ports);
+    let won = Won {
+        http,
+        tcp,
+        yielding,
+    };
+    let Contest {
+        hand_overs,
+        undetermined,
+        contested,
+        ..
+    } = contest;
+    hand_overs.tell(findings);
     for (name, winner) in &undetermined {
         let text = format!(
             "several Services claimed {name} before this process knew who held it; the oldest won"
@@ -74,6 +117,7 @@ pub(super) fn settle<'a>(
         findings.push(Finding::on_service(Code::WinnerUndetermined, winner, text));
     }
     memory.undetermined = undetermined;
+    memory.contested = contested;
     memory.recorded = true;
     remember(&mut memory.uris, &won.http);
     remember(&mut memory.ports, &won.tcp);
@@ -87,82 +131,160 @@ fn sort<N: Ord + Copy>(claims: &mut Claims<'_, N>) {
     });
 }
 
-/// A host with all its paths belongs to one namespace; a uri in it to one Service.
-fn settle_uris<'a>(
-    claims: &Claims<'a, &'a Uri>,
-    memory: &Memory,
-    undetermined: &mut BTreeMap<String, ServiceKey>,
-    findings: &mut Vec<Finding>,
-) -> Vec<(&'a Uri, &'a Claimant<'a>)> {
-    let mut won = Vec::with_capacity(claims.len());
-    for of_host in claims.chunk_by(|a, b| a.0.same_host(b.0)) {
-        // Most hosts have one claimant, whose record need not be looked up.
-        if let [alone] = of_host {
-            won.push(*alone);
-            continue;
+// === impl Contest ===
+
+impl<'a> Contest<'_, 'a> {
+    fn uris(&mut self, claims: &Claims<'a, &'a Uri>) -> Claims<'a, &'a Uri> {
+        let mut won = Vec::with_capacity(claims.len());
+        for of_host in claims.chunk_by(|a, b| a.0.same_host(b.0)) {
+            // Most hosts have one claimant, whose record need not be looked up.
+            match of_host {
+                [(uri, alone)] if self.hand_overs.is_empty() => won.push((*uri, *alone)),
+                _ => self.host(of_host, &mut won),
+            }
         }
-        let holding = |(uri, claimant): &&(&Uri, &Claimant<'_>)| {
-            memory.uris.get(*uri) == Some(claimant.key())
-        };
+        won
+    }
+
+    /// A host with all its paths belongs to one namespace; a uri in it to one Service.
+    fn host(&mut self, of_host: &[(&'a Uri, &'a Claimant<'a>)], won: &mut Claims<'a, &'a Uri>) {
+        let uris = &self.memory.uris;
+        let holding =
+            |(uri, claimant): &&(&Uri, &Claimant<'_>)| uris.get(*uri) == Some(claimant.key());
         let incumbent = of_host.iter().find(holding);
         let oldest = of_host.iter().min_by_key(|(_, claimant)| claimant.rank());
         let Some((_, first)) = incumbent.or(oldest) else {
-            continue;
+            return;
         };
-        let namespace = &first.key().namespace;
-        let is_inside = |claimant: &Claimant<'_>| claimant.key().namespace == *namespace;
+        let before = &first.key().namespace;
+        let claimed = |uri: &Uri, by: &Claimant<'_>| {
+            let mut claims = of_host.iter();
+            claims.any(|(other, claimant)| **other == *uri && claimant.key() == by.key())
+        };
+        let of_uri = |(a, _): &(&Uri, _), (b, _): &(&Uri, _)| a == b;
+        let held = of_host.chunk_by(of_uri).filter_map(|claims| {
+            let inside = inside(claims, before);
+            Some((claims[0].0, holder(inside, uris.get(claims[0].0))?))
+        });
+        let held: BTreeMap<_, _> = held.collect();
+        let moved = if self.hand_overs.is_empty() {
+            None
+        } else {
+            let held: Vec<_> = held.iter().map(|(uri, holder)| (*uri, *holder)).collect();
+            self.hand_overs.moves_to(&held, claimed)
+        };
+        let namespace = moved.unwrap_or(before);
+        let is_inside = |claimant: &Claimant<'_>| claimant.key().namespace == namespace;
         let strangers = !of_host.iter().all(|(_, claimant)| is_inside(claimant));
-        for claims in of_host.chunk_by(|a, b| a.0 == b.0) {
+        for claims in of_host.chunk_by(of_uri) {
             let uri = claims[0].0;
-            let inside = claims.iter().filter(|(_, claimant)| is_inside(claimant));
-            let winner = holder(inside, memory.uris.get(uri));
+            let winner = match held.get(uri) {
+                Some(holder) => Some(self.hand_overs.settle(
+                    || uri.to_string(),
+                    holder,
+                    |heir| heir.wish.http.contains_key(uri),
+                    |heir| is_inside(heir) && claimed(uri, heir),
+                )),
+                None => holder(inside(claims, namespace), uris.get(uri)),
+            };
             for loser in losers(claims, winner) {
                 let text = match winner {
+                    Some(winner) if self.hand_overs.gave(loser, winner.key()) => continue,
                     Some(winner) => format!("`{uri}` belongs to service {}", winner.key()),
                     None => format!(
                         "host `{}` belongs to namespace `{namespace}`",
                         uri.whole_host()
                     ),
                 };
-                findings.push(lost(Code::HostConflict, loser, text));
+                self.findings.push(lost(Code::HostConflict, loser, text));
             }
             let Some(winner) = winner else { continue };
-            if strangers || claims.len() > 1 {
-                memory.note(format!("`{uri}`"), winner.key(), undetermined);
+            let rivals = if strangers { of_host } else { claims };
+            if rivals.len() > 1 {
+                let holder = winner.key().clone();
+                self.contested.uris.insert(uri.clone(), holder);
+            }
+            if self.has_rivals(rivals, winner) {
+                let told = self.memory.told.uris.get(uri);
+                self.note(format!("`{uri}`"), winner.key(), told);
             }
             won.push((uri, winner));
         }
     }
-    won
-}
 
-fn settle_ports<'a>(
-    claims: &Claims<'a, RouterPort>,
-    memory: &Memory,
-    undetermined: &mut BTreeMap<String, ServiceKey>,
-    findings: &mut Vec<Finding>,
-) -> Vec<(RouterPort, &'a Claimant<'a>)> {
-    let mut won = Vec::with_capacity(claims.len());
-    for claims in claims.chunk_by(|a, b| a.0 == b.0) {
-        let port = claims[0].0;
-        let Some(winner) = holder(claims.iter(), memory.ports.get(&port)) else {
-            continue;
-        };
-        for loser in losers(claims, Some(winner)) {
-            let text = format!("router port {port} belongs to service {}", winner.key());
-            findings.push(lost(Code::PortConflict, loser, text));
+    fn ports(
+        &mut self,
+        claims: &Claims<'a, RouterPort>,
+    ) -> (
+        Claims<'a, RouterPort>,
+        BTreeMap<RouterPort, BTreeSet<NodePort>>,
+    ) {
+        let mut won = Vec::with_capacity(claims.len());
+        let mut yielding: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for claims in claims.chunk_by(|a, b| a.0 == b.0) {
+            let port = claims[0].0;
+            let Some(holder) = holder(claims.iter(), self.memory.ports.get(&port)) else {
+                continue;
+            };
+            let claimed = |heir: &Claimant<'_>| claims.iter().any(|(_, it)| it.key() == heir.key());
+            let winner = self.hand_overs.settle(
+                || port.to_string(),
+                holder,
+                |heir| heir.wish.tcp.contains_key(&port),
+                claimed,
+            );
+            for (_, loser) in claims.iter().filter(|(_, it)| it.key() != winner.key()) {
+                if self.hand_overs.gave(loser.key(), winner.key()) {
+                    let of_port = yielding.entry(port).or_default();
+                    of_port.insert(loser.wish.tcp[&port]);
+                    continue;
+                }
+                let text = format!("router port {port} belongs to service {}", winner.key());
+                let finding = lost(Code::PortConflict, loser.key(), text);
+                self.findings.push(finding);
+            }
+            if claims.len() > 1 {
+                let holder = winner.key().clone();
+                self.contested.ports.insert(port, holder);
+            }
+            if self.has_rivals(claims, winner) {
+                let told = self.memory.told.ports.get(&port);
+                self.note(format!("router port {port}"), winner.key(), told);
+            }
+            won.push((port, winner));
         }
-        if claims.len() > 1 {
-            memory.note(format!("router port {port}"), winner.key(), undetermined);
-        }
-        won.push((port, winner));
+        (won, yielding)
     }
-    won
+
+    /// Whether anybody claims it of whom no word tells, from or to the winner.
+    fn has_rivals<N>(&self, claims: &[(N, &'a Claimant<'a>)], winner: &Claimant<'_>) -> bool {
+        let mut losers = losers(claims, Some(winner));
+        let told = |a, b| self.hand_overs.gave(a, b) || self.hand_overs.gave(b, a);
+        losers.any(|loser| !told(loser, winner.key()))
+    }
+
+    /// Keeps a contest in mind that age alone decided, as long as it goes on and no record `told` the same.
+    fn note(&mut self, name: String, winner: &ServiceKey, told: Option<&ServiceKey>) {
+        if told == Some(winner) {
+            return;
+        }
+        if !self.memory.recorded || self.memory.undetermined.get(&name) == Some(winner) {
+            self.undetermined.insert(name, winner.clone());
+        }
+    }
 }
 
-fn losers<'c, 'a, N>(
+fn inside<'c, 'a, N>(
     claims: &'c [(N, &'a Claimant<'a>)],
-    winner: Option<&'c Claimant<'a>>,
+    namespace: &str,
+) -> impl Iterator<Item = &'c (N, &'a Claimant<'a>)> {
+    let claims = claims.iter();
+    claims.filter(move |(_, claimant)| claimant.key().namespace == namespace)
+}
+
+fn losers<'a, N>(
+    claims: &[(N, &'a Claimant<'a>)],
+    winner: Option<&Claimant<'_>>,
 ) -> impl Iterator<Item = &'a ServiceKey> {
     let winner = winner.map(Claimant::key);
     let keys = claims.iter().map(|(_, claimant)| claimant.key());
@@ -206,7 +328,7 @@ fn remember<N: Ord + Clone>(
 // === impl Claimant ===
 
 impl<'a> Claimant<'a> {
-    fn key(&self) -> &'a ServiceKey {
+    pub(super) fn key(&self) -> &'a ServiceKey {
         &self.service.service.key
     }
 
@@ -230,20 +352,24 @@ impl Memory {
             ports: ports
                 .map(|(port, route)| (*port, route.service.key.clone()))
                 .collect(),
-            undetermined: BTreeMap::new(),
             recorded: true,
+            ..Self::default()
         }
     }
 
-    /// Keeps a contest in mind that age alone decided, as long as it goes on.
-    fn note(
-        &self,
-        name: String,
-        winner: &ServiceKey,
-        undetermined: &mut BTreeMap<String, ServiceKey>,
-    ) {
-        if !self.recorded || self.undetermined.get(&name) == Some(winner) {
-            undetermined.insert(name, winner.clone());
-        }
+    /// Takes over who holds what by another instance's record.
+    pub(super) fn adopt(&mut self, told: &Contested) {
+        let uris = told.uris.iter();
+        self.uris
+            .extend(uris.map(|(uri, holder)| (uri.clone(), holder.clone())));
+        let ports = told.ports.iter();
+        self.ports
+            .extend(ports.map(|(port, holder)| (*port, holder.clone())));
+        self.told.clone_from(told);
+    }
+
+    /// What the last pass found contested.
+    pub(super) fn contested(&self) -> &Contested {
+        &self.contested
     }
 }

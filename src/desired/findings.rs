@@ -32,6 +32,8 @@ pub enum Subject {
     Lane(Lane),
     /// The cluster as a whole.
     Cluster,
+    /// The configuration file.
+    Configuration,
 }
 
 /// Whether something is lost.
@@ -97,6 +99,16 @@ codes! {
     HostConflict = "host-conflict" Error,
     /// Two Services claimed one name before this process knew who held it.
     WinnerUndetermined = "winner-undetermined" Warning,
+    /// The Service hands its names over to one that is not there or carries no label of ours.
+    HandOverUnknown = "hand-over-unknown" Warning,
+    /// The Service hands a name over to one that does not ask for it.
+    HandOverUnclaimed = "hand-over-unclaimed" Warning,
+    /// The Service hands a name over to one that may not have it.
+    HandOverDenied = "hand-over-denied" Warning,
+    /// Services hand a name over in a circle; its holder keeps it.
+    HandOverCycle = "hand-over-cycle" Warning,
+    /// The Service keeps a name until a pod of the one it hands it over to is ready.
+    HandOverWaits = "hand-over-waits" Warning,
     /// The Service opens no node port.
     NoNodePort = "no-node-port" Error,
     /// The port carries UDP or SCTP, which no router takes.
@@ -131,14 +143,26 @@ codes! {
     NodesNotReadyHeld = "nodes-not-ready-held" Warning,
     /// So many routes would go at once that they are kept until somebody approves, or two further lists agree.
     RemovalHeld = "removal-held" Warning,
+    /// An operator drained this process: every route was withdrawn, until it is restarted.
+    Drained = "drained" Error,
+    /// An operator drained this process: routes are kept alive as they were, until it is restarted.
+    DrainedKept = "drained-kept" Warning,
     /// The apiserver answers as another cluster: routes stay as they were until somebody approves.
     AnotherCluster = "another-cluster" Error,
     /// One object could not be read; what was last known of it stays.
     ObjectUndecodable = "object-undecodable" Warning,
     /// The apiserver refuses a right; the message names it.
     RightMissing = "right-missing" Warning,
+    /// The Lease cannot be read or renewed.
+    LeaseUnavailable = "lease-unavailable" Warning,
+    /// Another instance acts although the Lease is ours.
+    SplitBrain = "split-brain" Warning,
+    /// NATS denies the subject on which instances tell each other who leads.
+    InstancesUnheard = "instances-unheard" Warning,
     /// A source has not been heard of for too long.
     SourceStale = "source-stale" Warning,
+    /// Not all of the configuration file is in use; the message says what, and why.
+    ConfigStale = "config-stale" Warning,
     /// The UAA client lacks a scope; the message names it.
     ScopeMissing = "scope-missing" Warning,
     /// The configured router group does not exist, or several could be meant.
@@ -214,6 +238,7 @@ impl fmt::Display for Subject {
             Self::Source(resource) => write!(f, "resource {resource}"),
             Self::Lane(lane) => write!(f, "lane {lane}"),
             Self::Cluster => f.write_str("cluster"),
+            Self::Configuration => f.write_str("configuration"),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::*;
 use crate::kubernetes::snapshot::{Endpoints, Evidence, Service};
 use crate::route::{NodeUid, ServiceKey, ServiceRef};
 
+mod hand_over;
 mod holders;
 mod nodes;
 

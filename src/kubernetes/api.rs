@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
-use http::Request;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request};
 use kube::Client;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -154,7 +155,8 @@ impl Resource {
     }
 
     fn object_path(self, key: &ObjectKey) -> String {
-        let ObjectKey { namespace, name } = key;
+        // An apiserver gives out none that need it; whoever answers in its place must not break a request.
+        let (namespace, name) = (percent_encoded(&key.namespace), percent_encoded(&key.name));
         let (prefix, resource) = (self.prefix(), self.name());
         if namespace.is_empty() {
             format!("{prefix}/{resource}/{name}")
@@ -237,10 +239,31 @@ impl Api {
         serde_json::from_slice(&json).map_err(ApiError::Malformed)
     }
 
+    /// Writes one object; what the apiserver made of it.
+    pub(super) async fn write_json(
+        &self,
+        method: Method,
+        uri: &str,
+        object: &Value,
+    ) -> Result<Value, ApiError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(CONTENT_TYPE, "application/json")
+            .body(object.to_string().into_bytes())
+            .expect("the path must be made of checked names");
+        let json = self.ask(request, self.timing.get_timeout).await?;
+        serde_json::from_slice(&json).map_err(ApiError::Malformed)
+    }
+
     async fn read(&self, uri: &str, within: Duration) -> Result<Vec<u8>, ApiError> {
+        self.ask(get(uri), within).await
+    }
+
+    async fn ask(&self, request: Request<Vec<u8>>, within: Duration) -> Result<Vec<u8>, ApiError> {
         let read = async {
             let mut json = Vec::new();
-            let body = self.open(uri).await?;
+            let body = self.open(request).await?;
             body.take(PAGE_BYTES_MAX)
                 .read_to_end(&mut json)
                 .await
@@ -269,16 +292,16 @@ impl Api {
         );
         Ok(Lines {
             kind: resource.kind,
-            body: self.open(&resource.query(&rest)).await?,
+            body: self.open(get(&resource.query(&rest))).await?,
             line: Vec::new(),
         })
     }
 
-    async fn open(&self, uri: &str) -> Result<Pin<Box<dyn AsyncBufRead + Send>>, ApiError> {
+    async fn open(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> Result<Pin<Box<dyn AsyncBufRead + Send>>, ApiError> {
         let client = self.client().await?;
-        let request = Request::get(uri)
-            .body(Vec::new())
-            .expect("the path must be made of names the apiserver gave us");
         let answer = client.request_stream(request).await;
         let answer = answer.map_err(ApiError::from_kube);
         self.note(answer.as_ref().err()).await;
@@ -316,6 +339,12 @@ impl Api {
             *connection = Connection::default();
         }
     }
+}
+
+fn get(uri: &str) -> Request<Vec<u8>> {
+    Request::get(uri)
+        .body(Vec::new())
+        .expect("the path must be made of names the apiserver gave us")
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -452,5 +481,12 @@ mod tests {
             "/api/v1/services?labelSelector=l&a=b"
         );
         assert_eq!(percent_encoded("a+b/c=="), "a%2Bb%2Fc%3D%3D");
+        let odd = ObjectKey {
+            namespace: "a b".to_owned(),
+            name: "x?y/\u{1b}ä".to_owned(),
+        };
+        let path = services.object_path(&odd);
+        assert_eq!(path, "/api/v1/namespaces/a%20b/services/x%3Fy%2F%1B%C3%A4");
+        assert!(Request::get(path).body(()).is_ok());
     }
 }

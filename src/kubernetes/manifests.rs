@@ -126,11 +126,14 @@ impl Collected {
             match serde_yaml::Value::deserialize(serde_yaml::Deserializer::from_str(document)) {
                 Ok(yaml) => yaml,
                 Err(error) => {
-                    let line = error.location().map_or(1, |at| at.line());
-                    // The reader counts from the document's start; the file's own line is told instead.
+                    // The reader counts characters from the document's start, and takes more of them for the end
+                    // of a line than editors do; the file's own line is told instead.
+                    let before = error.location().map_or(0, |at| at.index());
+                    let before = document.chars().take(before);
+                    let line = 1 + before.filter(|c| *c == '\n').count();
                     let message = error.to_string();
                     let message = message.split(" at line ").next().unwrap_or_default();
-                    fail(first_line + line.max(1) - 1, message);
+                    fail(first_line + line - 1, message);
                     return;
                 }
             };
@@ -261,5 +264,13 @@ mod tests {
         assert_eq!(document.subject, Subject::Source("manifests"));
         assert!(document.message.starts_with("bad.yml:8: "), "{document}");
         assert_eq!(document.hint, None);
+    }
+
+    #[test]
+    fn a_line_is_counted_as_editors_do_and_not_as_yaml_does() {
+        let text = "# one\na: \"\u{2028}\u{2028}\u{85}\"\nb: [\n";
+        let snapshot = snapshot_of_manifests([("f.yml", text)]);
+        let message = &snapshot.findings[0].message;
+        assert!(message.starts_with("f.yml:4: "), "{message}");
     }
 }

@@ -25,57 +25,77 @@ const ZONE_LABEL_OLD: &str = "failure-domain.beta.kubernetes.io/zone";
 
 /// What a resource's objects are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// `v1`.
     Service,
+    /// `v1`.
     Node,
+    /// `discovery.k8s.io/v1`.
     EndpointSlice,
+    /// `v1`, where there are no slices.
     Endpoints,
 }
 
 /// Namespace and name; the namespace is empty for Nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ObjectKey {
-    pub(super) namespace: String,
-    pub(super) name: String,
+pub struct ObjectKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// One object as it was delivered.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
-    pub(super) key: ObjectKey,
-    pub(super) uid: String,
-    pub(super) resource_version: String,
+pub struct Item {
+    /// Who it is, as far as it says.
+    pub key: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
     /// It carries a deletionTimestamp.
-    pub(super) deleting: bool,
+    pub deleting: bool,
     /// Its meaning, or why it cannot be read.
-    pub(super) object: Result<Object, String>,
+    pub object: Result<Object, String>,
 }
 
 /// What an object means to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Object {
+pub enum Object {
+    /// A Service, labelled or not.
     Service(Box<Service>),
+    /// A Node.
     Node(Box<Node>),
+    /// A slice, or all, of where a Service's pods are.
     Endpoints(ServiceKey, Endpoints),
 }
 
 /// One page of a list.
 #[derive(Debug)]
-pub(super) struct Page {
-    pub(super) resource_version: String,
-    pub(super) next: Option<String>,
-    pub(super) items: Vec<Item>,
+pub struct Page {
+    /// Of the list.
+    pub resource_version: String,
+    /// With which the next page is asked for.
+    pub next: Option<String>,
+    /// Its objects.
+    pub items: Vec<Item>,
 }
 
 /// One line of a watch.
 #[derive(Debug)]
-pub(super) enum Event {
+pub enum Event {
+    /// It is there, new or changed.
     Applied(Item),
+    /// It is gone.
     Deleted(Item),
+    /// Nothing happened up to this resource version.
     Bookmark(String),
     /// The apiserver ends the watch with a Status.
     Error {
+        /// Its HTTP status, or 0.
         code: u16,
+        /// Its words.
         message: String,
     },
 }
@@ -222,7 +242,10 @@ trait Wire: DeserializeOwned {
 }
 
 /// Reads one page of a list.
-pub(super) fn page(kind: Kind, json: &[u8]) -> Result<Page, serde_json::Error> {
+///
+/// # Errors
+/// When it is no list; an object that cannot be read is told in its item.
+pub fn page(kind: Kind, json: &[u8]) -> Result<Page, serde_json::Error> {
     match kind {
         Kind::Service => page_of::<RawService>(json),
         Kind::Node => page_of::<RawNode>(json),
@@ -232,7 +255,7 @@ pub(super) fn page(kind: Kind, json: &[u8]) -> Result<Page, serde_json::Error> {
 }
 
 /// Reads one object on its own.
-pub(super) fn item(kind: Kind, json: Value) -> Item {
+pub fn item(kind: Kind, json: Value) -> Item {
     match kind {
         Kind::Service => item_of::<RawService>(json),
         Kind::Node => item_of::<RawNode>(json),
@@ -242,7 +265,10 @@ pub(super) fn item(kind: Kind, json: Value) -> Item {
 }
 
 /// Reads one line of a watch.
-pub(super) fn event(kind: Kind, line: &[u8]) -> Result<Event, serde_json::Error> {
+///
+/// # Errors
+/// When it is no event; an object that cannot be read is told in its item.
+pub fn event(kind: Kind, line: &[u8]) -> Result<Event, serde_json::Error> {
     #[derive(Deserialize)]
     struct Line {
         #[serde(rename = "type")]

@@ -1,12 +1,23 @@
 //! The table: one row is one metric is one row of the documentation.
 
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It rises and falls.
+    Gauge,
+    /// It only grows.
+    Counter,
+    /// It counts what fell into each of some ranges.
+    Histogram,
+}
+
 /// One metric, without the prefix `route_sync_`.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// Its name; a counter's also carries `_total` on the wire.
     pub name: &'static str,
-    /// It only grows.
-    pub counts: bool,
+    /// How it behaves.
+    pub kind: Kind,
     /// Its labels.
     pub labels: &'static [&'static str],
     /// What it tells.
@@ -16,7 +27,20 @@ pub struct Metric {
 const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric {
         name,
-        counts: false,
+        kind: Kind::Gauge,
+        labels,
+        help,
+    }
+}
+
+const fn histogram(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Histogram,
         labels,
         help,
     }
@@ -25,7 +49,7 @@ const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'stat
 const fn counter(name: &'static str, help: &'static str) -> Metric {
     Metric {
         name,
-        counts: true,
+        kind: Kind::Counter,
         labels: &[],
         help,
     }
@@ -55,6 +79,27 @@ pub const METRICS: &[Metric] = &[
         &["lane"],
         "Routes that nothing asks for and whose removal is held",
     ),
+    gauge(
+        "config_stale",
+        &[],
+        "Whether something of the configuration file is not in use",
+    ),
+    gauge(
+        "drained",
+        &["routes"],
+        "Whether an operator drained the process: keep, unregister",
+    ),
+    gauge(
+        "leader",
+        &[],
+        "Whether this instance acts: 1 also where it is the only one",
+    ),
+    gauge("lease_generation", &[], "How often the Lease changed hands"),
+    gauge(
+        "lease_seconds_since_renewal",
+        &[],
+        "Seconds since the last confirmed renewal of the Lease, where this instance holds it",
+    ),
     gauge("findings", &["code", "severity"], "Findings of each code"),
     gauge("services", &[], "Labelled Services"),
     gauge("nodes", &[], "Nodes"),
@@ -74,6 +119,16 @@ pub const METRICS: &[Metric] = &[
         "Seconds since the other side last confirmed",
     ),
     gauge(
+        "ttl_headroom_seconds",
+        &["lane"],
+        "Seconds until the first registered entry would lapse if everything stopped now; absent where none can",
+    ),
+    histogram(
+        "propagation_seconds",
+        &["lane", "stage"],
+        "From the view of the cluster that first held a route until it was sent, and until it was confirmed",
+    ),
+    gauge(
         "source_synced",
         &["resource"],
         "Whether a complete list was had",
@@ -87,6 +142,11 @@ pub const METRICS: &[Metric] = &[
         "source_seconds_since_heard",
         &["resource"],
         "Seconds since an event, a bookmark or a list",
+    ),
+    gauge(
+        "source_stale_seconds",
+        &["source"],
+        "Seconds since the source was last known to be fresh; since the start where it never was",
     ),
     counter("kubernetes_lists", "Complete lists"),
     counter("kubernetes_watch_starts", "Watches started"),

@@ -119,11 +119,16 @@ fn names(groups: &[RouterGroup]) -> String {
     if groups.is_empty() {
         return "none".to_owned();
     }
-    let names: Vec<_> = groups
-        .iter()
-        .map(|group| format!("`{}`", group.name))
+    /// As many as an operator reads.
+    const NAMES_MAX: usize = 8;
+    let shown = groups.iter().take(NAMES_MAX);
+    let shown: Vec<_> = shown
+        .map(|group| format!("`{}`", clipped(&group.name)))
         .collect();
-    names.join(", ")
+    match groups.len().saturating_sub(NAMES_MAX) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 // === impl Gate ===
@@ -168,6 +173,7 @@ impl<'a> Gate<'a> {
             reservable_ports,
             ..
         } = group;
+        let (name, ports) = (clipped(name), clipped(reservable_ports));
         // A range that cannot be read holds nothing: better no route than one that freezes the foundation.
         let inside =
             PortRanges::parse(reservable_ports).is_ok_and(|ranges| ranges.contains(number));
@@ -176,12 +182,11 @@ impl<'a> Gate<'a> {
         }
         if self.live.contains(&port) {
             let message = format!(
-                "port `{port}` lives, but router group `{name}` now reserves only `{reservable_ports}`"
+                "port `{port}` lives, but router group `{name}` now reserves only `{ports}`"
             );
             return Ok((group, Some(find(Code::PortNoLongerReservable, message))));
         }
-        let message =
-            format!("router group `{name}` reserves only `{reservable_ports}`, not port `{port}`");
+        let message = format!("router group `{name}` reserves only `{ports}`, not port `{port}`");
         Err(find(Code::PortNotReservable, message)
             .hint("choose a port of the group, or widen the group"))
     }

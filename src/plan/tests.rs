@@ -8,6 +8,7 @@ use crate::route::{ClusterId, ServiceRef};
 
 mod gates;
 mod inherited;
+mod yielding;
 
 const NOW: Uptime = Duration::from_secs(1000);
 const TTL: Duration = Duration::from_mins(2);
@@ -45,6 +46,7 @@ struct World {
     observed: Observed,
     journal: Journal,
     inherited: BTreeSet<TcpRow>,
+    yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
     policy: Policy,
 }
 
@@ -63,6 +65,7 @@ impl World {
             observed: Observed::new(),
             journal: Journal::default(),
             inherited: BTreeSet::new(),
+            yielding: BTreeMap::new(),
             policy: Policy {
                 join_foreign: false,
                 hold_removals: false,
@@ -121,6 +124,7 @@ impl World {
                 .into_iter()
                 .map(|(port, name)| (NodePort::new(port).unwrap(), service(name)))
                 .collect(),
+            yielding: &self.yielding,
             policy: self.policy,
             now: NOW,
         })

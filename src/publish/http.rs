@@ -30,13 +30,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::NatsConfig;
 use crate::desired::Desired;
+use crate::lease::{Instances, Roles};
 use crate::lifecycle::Clock;
 use crate::outside::{Network, Outside};
 use crate::route::{Lane, stable_hash};
+use crate::settings::Follower;
 use crate::state::{HttpEntry, Warm};
 use crate::status::LaneReport;
+use crate::status::propagation::Propagation;
 use journal::Journal;
-use lane::HttpLane;
+use lane::{Follow, HttpLane};
 
 pub(crate) use bus::NatsBus;
 pub use bus::{Bus, BusError, Heard, Overheard, SendError};
@@ -78,6 +81,8 @@ pub struct HttpCounters {
     pub overheard_dropped: AtomicU64,
     /// Strangers' endpoints that are remembered now, each with each of its uris.
     pub strangers: AtomicU64,
+    /// How long new routes take.
+    pub propagation: Arc<Propagation>,
 }
 
 /// What the lane goes on with from the last process, and where it notes what the next one needs.
@@ -87,12 +92,16 @@ pub struct Inheritance {
     pub warm: Warm,
     /// Where to note; `None` where nothing survives.
     pub ledger: Option<watch::Sender<HttpEntry>>,
+    /// What the lane may do.
+    pub roles: Roles,
+    /// How other instances are heard and told; `None` where there are none.
+    pub instances: Option<Instances>,
 }
 
 /// What the lane is made of.
 pub struct Setup {
-    /// How NATS is reached, and how much is said there.
-    pub config: NatsConfig,
+    /// How NATS is reached, and how much is said there; it may change.
+    pub settings: Follower<NatsConfig>,
     /// By what it is reached.
     pub outside: Arc<dyn Outside>,
     /// What it goes on with.
@@ -115,9 +124,10 @@ pub async fn run(
     run_with(config, none, desired, report, clock, counters, stop).await;
 }
 
-/// The same, but what the last process left is announced, and withdrawn, before the first complete view.
+/// The same, but what the last process left is announced, and withdrawn, before the first complete view, and the
+/// settings may change.
 pub async fn run_with(
-    config: NatsConfig,
+    settings: impl Into<Follower<NatsConfig>>,
     inheritance: Inheritance,
     desired: watch::Receiver<Option<Arc<Desired>>>,
     report: watch::Sender<LaneReport>,
@@ -126,7 +136,7 @@ pub async fn run_with(
     stop: CancellationToken,
 ) {
     let setup = Setup {
-        config,
+        settings: settings.into(),
         outside: Arc::new(Network),
         inheritance,
     };
@@ -143,15 +153,18 @@ pub async fn run_over(
     stop: CancellationToken,
 ) {
     let Setup {
-        config,
+        settings,
         outside,
         inheritance,
     } = setup;
     report.send_replace(LaneReport::new(Lane::Http));
+    let mut follow = Follow::new(settings, outside.clone());
+    let config = follow.used();
     let journal = match &config.state_dir {
         Some(folder) => Some(Journal::open(folder).await),
         None => None,
     };
+    let mut roles = inheritance.roles.clone();
     let mut lane = HttpLane::new(config, outside, journal, report, clock, counters);
     lane.inherit(inheritance).await;
     desired.mark_changed();
@@ -164,11 +177,12 @@ pub async fn run_over(
             }
         }
         lane.step().await;
-        // The order: to stop, then the newest table, then what NATS says, then time. Sending needs no turn here,
+        // The order: to stop, then the newest table and settings, then what NATS says, then time. Sending needs no turn here,
         // as every round sends what is due, so that nothing above can starve it.
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            () = roles.changed() => {}
             changed = desired.changed(), if upstream => {
                 if changed.is_err() {
                     upstream = false;
@@ -176,6 +190,7 @@ pub async fn run_over(
                     desired.mark_changed();
                 }
             }
+            proven = follow.proven() => lane.take_over(proven).await,
             () = lane.wait() => {}
         }
     }

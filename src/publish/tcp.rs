@@ -22,27 +22,35 @@ use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::Uptime;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
+use crate::lease::Roles;
 use crate::lifecycle::Clock;
 use crate::outside::{Network, Outside};
 use crate::plan::admission::{self, Gate, RouterGroup};
 use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
+use crate::route::Lane;
+use crate::settings::Follower;
 use crate::state::Warm;
 use crate::status::LaneReport;
+use crate::status::propagation::Propagation;
 use crate::uaa::UaaSetupError;
 
 mod batch;
 mod budget;
 mod client;
-mod events;
+pub mod events;
+mod follow;
 mod report;
 mod state;
-mod wire;
+pub mod wire;
 
 pub use client::{ApiError, Client, EventBytes, RequestId, RoutingApi};
+pub use follow::TcpSettings;
 
-use events::Heard;
+use events::{Heard, Loss};
+use follow::Follow;
 use state::{Done, Op, State};
 
 /// How long requests under way may still take once the process is asked to stop.
@@ -57,7 +65,9 @@ pub struct TcpLane {
     counters: Arc<TcpCounters>,
     pace: Pace,
     warm: Warm,
+    follow: Follow,
     ledger: Option<watch::Sender<BTreeSet<TcpRow>>>,
+    roles: Roles,
 }
 
 /// What the lane has counted since the start.
@@ -89,6 +99,8 @@ pub struct TcpCounters {
     pub streams: AtomicU64,
     /// Early renewals of the token that failed.
     pub token_failures: AtomicU64,
+    /// How long new routes take.
+    pub propagation: Arc<Propagation>,
 }
 
 /// Every wait of the lane that tests may want shorter.
@@ -128,9 +140,6 @@ pub enum ConnectError {
     /// No way to the API.
     #[error("`routing_api` cannot be used")]
     Tls(#[from] super::tls::TlsError),
-    /// No way to the API.
-    #[error("`routing_api` cannot be used: {0}")]
-    Client(String),
 }
 
 /// What stands at the routing API at one moment, for a plan that is only shown.
@@ -202,7 +211,7 @@ impl TcpLane {
         uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
     ) -> Result<Self, ConnectError> {
-        Self::over(&Network, config, uaa, counters)
+        Self::over(Arc::new(Network), config, uaa, counters)
     }
 
     /// The same, over whatever leads outside.
@@ -210,18 +219,26 @@ impl TcpLane {
     /// # Errors
     /// As [`Self::new`].
     pub fn over(
-        outside: &dyn Outside,
+        outside: Arc<dyn Outside>,
         config: RoutingApiConfig,
         uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
     ) -> Result<Self, ConnectError> {
+        let api = outside.routing_api(&config, uaa, &counters)?;
+        let used = TcpSettings {
+            api: config.clone(),
+            uaa: uaa.clone(),
+        };
+        let follow = Follow::new(used, outside, counters.clone());
         Ok(Self {
-            api: outside.routing_api(&config, uaa, &counters)?,
+            api,
             config,
             counters,
             pace: Pace::default(),
             warm: Warm::default(),
+            follow,
             ledger: None,
+            roles: Roles::alone(),
         })
     }
 
@@ -240,15 +257,29 @@ impl TcpLane {
         self
     }
 
+    /// The same, following settings that began with those it was made of.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Follower<TcpSettings>) -> Self {
+        self.follow = self.follow.follow(settings);
+        self
+    }
+
+    /// The same, acting as its role allows.
+    #[must_use]
+    pub fn with_roles(mut self, roles: Roles) -> Self {
+        self.roles = roles;
+        self
+    }
+
     /// Runs until `stop`; keeps every row when it ends.
     pub async fn run(
-        self,
+        mut self,
         mut desired: watch::Receiver<Option<Arc<Desired>>>,
         report: watch::Sender<LaneReport>,
         clock: Clock,
         stop: CancellationToken,
     ) {
-        let mut state = State::new(self.config, self.pace, self.counters, clock.now());
+        let mut state = State::new(self.config, self.pace, self.counters.clone(), clock.now());
         let mut ops: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let mut speaks = true;
         let mut events: Option<BoxStream<'static, Heard>> = None;
@@ -259,9 +290,11 @@ impl TcpLane {
                 note(ledger, state.take_noted());
             }
             state.missing_by_token(self.api.missing_scopes());
+            state.act_as(self.roles.at(clock.now()), clock.now());
             let renew_in = self.api.renew_token_in();
             let renew_at = renew_in.map(|wait| clock.now() + wait);
             let (next, wake) = state.turn(renew_at, clock.now());
+            tell_sent(&self.counters.propagation, &next, clock.now());
             ops.extend(
                 next.into_iter()
                     .map(|op| perform(op, self.api.clone(), clock)),
@@ -281,7 +314,16 @@ impl TcpLane {
                     // plans on what is known; then time, which a flood of events must not keep from passing.
                     biased;
                     () = stop.cancelled() => break 'turns,
+                    () = self.roles.changed() => {}
                     Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
+                    proven = self.follow.proven() => {
+                        let spared = state.reconfigure(&proven, clock.now());
+                        self.follow.taken(&spared);
+                        if let Some(api) = proven.client {
+                            self.api = api;
+                            events = None;
+                        }
+                    }
                     changed = desired.changed(), if speaks => match changed {
                         Ok(()) => state.adopt(desired.borrow_and_update().clone(), clock.now()),
                         // Nobody derives any more: the process is ending, and what lives is kept till then.
@@ -329,6 +371,15 @@ fn note(ledger: &watch::Sender<BTreeSet<TcpRow>>, (ours, gone): (Vec<TcpRow>, Ve
         }
         rows.extend(ours);
     });
+}
+
+/// Notes which routes are on their way.
+fn tell_sent(propagation: &Propagation, ops: &[Op], now: Uptime) {
+    for op in ops {
+        if let Op::Create { rows, .. } = op {
+            propagation.sent(Lane::Tcp, rows.iter().map(|row| row.port), now);
+        }
+    }
 }
 
 /// Carries out one request, or a few that belong together.
@@ -404,6 +455,7 @@ impl Observation {
             journal: &Journal::default(),
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
+            yielding: &desired.yielding,
             policy: state::policy(config, config.ttl, config.ttl / state::REFRESHES_PER_TTL),
             now: Duration::ZERO,
         });

@@ -1,6 +1,8 @@
 //! HTTPS as this project speaks it: our own authorities where given, our own certificate where asked for, no
 //! redirects (a redirected token request would hand out a secret), no proxy from the environment.
 
+mod https;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use crate::causes::chain;
 use crate::config::{ClientIdentity, TlsConfig};
 use crate::route::Hostname;
+pub(crate) use https::{Https, Stamp, stamp};
 
 /// A connection that is not there by now goes to the next address, or fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -131,6 +134,13 @@ pub(super) fn expecting(tls: &TlsConfig, name: &Hostname) -> Result<ClientConfig
         None => config.with_no_client_auth(),
         Some(files) => config.with_client_cert_resolver(Arc::new(IdentityFiles(files))),
     })
+}
+
+/// Whether the files that are named can be used as they are now.
+pub(crate) fn usable(tls: &TlsConfig) -> Result<(), TlsError> {
+    tls.ca_file.as_deref().map(authorities).transpose()?;
+    tls.identity.as_ref().map(certified_key).transpose()?;
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

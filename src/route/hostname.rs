@@ -186,12 +186,13 @@ impl Uri {
     }
 
     /// This uri narrowed to a path. gorouter compares paths without case and drops one trailing slash, so
-    /// two spellings of one path are one uri here.
+    /// two spellings of one path are one uri here; with further slashes left, a second one would be a route of
+    /// its own to us and the same to gorouter.
     ///
     /// # Errors
     /// When the path holds a character that gorouter would cut off or never match.
     pub fn with_path(mut self, path: &str) -> Result<Self, UriError> {
-        let path = path.strip_suffix('/').unwrap_or(path);
+        let path = path.trim_end_matches('/');
         if path.len() > PATH_LENGTH_MAX {
             return Err(UriError::PathTooLong(path.chars().count()));
         }
@@ -318,6 +319,12 @@ mod tests {
             Uri::of_host(host.clone()).with_path("/").unwrap(),
             Uri::of_host(host.clone())
         );
+        // gorouter would drop the second slash, and two Services would share one pool.
+        for text in ["a.test/api//", "a.test/api/"] {
+            let uri = Uri::parse(text).unwrap();
+            assert_eq!(uri.to_string(), "a.test/api", "{text}");
+        }
+        assert_eq!(Uri::parse("a.test///").unwrap(), Uri::of_host(host.clone()));
         assert!(Uri::of_host(host).with_path("/a?b").is_err());
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
+use crate::quote::clipped;
+
 /// A port of the tcp-router, as clients dial it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouterPort(NonZeroU16);
@@ -16,7 +18,7 @@ pub struct NodePort(NonZeroU16);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortRanges(Vec<RangeInclusive<u16>>);
 
-/// Why a text is no list of port ranges.
+/// Why a text is no list of port ranges: the beginning of the first element that is neither.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is neither a port nor a range of ports such as `1024-1033`")]
 pub struct PortRangesError(String);
@@ -65,7 +67,7 @@ impl PortRanges {
             };
             range
                 .filter(|range| !range.is_empty())
-                .ok_or_else(|| PortRangesError(part.trim().to_owned()))
+                .ok_or_else(|| PortRangesError(clipped(part.trim()).into_owned()))
         };
         if text.trim().is_empty() {
             return Ok(Self::default());
@@ -74,6 +76,23 @@ impl PortRanges {
             .map(element)
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+
+    /// The same without one port.
+    #[must_use]
+    pub fn without(&self, port: u16) -> Self {
+        let split = |range: &RangeInclusive<u16>| {
+            let (first, last) = (*range.start(), *range.end());
+            if !range.contains(&port) {
+                return vec![first..=last];
+            }
+            // Ports begin at 1, so that there is one below the first of any range.
+            let below = RangeInclusive::new(first, port - 1);
+            let above = RangeInclusive::new(port.saturating_add(1), last);
+            let left = |part: &RangeInclusive<u16>| !part.is_empty() && !part.contains(&port);
+            [below, above].into_iter().filter(left).collect()
+        };
+        Self(self.0.iter().flat_map(split).collect())
     }
 
     /// Whether the port lies in one of the ranges.
@@ -114,6 +133,26 @@ mod tests {
         assert!(ranges.contains(1024) && ranges.contains(1033) && ranges.contains(2000));
         assert!(!ranges.contains(1034) && !ranges.contains(1999));
         assert!(PortRanges::parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_bad_element_is_quoted_in_part() {
+        let error = PortRanges::parse(&"x".repeat(100_000)).unwrap_err();
+        assert!(error.to_string().chars().count() < 200);
+    }
+
+    #[test]
+    fn a_port_is_taken_out_wherever_it_lies() {
+        let without = |text: &str, port| {
+            let ranges = PortRanges::parse(text).unwrap();
+            ranges.without(port).to_string()
+        };
+        assert_eq!(without("1-9,20", 5), "1-4,6-9,20");
+        assert_eq!(without("1-9,20", 1), "2-9,20");
+        assert_eq!(without("1-9,20", 20), "1-9");
+        assert_eq!(without("1-9,20", 10), "1-9,20");
+        assert_eq!(without("65534-65535", 65535), "65534");
+        assert_eq!(without("65535", 65535), "");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Contents, Foundation, Withdrawal};
 use crate::desired::Desired;
 use crate::desired::guard::{Name, Reason, Remembered};
+use crate::lease::Kept;
 use crate::plan::TcpRow;
 use crate::route::{
     Backend, Backends, ClusterId, Hostname, HttpOptions, HttpProtocol, HttpRoute, LoadBalancing,
@@ -60,6 +61,7 @@ pub(super) struct Record<'a> {
     pub(super) rest: &'a Desired,
     pub(super) withdrawals: &'a BTreeSet<Withdrawal>,
     pub(super) rows: &'a BTreeSet<TcpRow>,
+    pub(super) lease: Option<&'a Kept>,
     pub(super) guard: &'a Remembered,
 }
 
@@ -92,6 +94,16 @@ struct Body {
     kube_system: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     held: Vec<Held>,
+    /// Absent where nobody shares the work; older versions wrote none and read past it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<Lease>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Lease {
+    identity: String,
+    generation: u64,
+    held: bool,
 }
 
 /// Address and number of the node.
@@ -177,6 +189,33 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Contents, FormatError> {
     body.contents()
 }
 
+// === impl Contents ===
+
+impl Contents {
+    /// Reads the bytes of a state file.
+    ///
+    /// # Errors
+    /// Whatever another version wrote, or anything but a disk did to it since.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        decode(bytes)
+    }
+
+    /// The bytes of a state file that holds this.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(Record {
+            written_secs: self.written_secs,
+            foundation: &self.foundation,
+            http: &self.desired,
+            rest: &self.desired,
+            withdrawals: &self.withdrawals,
+            rows: &self.rows,
+            guard: &self.guard,
+            lease: self.lease.as_ref(),
+        })
+    }
+}
+
 /// The first line that belongs to a second.
 fn head(body: &[u8]) -> Vec<u8> {
     let (bytes, crc) = (body.len(), crc32(body));
@@ -223,6 +262,7 @@ impl Body {
             rest,
             withdrawals,
             rows,
+            lease,
             guard,
         } = record;
         let mut numbers = Numbers::default();
@@ -252,6 +292,7 @@ impl Body {
                 .map(|key| (key.uri.to_string(), key.addr, key.tls))
                 .collect(),
             rows: rows.iter().map(Row::of).collect(),
+            lease: lease.cloned().map(Lease::of),
             kube_system: guard.kube_system.clone(),
             held: guard.held.iter().map(Held::of).collect(),
             services: numbers.service_names(),
@@ -291,7 +332,9 @@ impl Body {
                 routing_api: self.routing_api,
             },
             desired: Arc::new(Desired {
+                yielding: BTreeMap::new(),
                 held: None,
+                drained: false,
                 cluster: ClusterId(self.cluster),
                 table,
                 findings: Vec::new(),
@@ -301,11 +344,42 @@ impl Body {
             }),
             withdrawals: withdrawals.collect::<Result<_, FormatError>>()?,
             rows: rows.collect::<Result<_, FormatError>>()?,
+            lease: self.lease.map(Lease::kept),
             guard: Remembered {
                 kube_system: self.kube_system,
                 held: held.collect::<Result<_, FormatError>>()?,
             },
         })
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    fn of(kept: Kept) -> Self {
+        let Kept {
+            identity,
+            generation,
+            held,
+        } = kept;
+        Self {
+            identity,
+            generation,
+            held,
+        }
+    }
+
+    fn kept(self) -> Kept {
+        let Self {
+            identity,
+            generation,
+            held,
+        } = self;
+        Kept {
+            identity,
+            generation,
+            held,
+        }
     }
 }
 

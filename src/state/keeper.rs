@@ -18,6 +18,7 @@ use crate::Uptime;
 use crate::causes::chain;
 use crate::desired::guard::Remembered;
 use crate::desired::{Code, Desired, Finding, Subject};
+use crate::lease::Kept;
 use crate::lifecycle::Clock;
 use crate::plan::TcpRow;
 
@@ -49,12 +50,15 @@ pub struct Keeper {
     writing: Option<Writing>,
     error: Option<String>,
     findings: watch::Sender<Vec<Finding>>,
+    /// The file holds the empty table of a process that was drained.
+    drained: watch::Sender<bool>,
 }
 
 struct Writing {
     task: BoxFuture<'static, Result<(), StateError>>,
     since: Uptime,
     told: bool,
+    drained: bool,
 }
 
 /// What is owned by a write.
@@ -63,6 +67,7 @@ struct Parts {
     rest: Arc<Desired>,
     entry: HttpEntry,
     rows: std::collections::BTreeSet<TcpRow>,
+    lease: Option<Kept>,
     guard: Remembered,
 }
 
@@ -85,6 +90,7 @@ impl Keeper {
             writing: None,
             error: None,
             findings: watch::Sender::new(Vec::new()),
+            drained: watch::Sender::new(false),
         };
         if let Some(error) = unread {
             let text = format!("what the last process left cannot be used: {error}");
@@ -99,6 +105,12 @@ impl Keeper {
         self.findings.subscribe()
     }
 
+    /// Whether the next process would find no route to announce, because this one was drained.
+    #[must_use]
+    pub fn drained(&self) -> watch::Receiver<bool> {
+        self.drained.subscribe()
+    }
+
     /// Writes until `stop`, and then once more.
     pub async fn run(
         mut self,
@@ -109,6 +121,7 @@ impl Keeper {
         // The ledgers' senders live as long as this task: their channels never close.
         let mut http = self.ledgers.http.subscribe();
         let mut rows = self.ledgers.rows.subscribe();
+        let mut lease = self.ledgers.lease.subscribe();
         let mut guard = self.ledgers.guard.subscribe();
         let stamp = STAMP_MAX.min(self.place.max_age / STAMPS_PER_AGE);
         let (mut upstream, mut dirty) = (true, self.table.is_some());
@@ -146,6 +159,7 @@ impl Keeper {
                 },
                 Ok(()) = http.changed() => dirty = true,
                 Ok(()) = rows.changed() => dirty = true,
+                Ok(()) = lease.changed() => dirty = true,
                 Ok(()) = guard.changed() => dirty = true,
                 () = clock.sleep_until(wake) => {}
             }
@@ -173,18 +187,21 @@ impl Keeper {
         // Where the HTTP lane is off, or has not looked yet, what it would take.
         let http = entry.applied.clone().unwrap_or_else(|| rest.clone());
         let rows = self.ledgers.rows.borrow().clone();
+        let lease = self.ledgers.lease.borrow().clone();
         let guard = self.ledgers.guard.borrow().clone();
         Some(Parts {
             http,
             rest,
             entry,
             rows,
+            lease,
             guard,
         })
     }
 
     fn write(&mut self, parts: Parts, now: Uptime) {
         let foundation = self.foundation.clone();
+        let drained = parts.http.drained && parts.rest.drained;
         let encode = move |written_secs| {
             format::encode(Record {
                 written_secs,
@@ -193,6 +210,7 @@ impl Keeper {
                 rest: &parts.rest,
                 withdrawals: &parts.entry.withdrawals,
                 rows: &parts.rows,
+                lease: parts.lease.as_ref(),
                 guard: &parts.guard,
             })
         };
@@ -200,6 +218,7 @@ impl Keeper {
             task: self.disk.write(Box::new(encode)),
             since: now,
             told: false,
+            drained,
         });
     }
 
@@ -210,6 +229,9 @@ impl Keeper {
             return std::future::pending().await;
         };
         let (ended, since) = ((&mut writing.task).await, writing.since);
+        if ended.is_ok() && writing.drained {
+            self.drained.send_replace(true);
+        }
         self.writing = None;
         (ended, since)
     }

@@ -11,6 +11,7 @@ use super::format::{FormatError, Record, decode, encode};
 use super::*;
 use crate::desired::guard::{Name, Reason};
 use crate::desired::{Code, Finding};
+use crate::lease::Kept;
 use crate::lifecycle::Clock;
 use crate::plan::NO_TLS;
 use crate::route::{
@@ -29,6 +30,7 @@ fn bytes_of(contents: &Contents) -> Vec<u8> {
         rest: &contents.desired,
         withdrawals: &contents.withdrawals,
         rows: &contents.rows,
+        lease: contents.lease.as_ref(),
         guard: &contents.guard,
     })
 }
@@ -113,7 +115,9 @@ fn desired() -> impl Strategy<Value = Arc<Desired>> {
     (".{0,4}", tables, node_ips, node_ports).prop_map(
         |(cluster, (http, tcp), node_ips, node_ports)| {
             Arc::new(Desired {
+                yielding: BTreeMap::new(),
                 held: None,
+                drained: false,
                 cluster: ClusterId(cluster),
                 table: RouteTable { tcp, http },
                 findings: Vec::new(),
@@ -167,14 +171,21 @@ fn contents() -> impl Strategy<Value = Contents> {
                 routing_api,
             },
         );
-    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4), guard());
+    let lease = option::of((".{0,4}", any::<u64>(), any::<bool>()));
+    let sets = (btree_set(withdrawal, 0..4), btree_set(row(), 0..4));
+    let sets = (sets, guard(), lease);
     (any::<u64>(), foundation, desired(), sets).prop_map(
-        |(written_secs, foundation, desired, (withdrawals, rows, guard))| Contents {
+        |(written_secs, foundation, desired, ((withdrawals, rows), guard, lease))| Contents {
             written_secs,
             foundation,
             desired,
             withdrawals,
             rows,
+            lease: lease.map(|(identity, generation, held)| Kept {
+                identity,
+                generation,
+                held,
+            }),
             guard,
         },
     )
@@ -233,7 +244,9 @@ fn example() -> Contents {
         written_secs: 1_000_000,
         foundation: foundation(),
         desired: Arc::new(Desired {
+            yielding: BTreeMap::new(),
             held: None,
+            drained: false,
             cluster: ClusterId("kube".to_owned()),
             table: RouteTable {
                 tcp: BTreeMap::from([(port, tcp)]),
@@ -257,6 +270,11 @@ fn example() -> Contents {
             sni: None,
             group: "group".to_owned(),
         }]),
+        lease: Some(Kept {
+            identity: "vm-1".to_owned(),
+            generation: 3,
+            held: true,
+        }),
         guard: Remembered {
             kube_system: Some("uid".to_owned()),
             held: BTreeMap::from([(Name::Tcp(port), Reason::TooMany(Lane::Tcp))]),
@@ -389,6 +407,7 @@ fn a_state_of_up_to_ten_minutes_is_announced_with_its_withdrawals() {
         assert_eq!(warm.table, Some(example().desired), "{age} s");
         assert_eq!(warm.withdrawals, example().withdrawals);
         assert_eq!(warm.rows, example().rows);
+        assert_eq!(warm.lease, example().lease);
     }
 }
 
@@ -399,6 +418,9 @@ fn a_state_too_old_or_from_the_future_announces_nothing_and_keeps_its_rows_and_n
         assert_eq!((warm.table, warm.withdrawals.len()), (None, 0), "{now}");
         assert_eq!(warm.rows, example().rows);
         assert_eq!(warm.holders, Some(example().desired));
+        // Its name is used again, but it no longer counts as the one that acts.
+        let (lease, kept) = (warm.lease.unwrap(), example().lease.unwrap());
+        assert_eq!((lease.held, lease.identity), (false, kept.identity));
     }
 }
 
@@ -430,6 +452,7 @@ struct Running {
     desired: watch::Sender<Option<Arc<Desired>>>,
     ledgers: Ledgers,
     findings: watch::Receiver<Vec<Finding>>,
+    drained: watch::Receiver<bool>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     warm: Warm,
@@ -449,11 +472,13 @@ impl Running {
         } = opened;
         let (desired, receiver) = watch::channel(None);
         let (findings, stop) = (keeper.findings(), CancellationToken::new());
+        let drained = keeper.drained();
         let task = tokio::spawn(keeper.run(receiver, Clock::start(), stop.clone()));
         Self {
             desired,
             ledgers,
             findings,
+            drained,
             stop,
             task,
             warm,
@@ -606,4 +631,36 @@ async fn a_file_that_is_none_of_ours_counts_as_none_and_is_told_of_until_it_is_r
         tokio::time::timeout(DEADLINE, gone).await.unwrap().unwrap();
         running.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_drained_table_is_on_record_only_once_both_lanes_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path()).await;
+    running.desired.send_replace(Some(example().desired));
+    let applied = Some(example().desired);
+    let entry = |applied| HttpEntry {
+        applied,
+        withdrawals: BTreeSet::new(),
+    };
+    running.ledgers.http.send_replace(entry(applied));
+    let mut empty = Desired::clone(&example().desired);
+    (empty.table, empty.drained) = (RouteTable::default(), true);
+    let empty = Arc::new(empty);
+    running.desired.send_replace(Some(empty.clone()));
+    // Hosts are still written, as the lane announces them still.
+    until(folder.path(), "ports gone", |c| {
+        c.desired.table.tcp.is_empty()
+    })
+    .await;
+    assert!(!*running.drained.borrow());
+    running.ledgers.http.send_replace(entry(Some(empty)));
+    until(folder.path(), "hosts gone", |c| {
+        c.desired.table.http.is_empty()
+    })
+    .await;
+    let mut drained = running.drained.clone();
+    let told = tokio::time::timeout(DEADLINE * 10, drained.wait_for(|drained| *drained));
+    told.await.unwrap().unwrap();
+    running.stop().await;
 }

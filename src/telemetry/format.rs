@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::causes::chain;
-use crate::quote::one_line;
+use crate::quote::{json, one_line};
 
 /// How an event becomes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ fn lager(
         "message": format!("{SOURCE}.{place}{}", fields.message),
         "data": fields.data,
     });
-    writeln!(writer, "{line}")
+    writeln!(writer, "{}", json(line.to_string()))
 }
 
 // === impl Fields ===
@@ -252,6 +252,20 @@ mod tests {
             value["data"]["error"],
             "cannot read the configuration `f`: refused"
         );
+    }
+
+    #[test]
+    fn a_lager_line_moves_no_terminal_and_says_the_same() {
+        let hostile = "1\u{9b}2J\x1b[2J\u{7f}\u{202e}\u{e0041}\n";
+        let line = logged(Line::Lager, || tracing::info!(a = hostile, "{hostile}"));
+        let inside = line.strip_suffix('\n').unwrap();
+        assert!(
+            inside.chars().all(|c| c.is_ascii_graphic() || c == ' '),
+            "{line}"
+        );
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["data"]["a"], hostile);
+        assert!(value["message"].as_str().unwrap().ends_with(hostile));
     }
 
     #[test]

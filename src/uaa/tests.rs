@@ -247,6 +247,59 @@ async fn a_secret_that_changes_is_taken_at_the_next_request() {
 }
 
 #[tokio::test]
+async fn a_refused_client_whose_secret_changes_need_not_wait() {
+    let server = MockServer::start().await;
+    Mock::given(body_string_contains("client_secret=new"))
+        .respond_with(token(Some(600)))
+        .mount(&server)
+        .await;
+    Mock::given(body_string_contains("client_secret=old"))
+        .respond_with(ResponseTemplate::new(401).set_body_json(json!({"error": "unauthorized"})))
+        .mount(&server)
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    std::fs::write(&file, "old").unwrap();
+    let source = TokenSource::new(&UaaConfig {
+        url: server.uri(),
+        client_id: "id".to_owned(),
+        client_secret: Secret::read(&file).unwrap(),
+        tls: TlsConfig::default(),
+    });
+    let source = source.unwrap();
+    for _ in 0..3 {
+        source.token().await.unwrap_err();
+    }
+    assert_eq!(
+        asked(&server).await,
+        1,
+        "the same secret is not tried again"
+    );
+    std::fs::write(&file, "new").unwrap();
+    assert!(source.token().await.is_ok());
+}
+
+#[tokio::test]
+async fn without_uaa_a_token_serves_to_its_very_end() {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(token(Some(600)))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(503))
+        .mount(&server)
+        .await;
+    let source = source(&server, "s");
+    let token = source.token().await.unwrap();
+    source.lock().current.as_mut().unwrap().usable_until = Instant::now();
+    assert_eq!(source.token().await.unwrap(), token);
+    source.lock().current.as_mut().unwrap().ends_at = Instant::now();
+    assert!(source.token().await.is_err());
+}
+
+#[tokio::test]
 async fn a_life_of_nothing_is_no_hot_loop_and_an_endless_one_no_panic() {
     for (life, renew) in [
         (0, Duration::from_millis(500)),

@@ -28,6 +28,7 @@ fn start(server: &Server, warm: Warm) -> Started {
     let inheritance = http::Inheritance {
         warm,
         ledger: Some(ledger),
+        ..http::Inheritance::default()
     };
     let lane = Running::start_with(config(&[server.addr], None, None), inheritance, None);
     Started {
@@ -95,6 +96,7 @@ async fn a_table_that_comes_at_once_still_withdraws_what_left() {
     let inheritance = http::Inheritance {
         warm: warm(&[("gone", 30001, &[1])], &[]),
         ledger: None,
+        ..http::Inheritance::default()
     };
     let config = config(&[server.addr], None, None);
     let now = table(&[("new", 30002, &[1])]);
@@ -162,6 +164,7 @@ async fn tls_keys_of_the_last_process_stay_on_record_until_kubernetes_answers() 
             ..Warm::default()
         },
         ledger: None,
+        ..http::Inheritance::default()
     };
     let sent = server.routes().len();
     let lane = Running::start_with(settings(), inheritance, None);

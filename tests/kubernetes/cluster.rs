@@ -5,6 +5,7 @@ use std::time::Duration;
 use route_sync::desired::Code;
 use route_sync::kubernetes::Timing;
 use route_sync::kubernetes::snapshot::Snapshot;
+use route_sync::status::SourceReport;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -72,6 +73,36 @@ fn another_cluster_behind_the_same_address_is_shown_whole_and_under_its_own_name
 }
 
 #[test]
+fn another_cluster_that_lets_nobody_list_it_changes_nothing_and_is_told() {
+    block_on(async {
+        let (server, other) = (ApiServer::start().await, ApiServer::start().await);
+        let name = json!({"metadata": {"name": "kube-system", "uid": "another"}});
+        other.put("namespaces", name);
+        server.service("web", &[(HTTP, "web")], 30_001);
+        let mut watched = watching(&server, quick());
+        let first = watched.service("web").await;
+        for resource in ["services", "nodes"] {
+            server.fail("list", resource, Fault::Status(403));
+        }
+        server.exchange(&other);
+        let told = |report: &SourceReport| {
+            let mut codes = report.findings.iter().map(|it| it.code);
+            codes.clone().any(|it| it == Code::AnotherCluster)
+                && codes.any(|it| it == Code::RightMissing)
+        };
+        let waiting = watched.receivers.report.wait_for(told);
+        assert!(timeout(DEADLINE, waiting).await.is_ok());
+        assert_eq!(watched.current(), Some(first));
+        server.heal();
+        let another = |it: &Snapshot| it.cluster.0 == "another";
+        assert!(watched.until("listed", another).await.services.is_empty());
+        let over = |report: &SourceReport| report.findings.is_empty();
+        let waiting = watched.receivers.report.wait_for(over);
+        assert!(timeout(DEADLINE, waiting).await.is_ok());
+    });
+}
+
+#[test]
 fn a_right_lost_or_gained_changes_no_name_and_is_a_finding_while_it_lacks() {
     const LOST: &str = "another cluster would not be noticed";
     block_on(async {
@@ -117,12 +148,17 @@ fn who_does_not_answer_keeps_no_change_from_being_seen() {
         };
         let mut watched = watching(&server, timing);
         let first = watched.service("web").await;
-        server.fail("get", "namespaces", Fault::Status(500));
-        server.service("new", &[(HTTP, "new")], 30_002);
-        let second = watched.service("new").await;
-        assert_eq!(first.cluster, second.cluster);
-        server.delete("services", "default", "web");
-        watched.without("web").await;
+        for (index, fault) in [Fault::Status(500), Fault::Hang].into_iter().enumerate() {
+            server.fail("get", "namespaces", fault);
+            // Watches come and go, and each that comes may be another cluster's.
+            stays("asked", || server.count("get", "namespaces") > 0).await;
+            let name = format!("new-{index}");
+            server.service(&name, &[(HTTP, "new")], 30_002);
+            let second = watched.service(&name).await;
+            assert_eq!(first.cluster, second.cluster);
+            server.delete("services", "default", &name);
+            watched.without(&name).await;
+        }
     });
 }
 

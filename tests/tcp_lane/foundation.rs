@@ -41,6 +41,8 @@ pub(crate) struct Api {
     pub poisoned: BTreeSet<u16>,
     /// Ports whose rows stand twice.
     pub doubled: BTreeSet<u16>,
+    /// The database goes after so many rows of a batch; those before are stored.
+    pub cut: Option<usize>,
     /// Requests that name these ports are answered late.
     pub slow: BTreeMap<u16, Duration>,
     /// Everything is answered like this.
@@ -112,6 +114,7 @@ impl Api {
             uaa_down: false,
             poisoned: BTreeSet::new(),
             doubled: BTreeSet::new(),
+            cut: None,
             slow: BTreeMap::new(),
             down: None,
             keeps_tls_zero: false,
@@ -260,7 +263,10 @@ impl Api {
                 return refuse(&format!("router_group_guid: {guid} not found"));
             }
         }
-        for item in items {
+        for (index, item) in items.iter().enumerate() {
+            if self.cut == Some(index) {
+                return error(503, "DBCommunicationError", "driver: bad connection");
+            }
             let key = key(item);
             if self.doubled.contains(&key.0) {
                 return error(

@@ -8,13 +8,17 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::drain::Gate;
+use crate::Uptime;
 use crate::admin::Approval;
 use crate::desired::guard::{Guard, Remembered};
-use crate::desired::{self, Desired, Memory, Options};
+use crate::desired::{self, Contested, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
+use crate::settings::Follower;
 use crate::state::Opened;
+use crate::status::propagation::Propagation;
 
 /// A moment to look again that has passed already must not become a hot loop.
 const REVISIT_MIN: Duration = Duration::from_millis(10);
@@ -33,6 +37,14 @@ pub(super) struct Told {
     pub(super) approvals: mpsc::Receiver<Approval>,
     /// By the apiserver.
     pub(super) others: Others,
+    /// Where it is noted which routes are new.
+    pub(super) propagation: Arc<Propagation>,
+    /// By operators, of the time before a stop.
+    pub(super) gate: Gate,
+    /// By the Lease: who holds which contested name. `None` before it was asked.
+    pub(super) names: watch::Receiver<Option<Contested>>,
+    /// What the Lease shall tell of that.
+    pub(super) contested: watch::Sender<Option<Contested>>,
     /// By the last process, where there is a state folder.
     pub(super) inherited: Option<Inherited>,
 }
@@ -56,7 +68,7 @@ impl Inherited {
 
 pub(super) async fn run(
     mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    options: Options,
+    mut options: Follower<Options>,
     mut memory: Memory,
     clock: Clock,
     desired: watch::Sender<Option<Arc<Desired>>>,
@@ -66,8 +78,13 @@ pub(super) async fn run(
     let Told {
         mut approvals,
         mut others,
+        propagation,
+        mut gate,
+        mut names,
+        contested,
         inherited,
     } = told;
+    let mut settings = options.get();
     let (mut guard, ledger) = match inherited {
         Some(it) => (
             Guard::of_last_process(it.told, it.remembered),
@@ -75,9 +92,23 @@ pub(super) async fn run(
         ),
         None => (Guard::default(), None),
     };
+    // The first pass decides who holds a contested name, unless somebody has held it before.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        // Where nobody will say, there is none.
+        _ = names.wait_for(Option::is_some) => {}
+    }
+    names.mark_changed();
     loop {
         let view = snapshot.borrow_and_update().clone();
+        if names.has_changed().unwrap_or(false)
+            && let Some(told) = &*names.borrow_and_update()
+        {
+            memory.adopt(told);
+        }
         let mut revisit = None;
+        let mut derived = None;
         if let Some(view) = view {
             let now = clock.now();
             // Another cluster has nothing to say about who held what in ours.
@@ -87,17 +118,21 @@ pub(super) async fn run(
             } else {
                 &mut memory
             };
-            let table = desired::derive(&view, memory, &options, now);
+            let table = desired::derive(&view, memory, &settings, now);
             revisit = table.revisit.map(|moment| moment.max(now + REVISIT_MIN));
             let taken = others.ports.borrow_and_update().clone();
-            let table = guard.pass(table, &view, &taken, options.removals, now);
+            let table = guard.pass(table, &view, &taken, settings.removals, now);
             if let Some(ledger) = &ledger {
                 ledger.send_if_modified(|known| guard.remember(known));
             }
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
-            publish(&desired, table);
+            tell(&contested, memory.contested());
+            derived = Some(table);
+        }
+        if let Some(table) = gate.pass(derived) {
+            publish(&desired, table, &propagation, clock.now());
         }
         let revisit = async {
             match revisit {
@@ -123,18 +158,41 @@ pub(super) async fn run(
                 // Whoever asked may have gone; what was approved stays so.
                 let _ = answer.send(released);
             }
+            changed = options.changed() => {
+                settings = changed;
+                options.in_use();
+            }
+            () = gate.asked() => {}
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
+            // Whoever leads says nothing here; its own passes decide.
+            Ok(()) = names.changed() => names.mark_changed(),
             () = revisit => {}
         }
     }
 }
 
+fn tell(contested: &watch::Sender<Option<Contested>>, new: &Contested) {
+    contested.send_if_modified(|old| {
+        let differs = old.as_ref() != Some(new);
+        if differs {
+            *old = Some(new.clone());
+        }
+        differs
+    });
+}
+
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.
-fn publish(desired: &watch::Sender<Option<Arc<Desired>>>, table: Arc<Desired>) {
+fn publish(
+    desired: &watch::Sender<Option<Arc<Desired>>>,
+    table: Arc<Desired>,
+    propagation: &Propagation,
+    seen: Uptime,
+) {
     desired.send_if_modified(|old| {
         let changed = old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &table));
         if changed {
+            propagation.seen(old.as_deref(), &table, seen);
             *old = Some(table);
         }
         changed

@@ -58,7 +58,9 @@ impl Guard {
             findings: snapshot.findings.clone(),
             node_ips: told.node_ips.clone(),
             node_ports: told.node_ports.clone(),
+            yielding: told.yielding.clone(),
             held: None,
+            drained: false,
             revisit: None,
             table,
         };

@@ -83,7 +83,9 @@ fn wanted(
         findings: Vec::new(),
         node_ips: BTreeMap::from([(NODE, "n1".to_owned())]),
         node_ports: BTreeMap::new(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     }
 }

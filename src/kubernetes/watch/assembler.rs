@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::absence::{Confirmation, confirm};
-use super::identity::{Identity, Learnt, identify, identify_again};
+use super::identity::{Identity, Learnt, identify, identify_again, patience};
 use super::source::Change;
 use super::view::{Absence, SourceId, View, right_missing};
 use crate::Uptime;
@@ -45,6 +45,8 @@ pub(super) struct Assembler {
     /// Something began anew: nothing is shown before it is known who answers.
     again_due: bool,
     again: Option<BoxFuture<'static, Option<Identity>>>,
+    /// Since when nothing is shown for that reason.
+    withheld_since: Option<Instant>,
     confirming: Option<BoxFuture<'static, Confirmation>>,
     confirm_backoff: Backoff,
     /// What a read could not decide, and when it is read again; what leaves meanwhile does not wait for it.
@@ -83,6 +85,7 @@ impl Assembler {
             identity: None,
             again_due: false,
             again: None,
+            withheld_since: None,
             confirming: None,
             confirm_backoff,
             undecided: BTreeSet::new(),
@@ -331,7 +334,15 @@ impl Assembler {
         let Some(identity) = &self.identity else {
             return;
         };
-        if self.again.is_some() || self.again_due {
+        if self.again.is_none() && !self.again_due {
+            self.withheld_since = None;
+        } else if self
+            .withheld_since
+            .get_or_insert_with(Instant::now)
+            .elapsed()
+            < patience(&self.api.timing)
+        {
+            // Watches that begin again and again must not keep the view back for ever.
             return;
         }
         let first = self.snapshots.borrow().is_none();
@@ -372,6 +383,19 @@ impl Assembler {
         findings
     }
 
+    /// What no snapshot tells, because none can be made now.
+    fn unshown_findings(&self) -> Vec<Finding> {
+        if self.snapshots.borrow().is_none() {
+            return self.view.findings();
+        }
+        let (Some(identity), false) = (&self.identity, self.view.complete()) else {
+            return Vec::new();
+        };
+        let mut findings = self.view.findings();
+        findings.push(identity.not_listed_yet());
+        findings
+    }
+
     fn report(&self) {
         let sources = SourceId::ALL.into_iter().map(|source| {
             let status = self.view.status(source);
@@ -390,10 +414,7 @@ impl Assembler {
         let report = SourceReport {
             sources: sources.collect(),
             cluster: self.identity.as_ref().map(|it| it.cluster.0.clone()),
-            findings: match &*self.snapshots.borrow() {
-                None => self.view.findings(),
-                Some(_) => Vec::new(),
-            },
+            findings: self.unshown_findings(),
         };
         self.reports.send_if_modified(|current| {
             let new = *current != report;

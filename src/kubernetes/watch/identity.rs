@@ -5,9 +5,11 @@
 //! be a stranger's. Asked again whenever a list or watch begins anew, since whoever answers that may be another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::causes::chain;
 use crate::desired::{Code, Finding, Subject};
+use crate::kubernetes::Timing;
 use crate::kubernetes::api::{Api, ApiError};
 use crate::kubernetes::client::server_url;
 use crate::retry::Backoff;
@@ -53,8 +55,13 @@ pub(super) async fn identify(api: Arc<Api>) -> Identity {
 
 /// Asks again; `None` where no answer comes in time, as a refinement must not keep the view from going on.
 pub(super) async fn identify_again(api: Arc<Api>) -> Option<Identity> {
-    let wait = api.timing.get_timeout * READS;
+    let wait = patience(&api.timing);
     tokio::time::timeout(wait, identify(api)).await.ok()
+}
+
+/// How long the view may wait to be told who answers.
+pub(super) fn patience(timing: &Timing) -> Duration {
+    timing.get_timeout * READS
 }
 
 /// Asks once.
@@ -121,6 +128,15 @@ pub(super) enum Learnt {
 }
 
 impl Identity {
+    /// Another cluster was met and has not told what it has.
+    pub(super) fn not_listed_yet(&self) -> Finding {
+        let cluster = &self.cluster.0;
+        let text =
+            format!("the apiserver answers as cluster `{cluster}`, which could not be listed yet");
+        Finding::new(Code::AnotherCluster, Subject::Cluster, text)
+            .hint("nothing changes meanwhile; see `error` of each source in `/status.json`")
+    }
+
     /// Takes another answer over, but not its name unless it is another cluster's.
     pub(super) fn learn(&mut self, again: Self) -> Learnt {
         match (&self.kube_system, again.kube_system) {

@@ -100,3 +100,32 @@ fn a_held_service_keeps_no_port_from_another() {
         other
     );
 }
+
+#[test]
+fn a_finding_stays_short_however_many_router_groups_there_are_and_however_they_are_called() {
+    use crate::plan::admission::{Gate, RouterGroup, admit, choose};
+    use crate::route::PortRanges;
+    let group = |number: usize| RouterGroup {
+        guid: "g".to_owned(),
+        name: format!("{number}{}", "x".repeat(1000)),
+        reservable_ports: vec!["2000"; 10_000].join(","),
+    };
+    let groups: Vec<_> = (0..1000).map(group).collect();
+    let port = RouterPort::new(1024).unwrap();
+    let admitted = |live: bool| {
+        let table = BTreeMap::from([(port, route("a", 30001))]);
+        let gate = Gate {
+            groups: &groups,
+            vanished: &[],
+            chosen: &groups[0],
+            reserved: &PortRanges::default(),
+            live: &live.then_some(port).into_iter().collect(),
+        };
+        admit(&table, gate).findings.remove(0)
+    };
+    let unknown = choose(&groups, "default-tcp", true).unwrap_err();
+    for finding in [unknown, admitted(false), admitted(true)] {
+        let length = finding.to_string().chars().count();
+        assert!(length < 1500, "{length}: {:.200}", finding.to_string());
+    }
+}

@@ -97,6 +97,8 @@ pub enum Heard {
     LameDuck,
     /// Others announced something; [`Bus::overheard`] has it.
     Others,
+    /// Another instance of ours, or this one, says that it leads.
+    Instance(Bytes),
 }
 
 /// One client, connected or trying to be.
@@ -114,6 +116,37 @@ pub trait Bus: Send + Sync {
         subject: &'static str,
         payload: Bytes,
     ) -> BoxFuture<'_, Result<(), SendError>>;
+
+    /// The same on a subject that only this foundation has. Where there is but one instance nobody asks for it.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    fn publish_at(
+        &self,
+        _epoch: u64,
+        _subject: String,
+        _payload: Bytes,
+    ) -> BoxFuture<'_, Result<(), SendError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    /// Listens to what other instances say, from now on; heard as [`Heard::Instance`].
+    fn hear_instances(&mut self, _subject: String) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+
+    /// Whether [`Self::hear_instances`] was asked for.
+    fn hears_instances(&self) -> bool {
+        true
+    }
+
+    /// Whether the server said within the time given that we may not use the subject of instances.
+    fn instances_denied(&self, _within: Duration) -> bool {
+        false
+    }
+
+    /// An instance was heard: whatever the server said before, it lets us hear them now.
+    fn hears_an_instance(&self) {}
 
     /// Greets every router; answers are heard as [`Heard::Greeted`].
     ///
@@ -182,6 +215,7 @@ pub(crate) struct NatsBus {
     inbound: Subscriber,
     starts: Subscriber,
     ears: Ears,
+    instances: Option<Subscriber>,
     signals: Arc<Signals>,
     ended: bool,
 }
@@ -212,6 +246,7 @@ impl NatsBus {
             inbound: inbound.map_err(failed)?,
             starts: starts.map_err(failed)?,
             ears: ears.map_err(failed)?,
+            instances: None,
             client,
             inbox,
             signals,
@@ -256,6 +291,9 @@ impl NatsBus {
                 },
                 Some(message) = self.starts.next() => Some(Heard::Started(message.payload)),
                 heard = self.signals.changed() => Some(heard),
+                Some(message) = instance(&mut self.instances) => {
+                    Some(Heard::Instance(message.payload))
+                }
                 // Last, so that no flood of others' keeps anything of ours waiting.
                 () = self.ears.ready() => Some(Heard::Others),
             };
@@ -281,6 +319,37 @@ impl Bus for NatsBus {
         let (subject, bytes) = (Subject::from_static(subject), payload.len());
         let publish = self.client.publish(subject, payload);
         self.gated(epoch, bytes, publish).boxed()
+    }
+
+    fn publish_at(
+        &self,
+        epoch: u64,
+        subject: String,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<(), SendError>> {
+        let bytes = payload.len();
+        let publish = self.client.publish(subject, payload);
+        self.gated(epoch, bytes, publish).boxed()
+    }
+
+    fn hear_instances(&mut self, subject: String) -> BoxFuture<'_, ()> {
+        let subscribe = async move {
+            let subscribed = timeout(PUBLISH_WAIT, self.client.subscribe(subject)).await;
+            self.instances = subscribed.ok().and_then(Result::ok);
+        };
+        subscribe.boxed()
+    }
+
+    fn hears_instances(&self) -> bool {
+        self.instances.is_some()
+    }
+
+    fn instances_denied(&self, within: Duration) -> bool {
+        self.signals.instances_denied(within)
+    }
+
+    fn hears_an_instance(&self) {
+        self.signals.hears_an_instance();
     }
 
     fn greet(&self, epoch: u64) -> BoxFuture<'_, Result<(), SendError>> {
@@ -407,6 +476,13 @@ fn options(
         Some(tls) => tls::apply(options, tls)?,
         None => options,
     })
+}
+
+async fn instance(instances: &mut Option<Subscriber>) -> Option<Message> {
+    match instances {
+        Some(instances) => instances.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn from_inbox(inbox: &str, message: &Message) -> Option<Heard> {

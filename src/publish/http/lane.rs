@@ -3,9 +3,14 @@
 //! Owns the connection, the report and the counters. Everything that could be decided without them is decided
 //! elsewhere.
 
+mod farewell;
+mod files;
+mod follow;
 mod foreign;
 mod keep;
+mod measure;
 mod record;
+mod role;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,8 +35,12 @@ use crate::lifecycle::Clock;
 use crate::outside::Outside;
 use crate::route::{Lane, Uri};
 use crate::status::{LaneReport, RouteReport, RouteState};
+use farewell::Farewell;
+use files::Files;
+pub(super) use follow::Follow;
 use foreign::Foreign;
 use keep::Kept;
+use role::Acting;
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -41,8 +50,6 @@ const LOOK: Duration = Duration::from_millis(50);
 const GIVE_UP_WAIT: Duration = Duration::from_secs(15);
 /// A server about to stop is left within this, each client at its own moment.
 const LAME_DUCK_SPREAD: Duration = Duration::from_secs(5);
-/// How often certificates' files are looked at; a change is taken up by a new connection.
-const FILES_LOOK: Duration = Duration::from_secs(30);
 /// A client that cannot be set up is tried again after this: a file may come.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
 /// Every message goes out once per interval, and a server that denies it says so each time. Silence for so many
@@ -65,10 +72,12 @@ pub(super) struct HttpLane {
     held: BTreeMap<Uri, Held>,
     held_told: BTreeMap<String, RouteReport>,
     foreign: Foreign,
+    farewell: Farewell,
     /// What the journal must hold, and the schedule's revision it was taken at.
     needed: TlsKeys,
     needed_at: Option<u64>,
     kept: Kept,
+    acting: Acting,
     outside: Arc<dyn Outside>,
     bus: Option<Box<dyn Bus>>,
     open_at: Uptime,
@@ -77,8 +86,7 @@ pub(super) struct HttpLane {
     /// A connection found dead that the client has not left yet.
     given_up: Option<(u64, Uptime)>,
     leave_at: Option<Uptime>,
-    files_at: Uptime,
-    files: Vec<Option<std::time::SystemTime>>,
+    files: Files,
     error: Option<String>,
     /// The subject the server does not let us publish to, for as long as it says so.
     denied: Option<&'static str>,
@@ -106,17 +114,18 @@ impl HttpLane {
             held: BTreeMap::new(),
             held_told: BTreeMap::new(),
             foreign: Foreign::default(),
+            farewell: Farewell::default(),
             needed: TlsKeys::default(),
             needed_at: None,
             kept: Kept::default(),
+            acting: Acting::default(),
             outside,
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
             given_up: None,
             leave_at: None,
-            files_at: clock.now(),
-            files: Vec::new(),
+            files: Files::default(),
             error: None,
             denied: None,
             overloaded: false,
@@ -131,6 +140,7 @@ impl HttpLane {
     pub(super) async fn step(&mut self) {
         self.open().await;
         self.look();
+        self.act().await;
         self.leave_if_due().await;
         self.listen().await;
         self.greet().await;
@@ -139,6 +149,7 @@ impl HttpLane {
         self.record();
         self.keep();
         self.tell();
+        self.tell_withdrawn();
     }
 
     /// Waits until something is due or NATS says something, and takes that in.
@@ -171,6 +182,7 @@ impl HttpLane {
     pub(super) async fn finish(&mut self) {
         let all = async {
             while self.epoch.is_some()
+                && !self.acting.is_silent()
                 && self.schedule.has_table()
                 && !(self.schedule.is_settled() && self.proof.is_complete())
             {
@@ -179,9 +191,11 @@ impl HttpLane {
             }
         };
         let done = tokio::time::timeout(FINISH_WAIT, all).await.is_ok();
+        let kept = self.desired.as_ref().is_none_or(|table| !table.drained);
         info!(
             confirmed = done && self.epoch.is_some(),
-            "http lane stopped, routes kept"
+            "http lane stopped, routes {}",
+            if kept { "kept" } else { "withdrawn before" }
         );
     }
 
@@ -201,7 +215,7 @@ impl HttpLane {
             return;
         }
         self.given_up = None;
-        self.files = self.read_files().await;
+        self.files = Files::of(&self.config, now);
         match self.outside.nats(&self.config).await {
             Ok(bus) => self.bus = Some(bus),
             Err(error) => {
@@ -233,7 +247,10 @@ impl HttpLane {
                 bus.stands();
                 self.proof.restart();
                 self.routers.connected(now);
-                self.schedule.connected(now);
+                self.acting.tell_soon();
+                if !self.acting.is_silent() {
+                    self.schedule.connected(now);
+                }
                 add(&self.counters.connections, 1);
             }
         }
@@ -295,35 +312,13 @@ impl HttpLane {
 
     async fn leave_if_due(&mut self) {
         let now = self.clock.now();
-        if self.config.tls.is_some() && now >= self.files_at {
-            self.files_at = now + FILES_LOOK;
-            let files = self.read_files().await;
-            if files != self.files && self.leave_at.is_none() {
-                info!("nats certificates changed, reconnecting");
-                self.leave_at = Some(now + LAME_DUCK_SPREAD.mul_f64(fastrand::f64()));
-            }
-            self.files = files;
-        }
+        self.leave_for_new_files(now);
         if self.leave_at.is_some_and(|at| at <= now) {
             self.leave_at = None;
             if let Some(bus) = &self.bus {
                 bus.reconnect().await;
             }
         }
-    }
-
-    async fn read_files(&self) -> Vec<Option<std::time::SystemTime>> {
-        let Some(tls) = &self.config.tls else {
-            return Vec::new();
-        };
-        let identity = tls.identity.iter();
-        let files = identity.flat_map(|identity| [&identity.cert_file, &identity.key_file]);
-        let mut times = Vec::new();
-        for file in files.chain(&tls.ca_file) {
-            let metadata = tokio::fs::metadata(file).await;
-            times.push(metadata.and_then(|metadata| metadata.modified()).ok());
-        }
-        times
     }
 
     // --- what comes in -----------------------------------------------------------------------------------------
@@ -349,6 +344,7 @@ impl HttpLane {
                 info!("nats server is about to stop");
             }
             Heard::Others => self.overhear(),
+            Heard::Instance(body) => self.hear_instance(&body, now),
             Heard::Changed => {
                 // A client that ended by itself is replaced.
                 if self.bus.as_deref().is_some_and(Bus::has_ended) {
@@ -370,11 +366,13 @@ impl HttpLane {
             return;
         }
         self.schedule.confirm(proven.covers, now);
+        let lapses_at = self.schedule.lapses_at();
         let confirmed = proven.settled;
         self.report.send_if_modified(|report| {
             let first = confirmed && !report.confirmed_once;
             report.confirmed_once |= confirmed;
             report.last_success = Some(now);
+            report.lapses_at = lapses_at;
             report.consecutive_failures = 0;
             first
         });
@@ -404,6 +402,10 @@ impl HttpLane {
 
     async fn send(&mut self) {
         for _ in 0..SEND_CHUNK {
+            // Proof may end between two messages.
+            if !self.may_say_anything() {
+                return;
+            }
             let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
                 return;
             };
@@ -423,6 +425,7 @@ impl HttpLane {
                 }
             }
             self.proof.sent(message.number, message.beat);
+            self.tell_sent(message.number);
             let counter = match (message.subject, message.beat) {
                 (wire::UNREGISTER, _) => &self.counters.withdrawals,
                 (_, true) => &self.counters.beats,
@@ -526,12 +529,13 @@ impl HttpLane {
             self.listen_deadline(),
             self.journal.as_ref().and_then(Journal::deadline),
             self.kept.deadline(&self.schedule),
-            self.config.tls.is_some().then_some(self.files_at),
+            self.files.deadline(),
+            self.acting_deadline(),
         ]
         .into_iter()
         .flatten()
         .min()
-        .unwrap_or(now + FILES_LOOK)
+        .unwrap_or(now + files::LOOK)
     }
 
     /// Brings the report up to date; readers are woken only where they would see a difference.
@@ -549,10 +553,12 @@ impl HttpLane {
             self.schedule.interval().as_millis(),
         );
         let reports = self.schedule.take_reports();
+        self.tell_propagation(&reports);
         let failures = self.bus.as_deref().map_or(0, Bus::failures);
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();
+        let warm = self.epoch.is_some() && self.desired.is_some();
         let mut held = self.held_reports();
         held.extend(self.foreign_reports());
         let was_held = std::mem::replace(&mut self.held_told, held.clone());
@@ -581,6 +587,8 @@ impl HttpLane {
             }
             report.routes.extend(held);
             changed |= report.findings != findings || report.facts != facts;
+            changed |= report.warm != warm;
+            report.warm = warm;
             report.findings = findings;
             report.facts = facts;
             changed
@@ -595,7 +603,8 @@ impl HttpLane {
         };
         let down = down.map(finding).into_iter();
         let down = down.chain(self.held_findings());
-        down.chain(self.foreign_findings()).collect()
+        let down = down.chain(self.foreign_findings());
+        down.chain(self.unheard_finding()).collect()
     }
 
     fn facts(&self) -> BTreeMap<&'static str, String> {

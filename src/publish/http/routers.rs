@@ -47,6 +47,11 @@ impl Routers {
         }
     }
 
+    /// What suits while no router told.
+    pub(super) fn set_default(&mut self, default: Duration) {
+        self.default = default;
+    }
+
     /// A new connection: greet again at once.
     pub(super) fn connected(&mut self, now: Uptime) {
         self.answers.clear();
@@ -133,6 +138,15 @@ impl Routers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_router_with_an_endless_name_takes_no_more_room_than_another() {
+        let mut routers = Routers::new(Duration::from_secs(20));
+        let name = "ä".repeat(500_000);
+        routers.started(format!(r#"{{"id":"{name}"}}"#).as_bytes(), Uptime::ZERO);
+        let room: usize = routers.known.keys().map(String::len).sum();
+        assert!(routers.count() == 1 && room <= 128, "{room}");
+    }
 
     const fn at(millis: u64) -> Uptime {
         Duration::from_millis(millis)

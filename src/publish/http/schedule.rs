@@ -14,6 +14,7 @@
 
 mod adopt;
 mod apply;
+mod lapse;
 mod pace;
 mod withdrawals;
 
@@ -29,6 +30,7 @@ use crate::Uptime;
 use crate::desired::Desired;
 use crate::route::{Backend, ClusterId, HttpRoute, ServiceKey, Uri};
 use crate::status::{RouteReport, RouteState};
+use lapse::Sendings;
 use pace::Pace;
 use withdrawals::Withdrawals;
 
@@ -80,8 +82,12 @@ pub struct Schedule {
     ticked: u64,
     pace: Pace,
     connected: bool,
+    /// Nothing is withdrawn for now.
+    holds: bool,
     restart_at: Option<Uptime>,
     sent: u64,
+    /// The highest number that was confirmed.
+    confirmed: u64,
     unconfirmed: VecDeque<(u64, Arc<Uri>)>,
     touched: BTreeSet<Arc<Uri>>,
     tls_revision: u64,
@@ -115,6 +121,7 @@ struct Message {
     /// How soon any of its routes prefers this backend; 0 is the first.
     rank: u16,
     queued: Option<Band>,
+    sendings: Sendings,
 }
 
 /// What goes before what.
@@ -168,8 +175,10 @@ impl Schedule {
             ticked: 0,
             pace: Pace::new(messages_per_second),
             connected: false,
+            holds: false,
             restart_at: None,
             sent: 0,
+            confirmed: 0,
             unconfirmed: VecDeque::new(),
             touched: BTreeSet::new(),
             tls_revision: 0,
@@ -192,6 +201,7 @@ impl Schedule {
     /// What was sent was refused, whatever the echo says: no route counts as announced before it is sent again.
     pub fn doubt(&mut self, now: Uptime) {
         self.unconfirmed.clear();
+        self.lose_unproven();
         for (uri, route) in &mut self.routes {
             route.announced = None;
             if route.state == RouteState::Live {
@@ -208,6 +218,38 @@ impl Schedule {
         self.connected = true;
         self.ticked = tick(now);
         self.announce_all();
+    }
+
+    /// Whether withdrawals wait: whoever has no proof that it leads withdraws nothing. Those that were under way begin
+    /// anew afterwards.
+    pub fn hold_withdrawals(&mut self, hold: bool, now: Uptime) {
+        if std::mem::replace(&mut self.holds, hold) == hold {
+            return;
+        }
+        if hold {
+            self.queue
+                .retain(|job| matches!(job.what, What::Register(_)));
+            self.withdrawals.start_over(now);
+        } else if self.connected {
+            self.enqueue_withdrawals();
+        }
+    }
+
+    /// Forgets withdrawals that were never sent and that have been due since before then: another instance made them,
+    /// or routers have pruned what they are about.
+    pub fn forget_withdrawals(&mut self, before: Uptime) {
+        let forgotten = self.withdrawals.forget_unsent(before);
+        self.tls_revision += u64::from(!forgotten.is_empty());
+        for uri in forgotten {
+            self.forget_if_gone(&uri);
+            self.touched.insert(uri);
+        }
+    }
+
+    /// The table that was last taken.
+    #[must_use]
+    pub fn table(&self) -> Option<&Arc<Desired>> {
+        self.wanted.as_ref()
     }
 
     /// A router started and knows nothing. `jitter` lies in 0..1. However many start, one sweep answers them.
@@ -229,6 +271,11 @@ impl Schedule {
         another
     }
 
+    /// Adopts another bound of messages per second.
+    pub fn set_pace(&mut self, messages_per_second: u32) {
+        self.pace.adopt(messages_per_second);
+    }
+
     /// The next message, if one is due and the pace allows it.
     pub fn pop(&mut self, now: Uptime) -> Option<Outgoing> {
         if !self.connected {
@@ -241,7 +288,7 @@ impl Schedule {
         let job = self.queue.pop_first()?;
         self.sent += 1;
         Some(match job.what {
-            What::Register(key) => self.send_registration(key, job.band),
+            What::Register(key) => self.send_registration(key, job.band, now),
             What::Withdraw(addr, uri) => self.send_withdrawal(addr, uri, job.band, now),
         })
     }
@@ -262,6 +309,7 @@ impl Schedule {
 
     /// The other side has every message up to this number.
     pub fn confirm(&mut self, number: u64, now: Uptime) {
+        self.confirmed = self.confirmed.max(number);
         while let Some((sent, uri)) = self.unconfirmed.pop_front_if(|(sent, _)| *sent <= number) {
             let Some(route) = self.routes.get_mut(&uri) else {
                 continue;
@@ -279,6 +327,7 @@ impl Schedule {
 
     /// The message taken out last was not sent: it announced nothing. Its beats try again.
     pub fn refused(&mut self, number: u64) {
+        self.lose(number);
         while let Some((_, uri)) = self.unconfirmed.pop_back_if(|(sent, _)| *sent == number) {
             if let Some(route) = self.routes.get_mut(&uri) {
                 route.announced = None;
@@ -348,7 +397,12 @@ impl Schedule {
             .uris()
             .filter_map(|uri| self.first_message(uri))
             .collect();
-        for (uri, addr) in self.withdrawals.keys() {
+        let withdrawn = if self.holds {
+            Vec::new()
+        } else {
+            self.withdrawals.keys()
+        };
+        for (uri, addr) in withdrawn {
             if let Some(band) = self.withdrawals.queued(&uri, addr, Band::Withdrawal) {
                 self.queue.remove(&withdrawal(band, &uri, addr));
             }
@@ -440,10 +494,11 @@ impl Schedule {
 
     // --- sending -------------------------------------------------------------------------------------------------
 
-    fn send_registration(&mut self, key: MessageKey, band: Band) -> Outgoing {
+    fn send_registration(&mut self, key: MessageKey, band: Band, now: Uptime) -> Outgoing {
         let payload = self.render(key);
         let message = self.messages.get_mut(&key).expect("it must be wanted");
         message.queued = None;
+        message.sendings.sent(self.sent, now, self.confirmed);
         for uri in &message.uris {
             let route = self
                 .routes

@@ -34,14 +34,14 @@ const NAMED: u64 = 1 << 48;
 
 /// A uri as gorouter keys it: host and path apart, because a host has one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub struct Place {
     host: u64,
     path: u16,
 }
 
 /// `host:port` in 49 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Endpoint(u64);
+pub struct Endpoint(u64);
 
 /// A host's hash, then path and endpoint in one number.
 type Key = (u64, u64);

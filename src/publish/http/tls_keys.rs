@@ -142,6 +142,28 @@ impl Announceable {
             held,
         }
     }
+
+    /// Lets a route of which nothing may be announced yet lead where it did, as long as the Service it led to still
+    /// opens those ports: what shall replace it is not there.
+    pub(super) fn or_as_before(mut self, before: Option<&Desired>, desired: &Desired) -> Self {
+        let Some(before) = before.filter(|_| !self.held.is_empty()) else {
+            return self;
+        };
+        for (uri, held) in &self.held {
+            let Some(route) = before.table.http.get(uri) else {
+                continue;
+            };
+            let still_open = |backend: &Backend| {
+                let owner = desired.node_ports.get(&backend.port);
+                owner.is_some_and(|owner| owner.key == route.service.key)
+            };
+            if held.of == held.backends.len() && route.backends.iter().all(still_open) {
+                let table = Arc::make_mut(&mut self.table);
+                table.table.http.insert(uri.clone(), route.clone());
+            }
+        }
+        self
+    }
 }
 
 fn tls_routes(desired: &Desired) -> impl Iterator<Item = (&Uri, &HttpRoute)> {
@@ -195,7 +217,9 @@ mod tests {
             findings: Vec::new(),
             node_ips: BTreeMap::new(),
             node_ports: BTreeMap::new(),
+            yielding: BTreeMap::new(),
             held: None,
+            drained: false,
             revisit: None,
         })
     }
@@ -222,6 +246,28 @@ mod tests {
             held.iter().map(told).collect::<Vec<_>>(),
             [("a.test".to_owned(), 1, 2), ("b.test".to_owned(), 1, 1)]
         );
+    }
+
+    #[test]
+    fn what_cannot_be_announced_yet_replaces_nothing_whose_service_still_opens_its_ports() {
+        let before = table(&[("a.test", false, &[1]), ("b.test", true, &[2])]);
+        let owner = before.table.http.values().next().unwrap().service.clone();
+        let mut desired = Desired::clone(&table(&[
+            ("a.test", true, &[3]),
+            ("b.test", true, &[4]),
+            ("c.test", true, &[5]),
+        ]));
+        // All have one node port here, which is the first one's.
+        desired.node_ports = BTreeMap::from([(NodePort::new(30001).unwrap(), owner)]);
+        let desired = Arc::new(desired);
+        let nothing = TlsKeys::default();
+        let kept = Announceable::of(&desired, &nothing).or_as_before(Some(&before), &desired);
+        let expected = table(&[("a.test", false, &[1])]);
+        assert_eq!(kept.table.table.http, expected.table.http);
+        assert_eq!(kept.held.len(), 3, "it is told all the same");
+        let all = Announceable::of(&desired, &TlsKeys::wanted(&desired));
+        let all = all.or_as_before(Some(&before), &desired);
+        assert!(Arc::ptr_eq(&all.table, &desired));
     }
 
     #[test]

@@ -14,15 +14,14 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use http::{HeaderValue, Method, StatusCode, header};
-use serde::de::DeserializeOwned;
 
-use super::wire::{self, ErrorBody, ListedGroup, ListedRow};
+use super::wire::{self, ErrorBody};
 use super::{ConnectError, TcpCounters};
 use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::plan::admission::RouterGroup;
 use crate::plan::{InstanceId, Observed, TcpRow};
-use crate::publish::tls;
+use crate::publish::tls::Https;
 use crate::uaa::{TokenSource, UaaError};
 
 /// A request that takes longer has failed. A batch of 100 takes half a second (measured).
@@ -77,7 +76,7 @@ pub type EventBytes = BoxStream<'static, Result<Bytes, String>>;
 
 /// A client of one routing API.
 pub struct Client {
-    http: reqwest::Client,
+    http: Https,
     base: String,
     tokens: TokenSource,
     counters: Arc<TcpCounters>,
@@ -209,9 +208,8 @@ impl Client {
         uaa: &UaaConfig,
         counters: Arc<TcpCounters>,
     ) -> Result<Self, ConnectError> {
-        let http = tls::client(&config.tls)?.timeout(TIMEOUT).build();
         Ok(Self {
-            http: http.map_err(|error| ConnectError::Client(chain(&error)))?,
+            http: Https::new(&config.tls, TIMEOUT)?,
             base: config.url.clone(),
             tokens: TokenSource::new(uaa)?,
             counters,
@@ -247,6 +245,7 @@ impl Client {
         self.counters.requests.fetch_add(1, Relaxed);
         let request = self
             .http
+            .client()
             .request(
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
@@ -292,6 +291,7 @@ impl Client {
         self.counters.requests.fetch_add(1, Relaxed);
         let mut request = self
             .http
+            .client()
             .request(
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
@@ -323,8 +323,8 @@ impl Client {
 impl RoutingApi for Client {
     fn router_groups(&self) -> BoxFuture<'_, Result<Vec<RouterGroup>, ApiError>> {
         let groups = async {
-            let groups: Option<Vec<ListedGroup>> = json(&self.request(GROUPS, None).await?)?;
-            Ok(wire::tcp_groups(groups.unwrap_or_default()))
+            let body = self.request(GROUPS, None).await?;
+            wire::tcp_groups(&body).map_err(|error| unreadable(&error))
         };
         groups.boxed()
     }
@@ -332,8 +332,8 @@ impl RoutingApi for Client {
     fn list(&self) -> BoxFuture<'_, Result<Observed, ApiError>> {
         let list = async {
             self.counters.lists.fetch_add(1, Relaxed);
-            let rows: Option<Vec<ListedRow>> = json(&self.request(LIST, None).await?)?;
-            Ok(wire::observed(rows.unwrap_or_default()))
+            let body = self.request(LIST, None).await?;
+            wire::observed(&body).map_err(|error| unreadable(&error))
         };
         list.boxed()
     }
@@ -357,13 +357,13 @@ impl RoutingApi for Client {
         instance: &'a InstanceId,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
-        let body = encode(&wire::created(rows, instance, ttl.as_secs().max(1)));
+        let body = wire::created(rows, instance, ttl.as_secs().max(1));
         let create = async { self.request(CREATE, Some(body)).await.map(drop) };
         create.boxed()
     }
 
     fn delete<'a>(&'a self, rows: &'a [TcpRow]) -> BoxFuture<'a, Result<(), ApiError>> {
-        let body = encode(&wire::deleted(rows));
+        let body = wire::deleted(rows);
         let delete = async { self.request(DELETE, Some(body)).await.map(drop) };
         delete.boxed()
     }
@@ -393,17 +393,9 @@ fn bearer(token: &str) -> Result<HeaderValue, ApiError> {
     Ok(value)
 }
 
-fn encode(rows: &[wire::SentRow<'_>]) -> Vec<u8> {
-    serde_json::to_vec(rows).expect("rows of texts and numbers must be encodable")
-}
-
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
-        unavailable(
-            format!("its answer cannot be read: {error}"),
-            RequestId::default(),
-        )
-    })
+fn unreadable(error: &serde_json::Error) -> ApiError {
+    let reason = format!("its answer cannot be read: {error}");
+    unavailable(reason, RequestId::default())
 }
 
 fn excerpt(text: &str) -> String {
@@ -447,34 +439,7 @@ impl Answer {
         if status == endpoint.success {
             return Ok(body);
         }
-        let error = serde_json::from_slice::<ErrorBody>(&body)
-            .ok()
-            .filter(|error| !error.name.is_empty());
-        let known = error.is_some();
-        let message: String = match error {
-            Some(error) => excerpt(&error.message),
-            None => format!("status {}", status.as_u16()),
-        };
-        // Case differs between versions.
-        let lower = message.to_lowercase();
-        Err(match status {
-            StatusCode::BAD_REQUEST if known => match max_ttl(&lower) {
-                Some(secs) => ApiError::MaxTtl { secs },
-                None if lower.contains("router_group_guid") && lower.contains("not found") => {
-                    ApiError::GroupUnknown { message, id }
-                }
-                None => ApiError::Refused { message, id },
-            },
-            StatusCode::UNAUTHORIZED => {
-                let scope = lower.contains("not authorized").then_some(endpoint.scope);
-                ApiError::Unauthorized { scope, message, id }
-            }
-            StatusCode::SERVICE_UNAVAILABLE if lower.contains("duplicate") => {
-                ApiError::Duplicate { message, id }
-            }
-            _ if known => unavailable(format!("status {}: {message}", status.as_u16()), id),
-            _ => unavailable(message, id),
-        })
+        Err(ApiError::of_answer(status, &body, endpoint.scope, id))
     }
 }
 
@@ -488,6 +453,40 @@ fn max_ttl(message: &str) -> Option<u64> {
 // === impl ApiError ===
 
 impl ApiError {
+    /// What an answer means that is not the one a request gets which did what it should; `scope` is what that
+    /// request needs.
+    #[must_use]
+    pub fn of_answer(status: StatusCode, body: &[u8], scope: &'static str, id: RequestId) -> Self {
+        let error = serde_json::from_slice::<ErrorBody>(body)
+            .ok()
+            .filter(|error| !error.name.is_empty());
+        let known = error.is_some();
+        let message: String = match error {
+            Some(error) => excerpt(&error.message),
+            None => format!("status {}", status.as_u16()),
+        };
+        // Case differs between versions.
+        let lower = message.to_lowercase();
+        match status {
+            StatusCode::BAD_REQUEST if known => match max_ttl(&lower) {
+                Some(secs) => Self::MaxTtl { secs },
+                None if lower.contains("router_group_guid") && lower.contains("not found") => {
+                    Self::GroupUnknown { message, id }
+                }
+                None => Self::Refused { message, id },
+            },
+            StatusCode::UNAUTHORIZED => {
+                let scope = lower.contains("not authorized").then_some(scope);
+                Self::Unauthorized { scope, message, id }
+            }
+            StatusCode::SERVICE_UNAVAILABLE if lower.contains("duplicate") => {
+                Self::Duplicate { message, id }
+            }
+            _ if known => unavailable(format!("status {}: {message}", status.as_u16()), id),
+            _ => unavailable(message, id),
+        }
+    }
+
     /// The API's own id of the request, for the log: in a message it would make each failure another one.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {

@@ -20,6 +20,8 @@ use crate::retry::Backoff;
 
 mod frames;
 
+pub use frames::TooLong;
+
 use frames::{Frame, Frames};
 
 /// The answer's head must have come by then; the API sends it at once (measured).
@@ -40,7 +42,7 @@ pub(super) enum Heard {
 
 /// One thing that happened to a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub enum Event {
     /// It was created or refreshed; with the id of whoever created it.
     Upsert(TcpRow, Option<String>),
     /// It was deleted, or its life ended.
@@ -69,6 +71,10 @@ pub(super) enum Loss {
     Silent(Duration),
 }
 
+/// Reads events out of the bytes of the stream, however they are cut.
+#[derive(Debug, Default)]
+pub struct Reader(Frames);
+
 struct Listener {
     api: Arc<dyn RoutingApi>,
     pace: Pace,
@@ -79,7 +85,7 @@ struct Listener {
 
 struct Connection {
     bytes: EventBytes,
-    frames: Frames,
+    reader: Reader,
     since: Instant,
 }
 
@@ -112,7 +118,7 @@ impl Listener {
             let bytes = bytes.map_err(|_| Loss::NoAnswer)?.map_err(Loss::Refused)?;
             self.connection = Some(Connection {
                 bytes,
-                frames: Frames::default(),
+                reader: Reader::default(),
                 since: Instant::now(),
             });
             return Ok(Heard::Open);
@@ -138,13 +144,25 @@ impl Connection {
             let chunk = timeout(silence, self.bytes.next()).await;
             let chunk = chunk.map_err(|_| Loss::Silent(silence))?;
             let chunk = chunk.ok_or(Loss::Ended)?.map_err(Loss::Broken)?;
-            let frames = self.frames.push(&chunk);
-            let frames = frames.map_err(|error| Loss::Broken(error.to_string()))?;
-            let events: Vec<_> = frames.into_iter().filter_map(event).collect();
+            let events = self.reader.push(&chunk);
+            let events = events.map_err(|error| Loss::Broken(error.to_string()))?;
             if !events.is_empty() {
                 return Ok(Heard::Events(events));
             }
         }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Takes what arrived and gives what it completes.
+    ///
+    /// # Errors
+    /// When an event is longer than any of the routing API's; the stream is of no more use then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
+        let frames = self.0.push(bytes)?;
+        Ok(frames.into_iter().filter_map(event).collect())
     }
 }
 

@@ -98,17 +98,31 @@ impl State {
             self.told.confirmed_once = !pending && self.told.last_success.is_some();
         }
         self.told.states.clone_from(&routes);
+        let states = routes.iter().map(|(name, route)| (name, route.state));
+        self.counters.propagation.reported(Lane::Tcp, states, now);
         LaneReport {
             lane: Lane::Tcp,
+            warm: readable && self.desired.is_some(),
             confirmed_once: self.told.confirmed_once,
             last_attempt: self.told.last_attempt,
             last_success: self.told.last_success,
             consecutive_failures: self.told.failures,
             last_error: self.told.last_error.clone(),
+            lapses_at: self.lapses_at(),
             routes,
             findings,
             facts: self.facts(),
+            withdrawn: self.withdrawn(),
         }
+    }
+
+    /// When the first row that is to stay would lapse if it were refreshed no more.
+    fn lapses_at(&self) -> Option<Uptime> {
+        let going = self.plan.remove.iter().chain(&self.plan.clear);
+        let going: BTreeSet<&TcpRow> = going.map(Owned::get).collect();
+        let confirmed = self.journal.confirmed.iter();
+        let stays = confirmed.filter(|(row, _)| !going.contains(row));
+        stays.map(|(_, at)| *at + self.ttl).min()
     }
 
     fn routes(&self, now: Uptime) -> BTreeMap<String, RouteReport> {

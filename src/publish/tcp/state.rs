@@ -13,6 +13,7 @@ use super::{Pace, TcpCounters};
 use crate::Uptime;
 use crate::config::RoutingApiConfig;
 use crate::desired::{Desired, Finding};
+use crate::lease::Role;
 use crate::plan::admission::{self, Admission, Gate, RouterGroup};
 use crate::plan::flap::{Calmed, Flaps};
 use crate::plan::{InstanceId, Journal, Look, Observed, Plan, Policy, TcpRow, View};
@@ -21,11 +22,15 @@ use crate::route::RouterPort;
 use crate::state::Warm;
 use crate::uaa::UaaError;
 
+mod farewell;
 mod hear;
 mod learn;
+mod role;
 mod write;
 
+use farewell::Farewell;
 use hear::Ear;
+use write::free;
 
 /// Writes under way at once. Modest batches side by side are what the API is fastest with (measured).
 const WRITES_MAX: usize = 4;
@@ -117,7 +122,7 @@ struct Waiting {
 pub(super) struct State {
     pub(super) config: RoutingApiConfig,
     pace: Pace,
-    counters: Arc<TcpCounters>,
+    pub(super) counters: Arc<TcpCounters>,
     started: Uptime,
 
     pub(super) desired: Option<Arc<Desired>>,
@@ -154,6 +159,8 @@ pub(super) struct State {
     noted: BTreeSet<TcpRow>,
     /// The table is the last process's: what it lacks may be wanted all the same.
     pub(super) provisional: bool,
+    /// As of this turn.
+    role: Role,
     pub(super) busy: BTreeSet<TcpRow>,
     writes: usize,
     refreshes: usize,
@@ -175,10 +182,11 @@ pub(super) struct State {
     pub(super) missing_by_token: BTreeSet<&'static str>,
 
     pub(super) admission: Admission,
-    admission_stale: bool,
+    pub(super) admission_stale: bool,
     pub(super) plan: Plan,
     pub(super) told: Told,
     ear: Ear,
+    farewell: Farewell,
 }
 
 /// Ports on which rows of ours stand.
@@ -247,6 +255,7 @@ impl State {
             journal: Journal::default(),
             noted: BTreeSet::new(),
             provisional: false,
+            role: Role::ALONE,
             busy: BTreeSet::new(),
             writes: 0,
             refreshes: 0,
@@ -267,6 +276,7 @@ impl State {
             plan: Plan::default(),
             told: Told::default(),
             ear: Ear::default(),
+            farewell: Farewell::default(),
         }
     }
 
@@ -274,10 +284,19 @@ impl State {
     /// removed for its sake.
     pub(super) fn inherit_state(&mut self, warm: Warm, now: Uptime) {
         self.journal.inherited = warm.rows;
-        if let Some(table) = warm.table {
+        // Of a process that was drained, or that had nothing: what still stands is left to its life until Kubernetes
+        // tells what is wanted.
+        let table = warm.table.filter(|desired| !desired.table.tcp.is_empty());
+        if let Some(table) = table {
             self.provisional = true;
             self.take(table, now);
         }
+    }
+
+    /// Looks at everything again now, whatever failed before.
+    pub(super) fn look_now(&mut self, now: Uptime) {
+        (self.groups_due, self.list_due) = (now, now);
+        (self.not_before, self.write_not_before) = (now, now);
     }
 
     /// Takes over what is wanted now.
@@ -293,7 +312,12 @@ impl State {
             Some(earlier) => id.formerly(earlier),
             None => id,
         });
-        self.calmed = self.flaps.calm(&desired.table.tcp, now);
+        if desired.drained {
+            self.calmed = Calmed::default();
+            self.say_farewell(now);
+        } else {
+            self.calmed = self.flaps.calm(&desired.table.tcp, now);
+        }
         self.desired = Some(desired);
         self.admission_stale = true;
     }
@@ -324,11 +348,7 @@ impl State {
         if now < self.write_not_before {
             wake = wake.min(self.write_not_before);
         } else if self.chosen.is_some() {
-            if !self.suspect || self.unreadable() {
-                self.write(now, &mut ops, &mut wake);
-            } else {
-                self.keep_alive(now, &mut ops);
-            }
+            self.write_as(now, &mut ops, &mut wake);
         }
         wake = self.plan.wait.map_or(wake, |wait| wake.min(wait));
         (ops, wake)
@@ -357,18 +377,7 @@ impl State {
             return;
         };
         if self.admission_stale {
-            let Journal {
-                confirmed,
-                inherited,
-                ..
-            } = &self.journal;
-            let rows = confirmed.keys().chain(inherited);
-            let mut live: BTreeSet<_> = rows.map(|row| row.port).collect();
-            live.extend(
-                self.image
-                    .iter()
-                    .flat_map(|image| live_ports(image, &instance)),
-            );
+            let live = self.live();
             let gate = Gate {
                 groups: &self.groups,
                 vanished: &self.vanished,
@@ -378,6 +387,10 @@ impl State {
             };
             self.admission = admission::admit(&self.calmed.table, gate);
             self.admission_stale = false;
+        }
+        if self.farewell.done {
+            self.plan = Plan::default();
+            return;
         }
         self.inherit(now);
         let blind = View::Blind {
@@ -397,12 +410,28 @@ impl State {
             journal: &self.journal,
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
+            yielding: &desired.yielding,
             policy: Policy {
-                hold_removals: self.provisional,
-                ..policy(&self.config, self.ttl, self.refresh_after())
+                hold_removals: self.provisional || !self.role.is_active(),
+                ..self.pace_as(policy(&self.config, self.ttl, self.refresh_after()))
             },
             now,
         });
+    }
+
+    /// Ports on which rows of ours stand, as far as is known.
+    pub(super) fn live(&self) -> BTreeSet<RouterPort> {
+        let Journal {
+            confirmed,
+            inherited,
+            ..
+        } = &self.journal;
+        let rows = confirmed.keys().chain(inherited);
+        let mut live: BTreeSet<_> = rows.map(|row| row.port).collect();
+        if let (Some(image), Some(instance)) = (&self.image, &self.instance) {
+            live.extend(live_ports(image, instance));
+        }
+        live
     }
 
     /// What the next process must know: rows that became ours since the last call, and rows that are no more.

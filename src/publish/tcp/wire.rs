@@ -1,4 +1,5 @@
-//! The routing API's JSON, exactly as it is spoken, and its way to and from our words.
+//! The routing API's JSON, exactly as it is spoken, and its way to and from our words: bytes on one side, rows and
+//! groups on the other. What an answer's status means is the client's affair.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use crate::route::RouterPort;
 
 /// A mapping as we send it, in create and in delete alike. No modification tag: the API ignores a client's.
 #[derive(Debug, Serialize)]
-pub(super) struct SentRow<'a> {
+struct SentRow<'a> {
     router_group_guid: &'a str,
     port: u16,
     backend_ip: &'a str,
@@ -25,7 +26,7 @@ pub(super) struct SentRow<'a> {
 
 /// A mapping as it is listed. Unknown fields are tolerated, older versions' missing ones too.
 #[derive(Debug, Deserialize)]
-pub(super) struct ListedRow {
+struct ListedRow {
     #[serde(default)]
     router_group_guid: String,
     port: u16,
@@ -43,7 +44,7 @@ pub(super) struct ListedRow {
 
 /// A router group as it is listed.
 #[derive(Debug, Deserialize)]
-pub(super) struct ListedGroup {
+struct ListedGroup {
     guid: String,
     name: String,
     #[serde(rename = "type", default)]
@@ -61,23 +62,25 @@ pub(super) struct ErrorBody {
     pub(super) message: String,
 }
 
-/// The body of a create.
-pub(super) fn created<'a>(
-    rows: &'a [TcpRow],
-    instance: &'a InstanceId,
-    ttl: u64,
-) -> Vec<SentRow<'a>> {
+/// The body of a create; `ttl` in seconds.
+#[must_use]
+pub fn created(rows: &[TcpRow], instance: &InstanceId, ttl: u64) -> Vec<u8> {
     let sent = |row| SentRow {
         instance_id: Some(instance.as_str()),
         ttl: Some(ttl),
         ..deleted_row(row)
     };
-    rows.iter().map(sent).collect()
+    encode(rows.iter().map(sent).collect())
 }
 
 /// The body of a delete: identities alone.
-pub(super) fn deleted(rows: &[TcpRow]) -> Vec<SentRow<'_>> {
-    rows.iter().map(deleted_row).collect()
+#[must_use]
+pub fn deleted(rows: &[TcpRow]) -> Vec<u8> {
+    encode(rows.iter().map(deleted_row).collect())
+}
+
+fn encode(rows: Vec<SentRow<'_>>) -> Vec<u8> {
+    serde_json::to_vec(&rows).expect("rows of texts and numbers must be encodable")
 }
 
 fn deleted_row(row: &TcpRow) -> SentRow<'_> {
@@ -93,9 +96,14 @@ fn deleted_row(row: &TcpRow) -> SentRow<'_> {
     }
 }
 
-/// Rows in our words. A row without a port cannot lead anywhere and is left out.
-pub(super) fn observed(rows: Vec<ListedRow>) -> Observed {
-    rows.into_iter().filter_map(ListedRow::row).collect()
+/// Reads a list of rows; `null` is none. A row without a port cannot lead anywhere and is left out.
+///
+/// # Errors
+/// When it is no such list.
+pub fn observed(body: &[u8]) -> Result<Observed, serde_json::Error> {
+    let rows: Option<Vec<ListedRow>> = serde_json::from_slice(body)?;
+    let rows = rows.into_iter().flatten();
+    Ok(rows.filter_map(ListedRow::row).collect())
 }
 
 /// The row that an event tells of, in our words.
@@ -103,10 +111,15 @@ pub(super) fn heard(data: &str) -> Option<(TcpRow, Option<String>)> {
     serde_json::from_str::<ListedRow>(data).ok()?.row()
 }
 
-/// The groups that TCP routes may go to, by name.
-pub(super) fn tcp_groups(groups: Vec<ListedGroup>) -> Vec<RouterGroup> {
+/// Reads a list of router groups, of which those of type tcp count; by name.
+///
+/// # Errors
+/// When it is no such list.
+pub fn tcp_groups(body: &[u8]) -> Result<Vec<RouterGroup>, serde_json::Error> {
+    let groups: Option<Vec<ListedGroup>> = serde_json::from_slice(body)?;
     let mut tcp: Vec<_> = groups
         .into_iter()
+        .flatten()
         .filter(|group| group.kind == "tcp")
         .map(|group| RouterGroup {
             guid: group.guid,
@@ -115,7 +128,7 @@ pub(super) fn tcp_groups(groups: Vec<ListedGroup>) -> Vec<RouterGroup> {
         })
         .collect();
     tcp.sort_by(|a, b| (&a.name, &a.guid).cmp(&(&b.name, &b.guid)));
-    tcp
+    Ok(tcp)
 }
 
 // === impl ListedRow ===
@@ -154,11 +167,11 @@ mod tests {
         let instance = InstanceId::of(&ClusterId(String::new()));
         let rows = [row];
         assert_eq!(
-            serde_json::to_string(&created(&rows, &instance, 120)).unwrap(),
+            String::from_utf8(created(&rows, &instance, 120)).unwrap(),
             r#"[{"router_group_guid":"g","port":1024,"backend_ip":"10.0.0.1","backend_port":30001,"backend_tls_port":-1,"instance_id":"rs-cbf29ce484222325","ttl":120}]"#
         );
         assert_eq!(
-            serde_json::to_string(&deleted(&rows)).unwrap(),
+            String::from_utf8(deleted(&rows)).unwrap(),
             r#"[{"router_group_guid":"g","port":1024,"backend_ip":"10.0.0.1","backend_port":30001,"backend_tls_port":-1}]"#
         );
     }
@@ -171,7 +184,7 @@ mod tests {
              "instance_id":"","modification_tag":{"guid":"x","index":1},"enable_backend_mtls":false},
             {"router_group_guid":"g","port":1024,"backend_ip":"c","backend_port":1,"backend_tls_port":-1,
              "instance_id":"rs-1","backend_sni_hostname":""}]"#;
-        let rows = observed(serde_json::from_str(text).unwrap());
+        let rows = observed(text.as_bytes()).unwrap();
         let seen: Vec<_> = rows
             .iter()
             .map(|(row, id)| {

@@ -307,6 +307,39 @@ impl Cluster {
         .await;
     }
 
+    /// Whether the holder of a token is known at all.
+    pub async fn knows(&self, token: &str) -> bool {
+        let path = format!("{}/api/v1/nodes", self.url);
+        let answer = self.http.get(path).bearer_auth(token).send().await;
+        answer.is_ok_and(|answer| answer.status() != reqwest::StatusCode::UNAUTHORIZED)
+    }
+
+    /// A token of a ServiceAccount that is good until the Secret of that name is deleted.
+    pub async fn bound_token(
+        &self,
+        namespace: &str,
+        account: &str,
+        secret: &str,
+    ) -> Result<String> {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": secret, "namespace": namespace},
+        });
+        let made = self.apply(&object).await?;
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"boundObjectRef": {
+                "apiVersion": "v1", "kind": "Secret", "name": secret,
+                "uid": made["metadata"]["uid"],
+            }},
+        });
+        let path = Self::path("ServiceAccount", namespace, account)? + "/token";
+        let body = ("application/json", request.to_string());
+        let answer = self.ask(Method::POST, &path, Some(body)).await?;
+        let token = answer["status"]["token"].as_str();
+        Ok(token.context("an answer without a token")?.to_owned())
+    }
+
     /// Deletes a namespace and finishes it, as the namespace controller would once everything in it is gone.
     pub async fn delete_namespace(&self, name: &str) -> Result<()> {
         let services = self

@@ -295,6 +295,12 @@ impl Controller {
         Ok(())
     }
 
+    /// Another configuration in the same place; it is read at the next SIGHUP.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut Settings)) -> Result<()> {
+        change(&mut self.settings);
+        self.settings.write(&self.folder, self.admin).map(drop)
+    }
+
     /// Runs another command of the binary with the same configuration: exit code, stdout, stderr.
     pub async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
         command(arguments, &self.folder.path().join("route-sync.yml")).await

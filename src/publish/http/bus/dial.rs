@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{BusError, Heard};
 use crate::config::NatsServer;
 use crate::publish::http::wire;
+use crate::publish::http::wire::instances::INSTANCES;
 
 /// The wait before the first attempt after a loss, doubled with every round over all servers.
 const WAIT_FIRST: Duration = Duration::from_millis(100);
@@ -55,6 +56,9 @@ struct SignalState {
     denied: BTreeMap<&'static str, Instant>,
     /// Subjects of others the server does not let us subscribe to; only hearing something says that it does.
     unheard: BTreeSet<&'static str>,
+    /// When the server last denied speaking where instances talk, and whether it denies listening.
+    instances_denied: Option<Instant>,
+    instances_unheard: bool,
     lame_duck: bool,
     error: Option<String>,
     failures: u32,
@@ -101,6 +105,9 @@ impl Dial {
         let mut auth = Auth::new();
         if let Some((user, password)) = &self.servers[current].1.login {
             auth.username = Some(user.clone());
+            // Where it lies in a file it may have been replaced; one that cannot be read is as it was.
+            let now = password.read_again();
+            let password = now.as_ref().unwrap_or(password);
             auth.password = Some(password.expose().to_owned());
         }
         auth
@@ -178,6 +185,16 @@ impl Signals {
             .map(|(subject, _)| *subject)
     }
 
+    pub(super) fn instances_denied(&self, within: Duration) -> bool {
+        let state = lock(&self.state);
+        let denied = state.instances_denied;
+        state.instances_unheard || denied.is_some_and(|at| at.elapsed() < within)
+    }
+
+    pub(super) fn hears_an_instance(&self) {
+        lock(&self.state).instances_unheard = false;
+    }
+
     pub(super) fn unheard(&self) -> BTreeSet<&'static str> {
         lock(&self.state).unheard.clone()
     }
@@ -236,6 +253,8 @@ impl Signals {
                     // Another server may have other permissions.
                     state.inbox_denied = false;
                     state.denied.clear();
+                    state.instances_denied = None;
+                    state.instances_unheard = false;
                 }
                 Event::LameDuckMode => state.lame_duck = true,
                 Event::ServerError(error) => state.refused(&error),
@@ -275,6 +294,12 @@ impl SignalState {
                 self.denied.insert(subject, Instant::now());
             } else {
                 self.unheard.insert(subject);
+            }
+        } else if denied && lower.contains(&format!("\"{INSTANCES}")) {
+            if lower.contains("for publish") {
+                self.instances_denied = Some(Instant::now());
+            } else {
+                self.instances_unheard = true;
             }
         } else if denied && (lower.contains("_inbox") || text.contains(&self.inbox)) {
             self.inbox_denied = true;

@@ -53,8 +53,14 @@ impl Kept {
 impl HttpLane {
     /// Goes on where the last process ended.
     pub(in crate::publish::http) async fn inherit(&mut self, inheritance: Inheritance) {
-        let Inheritance { warm, ledger } = inheritance;
+        let Inheritance {
+            warm,
+            ledger,
+            roles,
+            instances,
+        } = inheritance;
         self.kept.ledger = ledger;
+        self.begin_as(roles, instances);
         let Some(table) = warm.table else {
             return;
         };

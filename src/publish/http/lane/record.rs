@@ -17,6 +17,9 @@ use crate::status::{RouteReport, RouteState};
 impl HttpLane {
     /// Takes the newest table.
     pub(in crate::publish::http) async fn apply(&mut self, desired: &Arc<Desired>) {
+        if self.puts_off(desired) {
+            return;
+        }
         self.kept.took(desired);
         self.take(desired).await;
     }
@@ -36,12 +39,17 @@ impl HttpLane {
         let Some(desired) = self.desired.clone() else {
             return;
         };
+        if self.adds_nothing() {
+            return;
+        }
         let desired = &self.claim(&desired);
         let now = self.clock.now();
         let announceable = match &self.journal {
             Some(journal) => Announceable::of(desired, journal.recorded()),
             None => Announceable::all(desired),
         };
+        let announceable =
+            announceable.or_as_before(self.schedule.table().map(Arc::as_ref), desired);
         let changes = self.schedule.apply(&announceable.table, now);
         super::tell_changes(&changes, &announceable.table);
         self.held = announceable.held;

@@ -38,6 +38,11 @@ impl Schedule {
         self.withdrawals.iter()
     }
 
+    /// The uris of keys that were withdrawn less often than this.
+    pub fn withdrawn_less_than(&self, sendings: usize) -> impl Iterator<Item = &Arc<Uri>> {
+        self.withdrawals.sent_less_than(sendings)
+    }
+
     /// Counts up whenever [`Self::withdrawing`] may have changed.
     #[must_use]
     pub fn withdrawal_revision(&self) -> u64 {

@@ -157,6 +157,7 @@ impl Schedule {
             let message = Message {
                 rank: rank.expect("a message must carry a uri"),
                 queued: same.and_then(|old| old.queued),
+                sendings: old.get(&key).map(|old| old.sendings).unwrap_or_default(),
                 fingerprint,
                 uris: new.uris,
                 tls: new.tls,
@@ -216,6 +217,9 @@ impl Schedule {
     }
 
     pub(super) fn enqueue_withdrawals(&mut self) {
+        if self.holds {
+            return;
+        }
         for (uri, addr) in self.withdrawals.unsent() {
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
             self.withdrawals.queued(&uri, addr, Band::Withdrawal);

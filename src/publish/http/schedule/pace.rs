@@ -28,6 +28,14 @@ impl Pace {
         }
     }
 
+    /// Takes on another rate; what was drained stays so.
+    pub(super) fn adopt(&mut self, messages_per_second: u32) {
+        *self = Self {
+            drained_until: self.drained_until,
+            ..Self::new(messages_per_second)
+        };
+    }
+
     /// Takes one token if there is one.
     pub(super) fn take(&mut self, now: Uptime) -> bool {
         let until = self.drained_until.max(now) + self.each;

@@ -46,7 +46,9 @@ fn table_with(routes: &[(&str, u16, &[u8])], options: &HttpOptions) -> Arc<Desir
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     })
 }
@@ -597,4 +599,50 @@ proptest! {
         let once = play(&steps);
         prop_assert_eq!(once, play(&steps), "the same history gives the same bytes");
     }
+}
+
+#[test]
+fn the_first_lapse_counts_from_each_endpoints_last_announcement_that_is_proven() {
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    schedule.apply(&table(&[("a", 30001, &[1]), ("b", 30002, &[1])]), secs(1));
+    let sent = |schedule: &mut Schedule, now| {
+        drain(schedule, now);
+        schedule.sent()
+    };
+    let first = sent(&mut schedule, secs(1));
+    assert_eq!(schedule.lapses_at(), None, "no router is known to have it");
+    schedule.confirm(first, secs(2));
+    assert_eq!(schedule.lapses_at(), Some(secs(121)));
+    let beats = sent(&mut schedule, secs(22));
+    assert!(beats > first);
+    assert_eq!(schedule.lapses_at(), Some(secs(121)));
+
+    // The beats never arrived, whatever later numbers are confirmed.
+    schedule.disconnected(secs(23));
+    schedule.connected(secs(30));
+    let one = schedule.pop(secs(30)).unwrap();
+    schedule.confirm(one.number, secs(31));
+    assert_eq!(schedule.lapses_at(), Some(secs(121)));
+    let all = sent(&mut schedule, secs(30));
+    schedule.confirm(all, secs(31));
+    assert_eq!(schedule.lapses_at(), Some(secs(150)));
+
+    // Only what is registered can lapse.
+    schedule.apply(&table(&[]), secs(32));
+    assert_eq!(schedule.lapses_at(), None);
+}
+
+#[test]
+fn tls_endpoints_never_lapse() {
+    let tls = HttpOptions {
+        tls_server_name: Some(Hostname::parse("backend.test").unwrap()),
+        ..HttpOptions::default()
+    };
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    schedule.apply(&table_with(&[("a", 30001, &[1])], &tls), secs(1));
+    drain(&mut schedule, secs(1));
+    schedule.confirm(schedule.sent(), secs(2));
+    assert_eq!(schedule.lapses_at(), None);
 }

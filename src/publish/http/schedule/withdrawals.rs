@@ -114,6 +114,18 @@ impl Withdrawals {
         }
     }
 
+    /// Forgets keys that wait for nothing, were never sent, and have been due since before then; their uris.
+    pub(super) fn forget_unsent(&mut self, before: Uptime) -> BTreeSet<Arc<Uri>> {
+        let old = |key: &&Key| self.keys.get(*key).is_some_and(|w| w.due < before);
+        let old: Vec<_> = self.unsent.iter().filter(old).cloned().collect();
+        for key in &old {
+            self.unsent.remove(key);
+            self.keys.remove(key);
+            self.revision += 1;
+        }
+        old.into_iter().map(|(uri, _)| uri).collect()
+    }
+
     /// Notes where a key waits now; tells where it waited before.
     pub(super) fn queued(&mut self, uri: &Arc<Uri>, addr: SocketAddr, band: Band) -> Option<Band> {
         let key = (uri.clone(), addr);
@@ -169,6 +181,13 @@ impl Withdrawals {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<Uri>, SocketAddr, bool)> {
         let keys = self.keys.iter();
         keys.map(|((uri, addr), withdrawal)| (uri, *addr, withdrawal.tls))
+    }
+
+    /// The uris of keys that were sent less often than this.
+    pub(super) fn sent_less_than(&self, sendings: usize) -> impl Iterator<Item = &Arc<Uri>> {
+        let keys = self.keys.iter();
+        keys.filter(move |(_, withdrawal)| withdrawal.sendings < sendings)
+            .map(|((uri, _), _)| uri)
     }
 
     pub(super) fn revision(&self) -> u64 {

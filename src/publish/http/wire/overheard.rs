@@ -12,32 +12,33 @@ use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Deserializer};
 
 use super::shortened;
-use crate::publish::http::strangers::{Endpoint, Place};
 use crate::route::ClusterId;
+
+pub use crate::publish::http::strangers::{Endpoint, Place};
 
 /// Uris taken from one message; further ones of it are not remembered. Known senders stay below a hundred.
 const PLACES_MAX: usize = 1024;
 
 /// Reads message after message; the room for uris stays.
 #[derive(Default)]
-pub(in crate::publish::http) struct Reader {
+pub struct Reader {
     places: Vec<Place>,
 }
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::publish::http) struct Speaker {
+pub struct Speaker {
     /// What is remembered of it.
-    pub(in crate::publish::http) endpoint: Endpoint,
+    pub endpoint: Endpoint,
     /// Its address and port; `None` where its host is a name.
-    pub(in crate::publish::http) address: Option<(IpAddr, u16)>,
+    pub address: Option<(IpAddr, u16)>,
 }
 
 // === impl Reader ===
 
 impl Reader {
     /// Who speaks, if gorouter would take the message; of what stands in [`Self::places`].
-    pub(in crate::publish::http) fn read(&mut self, body: &[u8]) -> Option<Speaker> {
+    pub fn read(&mut self, body: &[u8]) -> Option<Speaker> {
         self.places.clear();
         let mut json = serde_json::Deserializer::from_slice(body);
         let speaker = Message(&mut self.places).deserialize(&mut json).ok()?;
@@ -46,7 +47,7 @@ impl Reader {
     }
 
     /// The uris of the message read last.
-    pub(in crate::publish::http) fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &[Place] {
         &self.places
     }
 
@@ -58,7 +59,7 @@ impl Reader {
 
 /// Whether a registration comes from this cluster: from another instance, from an earlier life, or from ourselves.
 /// Ask only of who is new: it reads the message once more.
-pub(in crate::publish::http) fn is_of(cluster: &ClusterId, body: &[u8]) -> bool {
+pub fn is_of(cluster: &ClusterId, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Tagged<'a> {
         #[serde(borrow)]

@@ -28,7 +28,7 @@ pub(super) struct Frames {
 /// An event that is longer than any of the routing API's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {EVENT_MAX} bytes")]
-pub(super) struct TooLong;
+pub struct TooLong;
 
 // === impl Frames ===
 

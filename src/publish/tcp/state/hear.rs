@@ -205,6 +205,10 @@ impl State {
     /// Counts a row that this process had confirmed and that is gone. One whose life was over was lost by our
     /// own lateness, which is nobody's intention.
     pub(super) fn drifted(&mut self, row: &TcpRow, now: Uptime) {
+        // What the instance that leads has removed was not lost.
+        if !self.role.is_active() {
+            return;
+        }
         let Some(confirmed) = self.journal.confirmed.get(row) else {
             return;
         };
@@ -226,7 +230,7 @@ impl State {
         wanted.is_some_and(|port| port.rows.contains(row))
     }
 
-    fn is_ours(&self, row: &TcpRow, stamp: Option<&str>) -> bool {
+    pub(super) fn is_ours(&self, row: &TcpRow, stamp: Option<&str>) -> bool {
         match stamp {
             Some(stamp) => self
                 .instance

@@ -39,7 +39,8 @@ impl State {
                         if !matches!(error, ApiError::Token(_)) {
                             self.list_failures = self.list_failures.saturating_add(1);
                         }
-                        if self.list_failures >= LIST_FAILURES_MAX {
+                        // Who is drained has nothing to write blindly, and must see that it is gone.
+                        if self.list_failures >= LIST_FAILURES_MAX && !self.is_drained() {
                             self.list_due = now + self.pace.scope_retry;
                         }
                         self.fail(&error, now);
@@ -167,6 +168,7 @@ impl State {
     /// Takes a list for the truth, except about rows that were written while it was made.
     fn learn_table(&mut self, mut rows: Observed, started: Uptime, now: Uptime) {
         self.missing.remove(SCOPE_READ);
+        self.farewell.listed(started);
         let instance = self.instance.as_ref().map(|id| id.as_str().to_owned());
         self.touched.retain(|_, at| *at >= started);
         for row in self.touched.keys() {
@@ -366,13 +368,14 @@ impl State {
             removed.push(row);
         }
         if !removed.is_empty() {
+            self.farewell.deleted(now);
             self.missing.remove(SCOPE_WRITE);
             self.write_failed = false;
             self.counters
                 .rows_removed
                 .fetch_add(removed.len() as u64, Relaxed);
             self.tell_removed(&removed, clearing);
-            if !self.unreadable() {
+            if !self.unreadable() || (self.is_drained() && !self.blind) {
                 let soon = now.max(self.listed_at + VERIFY_EVERY);
                 self.list_due = self.list_due.min(soon);
             }

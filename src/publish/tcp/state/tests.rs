@@ -51,7 +51,9 @@ pub(super) fn want(ports: &[u16]) -> Option<Arc<Desired>> {
         findings: Vec::new(),
         node_ips: BTreeMap::new(),
         node_ports: BTreeMap::new(),
+        yielding: BTreeMap::new(),
         held: None,
+        drained: false,
         revisit: None,
     }))
 }

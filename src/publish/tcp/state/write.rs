@@ -21,7 +21,7 @@ struct Chosen {
 }
 
 /// Rows that no request is under way for.
-fn free(rows: &[TcpRow], busy: &BTreeSet<TcpRow>) -> Vec<TcpRow> {
+pub(super) fn free(rows: &[TcpRow], busy: &BTreeSet<TcpRow>) -> Vec<TcpRow> {
     rows.iter()
         .filter(|row| !busy.contains(row))
         .cloned()
@@ -40,6 +40,10 @@ impl State {
         };
         let lapsed = !self.plan.restore.is_empty() || self.plan.refresh.iter().any(overdue);
         self.create(&restore, Kind::Change, ops);
+        if self.is_drained() {
+            self.withdraw(ops);
+            return;
+        }
         if !lapsed {
             self.changes(now, ops, wake);
         }
@@ -186,7 +190,7 @@ impl State {
         }
     }
 
-    fn create(&mut self, rows: &[TcpRow], kind: Kind, ops: &mut Vec<Op>) {
+    pub(super) fn create(&mut self, rows: &[TcpRow], kind: Kind, ops: &mut Vec<Op>) {
         let Some(instance) = self.instance.clone() else {
             return;
         };
@@ -214,7 +218,7 @@ impl State {
         }
     }
 
-    fn delete(&mut self, rows: &[TcpRow], clearing: bool, ops: &mut Vec<Op>) {
+    pub(super) fn delete(&mut self, rows: &[TcpRow], clearing: bool, ops: &mut Vec<Op>) {
         for rows in rows.chunks(BATCH_MAX) {
             if self.writes >= WRITES_MAX {
                 return;

@@ -66,8 +66,11 @@ async fn kept(folder: &Path, name: &str) {
 
 /// Waits until everything stays as it was for the other cluster's sake, and gives the plan that would end that.
 async fn stays_as_it_was(controller: &Controller) -> String {
+    eventually("everything is held", async || {
+        controller.metric("route_sync_guard_tripped", "").await == 1.0
+    })
+    .await;
     controller.finding("another-cluster", "").await;
-    assert_eq!(controller.metric("route_sync_guard_tripped", "").await, 1.0);
     let status = controller.status().await;
     let plan = status["held"]["plan"].as_str().unwrap().to_owned();
     for command in ["status", "plan"] {

@@ -148,10 +148,19 @@ fn the_example_role_lacks_no_right() {
             .unwrap();
         let kubeconfig = foundation.stack.apiserver.kubeconfig(EXAMPLE_TOKEN);
         let controller = foundation
-            .controller_with(|settings| settings.kubeconfig = kubeconfig)
+            .controller_with(|settings| {
+                settings.kubeconfig = kubeconfig;
+                settings.config["leader_election"] = json!({"enabled": true});
+            })
             .await;
 
         answers(foundation.http(), &foundation.host(&name), &[200]).await;
+        // Its right to the Lease takes a moment to count; until then it acts as the only one.
+        eventually("it holds the Lease", async || {
+            let status = controller.status().await;
+            status["lease"]["role"] == "active" && status["lease"]["generation"].is_u64()
+        })
+        .await;
         eventually("every source is watched", async || {
             let status = controller.status().await;
             let sources = status["sources"].as_object().cloned().unwrap_or_default();

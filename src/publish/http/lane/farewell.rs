@@ -1,0 +1,63 @@
+//! The lane that is to withdraw everything: what is not proven gone yet.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::HttpLane;
+use crate::Uptime;
+use crate::publish::http::wire;
+use crate::status::Withdrawn;
+
+/// So often a withdrawal is said before it counts: at 0, 1 and 5 s, because gorouter drops what overflows its queue
+/// without a word, and the echo proves the server alone. Later repetitions follow all the same.
+const SENDINGS: usize = 3;
+/// Names are gathered no oftener than this while messages go out: a large table has many.
+const GATHER_APART: Duration = Duration::from_millis(200);
+
+/// When what is left may be gathered again.
+#[derive(Debug, Default)]
+pub(super) struct Farewell {
+    gather_at: Uptime,
+}
+
+// === impl HttpLane ===
+
+impl HttpLane {
+    /// Brings the report up to date.
+    pub(super) fn tell_withdrawn(&mut self) {
+        let drained = self.desired.as_ref().is_some_and(|table| table.drained);
+        let settled = self.epoch.is_some() && self.schedule.is_settled();
+        let now = self.clock.now();
+        if !drained || (!settled && now < self.farewell.gather_at) {
+            return;
+        }
+        self.farewell.gather_at = now + GATHER_APART;
+        let withdrawn = Some(self.withdrawn(settled));
+        self.report.send_if_modified(|report| {
+            let changed = report.withdrawn != withdrawn;
+            report.withdrawn = withdrawn;
+            changed
+        });
+    }
+
+    fn withdrawn(&self, settled: bool) -> Withdrawn {
+        let unheard = self.bus.as_ref().is_some_and(|bus| !bus.may_echo());
+        let denied = self.denied == Some(wire::UNREGISTER);
+        let heard = settled && self.proof.is_complete() && !unheard && !denied;
+        let sendings = if heard { SENDINGS } else { usize::MAX };
+        let left = self.schedule.withdrawn_less_than(sendings);
+        let left: BTreeSet<String> = left.map(ToString::to_string).collect();
+        let why = if unheard && self.epoch.is_some() {
+            Some("the NATS server denies our inbox, so delivery cannot be proven".to_owned())
+        } else if self.epoch.is_none() {
+            Some("there is no connection to NATS".to_owned())
+        } else {
+            None
+        };
+        Withdrawn {
+            proven: heard && left.is_empty(),
+            left,
+            why,
+        }
+    }
+}

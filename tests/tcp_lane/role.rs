@@ -1,0 +1,166 @@
+//! The lane under its role: silent on standby, careful without proof, and quick to take over.
+
+use route_sync::Uptime;
+use route_sync::lease::{Role, Roles};
+use route_sync::plan::{NO_TLS, TcpRow};
+use route_sync::state::Warm;
+
+use super::*;
+
+const ACTIVE: Role = Role::Active {
+    generation: 1,
+    until: Uptime::MAX,
+};
+
+const CAUTIOUS: Role = Role::Cautious { generation: 1 };
+
+async fn start(
+    role: Role,
+    ttl: u64,
+    routes: &[(u16, u16)],
+    prepare: impl FnOnce(&mut Api),
+) -> (Subject, watch::Sender<Role>) {
+    start_with(role, ttl, Some(want(routes)), Warm::default(), prepare).await
+}
+
+async fn start_with(
+    role: Role,
+    ttl: u64,
+    first: Option<Arc<Desired>>,
+    warm: Warm,
+    prepare: impl FnOnce(&mut Api),
+) -> (Subject, watch::Sender<Role>) {
+    let foundation = Running::start().await;
+    prepare(&mut foundation.api.lock());
+    let (config, uaa) = config(&foundation.server.uri(), ttl);
+    let (desired, receiver) = watch::channel(first);
+    let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
+    let (counters, stop) = (Arc::<TcpCounters>::default(), CancellationToken::new());
+    let (roles, roles_rx) = watch::channel(role);
+    let lane = TcpLane::new(config, &uaa, counters.clone())
+        .unwrap()
+        .with_pace(brisk())
+        .with_state(warm, watch::Sender::default())
+        .with_roles(Roles::new(roles_rx));
+    let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
+    let subject = Subject {
+        foundation,
+        desired,
+        report,
+        counters,
+        stop,
+        task,
+    };
+    (subject, roles)
+}
+
+fn writes(api: &Api) -> usize {
+    let written = ["create", "delete"];
+    let write = |call: &&foundation::Call| written.iter().any(|it| call.path.ends_with(it));
+    api.calls.iter().filter(write).count()
+}
+
+#[tokio::test]
+async fn a_standby_reads_and_writes_nothing_until_it_takes_over_what_the_other_left() {
+    let (lane, roles) = start(Role::Standby, 120, &[(2000, 1), (2001, 1)], |api| {
+        api.insert(key(2000, 1, -1), Some(&us()), Duration::from_mins(1));
+        api.insert(key(2002, 1, -1), Some(&us()), Duration::from_mins(1));
+    })
+    .await;
+    lane.until_report("warm", |report| report.warm).await;
+    lane.holds(Duration::from_secs(1), "nothing is written", |api| {
+        writes(api) == 0
+    })
+    .await;
+    assert!(!lane.report.borrow().confirmed_once);
+    roles.send_replace(ACTIVE);
+    // What is wanted comes, what the other would have removed goes.
+    lane.until_ports(&[2000, 2001]).await;
+    lane.until_report("confirmed", |report| report.confirmed_once)
+        .await;
+}
+
+#[tokio::test]
+async fn without_proof_rows_are_renewed_while_a_list_shows_them_and_nothing_comes_or_goes() {
+    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |_| {}).await;
+    lane.until_ports(&[2000, 2001, 2002]).await;
+    roles.send_replace(CAUTIOUS);
+    // One route left, one is new; and the successor removes one, again should it come back once.
+    lane.want(&[(2001, 1), (2002, 1), (2003, 1)]);
+    let end = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < end {
+        lane.api().lock().rows.retain(|key, _| key.0 != 2002);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let stays = BTreeSet::from([2000, 2001]);
+    // Through several TTLs.
+    lane.holds(Duration::from_secs(9), "what is confirmed lives", |api| {
+        api.ports() == stays
+    })
+    .await;
+    assert_eq!(lane.counters.rows_removed.load(Relaxed), 0);
+    roles.send_replace(ACTIVE);
+    lane.until_ports(&[2001, 2002, 2003]).await;
+}
+
+#[tokio::test]
+async fn who_cannot_read_renews_what_was_confirmed_without_proof() {
+    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1)], |api| {
+        api.scopes.remove("routing.routes.read");
+    })
+    .await;
+    lane.until_ports(&[2000]).await;
+    roles.send_replace(CAUTIOUS);
+    lane.want(&[(2001, 1)]);
+    lane.holds(Duration::from_secs(6), "it lives", |api| {
+        api.ports() == BTreeSet::from([2000])
+    })
+    .await;
+    roles.send_replace(ACTIVE);
+    lane.until_ports(&[2001]).await;
+}
+
+#[tokio::test]
+async fn proof_that_is_over_removes_nothing_though_nobody_says_so() {
+    let over = Role::Active {
+        generation: 1,
+        until: Duration::from_secs(3),
+    };
+    let (lane, roles) = start(over, 120, &[(2000, 1), (2001, 1)], |_| {}).await;
+    lane.until_ports(&[2000, 2001]).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    lane.want(&[(2000, 1)]);
+    lane.holds(Duration::from_secs(1), "nothing goes", |api| {
+        api.ports() == BTreeSet::from([2000, 2001])
+    })
+    .await;
+    roles.send_replace(ACTIVE);
+    lane.until_ports(&[2000]).await;
+}
+
+#[tokio::test]
+async fn a_start_without_proof_renews_rows_of_the_state_that_still_stand_and_restores_none() {
+    let row = |port: u16| TcpRow {
+        port: RouterPort::new(port).unwrap(),
+        ip: "10.0.0.1".to_owned(),
+        backend_port: port + 30_000,
+        tls_port: NO_TLS,
+        sni: None,
+        group: "g".to_owned(),
+    };
+    let warm = Warm {
+        table: Some(want(&[(2000, 1), (2001, 1)])),
+        rows: [2000, 2001].map(row).into(),
+        ..Warm::default()
+    };
+    let (lane, roles) = start_with(CAUTIOUS, 4, None, warm, |api| {
+        api.insert(key(2000, 1, -1), Some(&us()), Duration::from_secs(3));
+    })
+    .await;
+    lane.holds(Duration::from_secs(6), "what stood lives", |api| {
+        api.ports() == BTreeSet::from([2000])
+    })
+    .await;
+    roles.send_replace(ACTIVE);
+    lane.until_ports(&[2000, 2001]).await;
+}
