@@ -2,10 +2,10 @@
 # Everything is built into one folder, so that the tests' own packages share the controller's dependencies.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: help demo test check bench fuzz
+.PHONY: help demo test check bench fuzz simulation soak mutants
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: ## run route-sync against a foundation in a box, over examples/
 	cargo build --quiet --locked
@@ -23,6 +23,19 @@ check: ## formatting, lints, documentation, licences
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline --log-level error check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences were not looked at; to do so: cargo install --locked cargo-deny"; fi
+
+# What a life is drawn from.
+SEED ?= 0
+MINUTES ?= 60
+
+simulation: ## live one simulated life and print what happens: SEED=17
+	@tests/simulation/cargo run --quiet -- --seed $(SEED) --trace --log route_sync=info
+
+soak: ## live simulated lives with ever new seeds: MINUTES=60
+	@tests/simulation/cargo run --quiet -- --minutes $(MINUTES) --seeds $$(date +%s)000..0
+
+mutants: ## show that the simulation kills each deliberate defect
+	@tests/simulation/mutants/run
 
 bench: ## measure what the README claims
 	@tests/bench

@@ -13,7 +13,8 @@
 //! | at most ten, or 30 %, of its lane within 60 s ([`Limits`])       | goes                                  |
 //! | more than that                                                   | held, all of the pass                 |
 //! | held, and `approve` names just this plan                         | goes                                  |
-//! | held, and two further complete lists come to the same plan       | goes                                  |
+//! | held, and two further complete lists come to the same plan, not  | goes                                  |
+//! | within those 60 s                                                |                                       |
 //!
 //! Pure: what it knows of the past it has in itself, and of time what it is told. It knows neither lanes'
 //! protocols nor why a route is no longer asked for.
@@ -53,7 +54,7 @@ pub struct Guard {
     /// What was let go because it was little, when, as long as it counts. What came back was no loss.
     let_go: BTreeMap<Name, Uptime>,
     /// The plan that is held, and the lists complete when it was first.
-    pending: Option<(PlanHash, BTreeMap<&'static str, u64>)>,
+    pending: Option<(PlanHash, BTreeMap<&'static str, u64>, Uptime)>,
     /// Approved, and let go by the next pass.
     approved: BTreeSet<Name>,
     /// The cluster that speaks instead of ours.
@@ -172,7 +173,7 @@ impl Guard {
                     self.lane(lane, &gone, size - free.len(), &before, &pass);
                 }
             }
-            self.agree(snapshot, told);
+            self.agree(snapshot, told, limits.window, now);
             self.keep(&mut desired, told, limits);
         }
         self.tell(told, desired)
@@ -247,7 +248,7 @@ impl Guard {
     }
 
     /// Lets everything go that was held as the same plan while each source was listed often enough.
-    fn agree(&mut self, snapshot: &Snapshot, told: &Desired) {
+    fn agree(&mut self, snapshot: &Snapshot, told: &Desired, window: Duration, now: Uptime) {
         let lists = &snapshot.evidence.lists;
         if self.held.is_empty() {
             self.pending = None;
@@ -255,16 +256,19 @@ impl Guard {
         }
         let plan = PlanHash::of(self.held.keys(), told);
         match &self.pending {
-            Some((pending, since)) if *pending == plan => {
+            Some((pending, since, held_at)) if *pending == plan => {
                 let further = |(source, count): (&&str, &u64)| {
                     since.get(source).copied().unwrap_or(0) + AGREEING_LISTS <= *count
                 };
-                if !lists.is_empty() && lists.iter().all(further) {
+                // Lists that follow each other closely, as polls do and those after a watch that failed, look at the
+                // same mistake twice.
+                let late = *held_at + window <= now;
+                if late && !lists.is_empty() && lists.iter().all(further) {
                     self.held.clear();
                     self.pending = None;
                 }
             }
-            _ => self.pending = Some((plan, lists.clone())),
+            _ => self.pending = Some((plan, lists.clone(), now)),
         }
     }
 
@@ -294,7 +298,7 @@ impl Guard {
             let name = name.clone();
             routes.push(HeldRoute { name, service });
         }
-        let Some((plan, _)) = &self.pending else {
+        let Some((plan, ..)) = &self.pending else {
             return;
         };
         let held = Held {

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+// The trait of `http-body`, which is no dependency of its own.
+use axum::body::HttpBody;
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderValue, Request, Response, StatusCode};
 use kube::client::{AuthError, Body, ClientBuilder};
@@ -200,11 +202,13 @@ pub(crate) async fn connect_with(
 
 /// A client over whatever carries requests, under the same limits. Credentials are the carrier's affair.
 #[must_use]
-pub fn client_over<S>(carrier: S, timing: &Timing) -> Client
+pub fn client_over<S, B>(carrier: S, timing: &Timing) -> Client
 where
-    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
+    B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     let layer = RimLayer {
         header_timeout: timing.header_timeout,

@@ -68,6 +68,7 @@ fn a_restart_is_no_approval_of_what_was_held() {
     assert_eq!(after.table, before.table);
     world.lists();
     world.lists();
+    world.now += WINDOW;
     assert_eq!(world.pass(wanted(11..20, [])).held, None);
 }
 

@@ -296,6 +296,8 @@ fn two_further_lists_that_agree_let_go_what_was_held() {
                 settings.kubeconfig = kubeconfig;
                 // Each poll is a complete list.
                 settings.config["kubernetes"]["poll_interval"] = "3s".into();
+                // And the ones of a minute would count as one look.
+                settings.config["routes"]["removals_window"] = "5s".into();
             })
             .await;
         crowd.all_answer(foundation).await;
