@@ -7,7 +7,7 @@
 //! | `/metrics` | `OpenMetrics` text |
 //! | `/status.json` | [`json::Report`] |
 //! | `/approve`, POST | lets go the held removals whose plan the body names: 200 [`json::Approved`], else 409 [`json::NotApproved`], or 421 [`json::StandsBy`] |
-//! | `/drain`, POST | keeps routes as they are, or withdraws them all, as the body says: 200 [`json::Drained`], else 409 [`json::NotDrained`], or 421 [`json::StandsBy`] |
+//! | `/drain`, POST | keeps routes as they are, or withdraws them all, as the body says: 200 [`json::Drained`], else 409 [`json::NotDrained`], or 421 [`json::StandsBy`] where another instance has the routes to withdraw |
 //!
 //! Whoever reaches the listener may read. Only a caller on this machine may approve or drain, wherever it listens.
 //!

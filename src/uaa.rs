@@ -455,7 +455,9 @@ impl Current {
         let life = life.min(LIFE_MAX);
         let share = 0.80 * (0.95 + 0.10 * fastrand::f64());
         let early = life.mul_f64(share);
-        let renew = early.min(life.checked_sub(RENEW_BEFORE_END).unwrap_or(early));
+        // Of a life that is hardly longer than the margin, half: else each token would be renewed as it comes.
+        let in_time = life.saturating_sub(RENEW_BEFORE_END).max(life / 2);
+        let renew = early.min(in_time);
         // A life below the margin would never be usable at all; half of it is better than none.
         let usable = life.saturating_sub(UNUSABLE_BEFORE_END).max(life / 2);
         Self {

@@ -391,10 +391,7 @@ async fn a_server_whose_name_means_nothing_is_passed_over_each_time() {
     config.servers[0].host = "nats.invalid".to_owned();
     let lane = Running::start(config, Some(table(&[("a", 30001, &[1])])));
     for connection in 1..=3 {
-        until("a connection stands", || {
-            server.connections() >= connection
-        })
-        .await;
+        until("a connection stands", || server.connections() >= connection).await;
         lane.live("a").await;
         server.stop().await;
         server.listen().await;

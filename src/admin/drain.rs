@@ -48,7 +48,11 @@ pub(super) async fn drain(
         return (StatusCode::BAD_REQUEST, "`keep` or `unregister`\n").into_response();
     };
     if let Some(refused) = stands_by(&answers.status) {
-        return refused;
+        return match drain {
+            // It announces nothing, so that there is nothing to hold as it is.
+            Drain::Keep => as_json(StatusCode::OK, &json::Drained::kept(Vec::new())),
+            Drain::Unregister => refused,
+        };
     }
     let status = &answers.status;
     let routes = routes(status);

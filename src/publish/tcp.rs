@@ -293,6 +293,9 @@ impl TcpLane {
             state.act_as(self.roles.at(clock.now()), clock.now());
             let renew_in = self.api.renew_token_in();
             let renew_at = renew_in.map(|wait| clock.now() + wait);
+            if let Some(spared) = state.still_spared() {
+                self.follow.taken(spared);
+            }
             let (next, wake) = state.turn(renew_at, clock.now());
             tell_sent(&self.counters.propagation, &next, clock.now());
             ops.extend(
@@ -317,8 +320,7 @@ impl TcpLane {
                     () = self.roles.changed() => {}
                     Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
                     proven = self.follow.proven() => {
-                        let spared = state.reconfigure(&proven, clock.now());
-                        self.follow.taken(&spared);
+                        self.follow.taken(state.reconfigure(&proven, clock.now()));
                         if let Some(api) = proven.client {
                             self.api = api;
                             events = None;

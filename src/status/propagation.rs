@@ -77,6 +77,11 @@ impl Propagation {
         );
     }
 
+    /// What another instance told first is not measured here.
+    pub fn forget(&self, lane: Lane) {
+        self.lock().pending.remove(&lane);
+    }
+
     /// Something of these routes went out.
     pub fn sent<T: ToString>(&self, lane: Lane, names: impl IntoIterator<Item = T>, now: Uptime) {
         let mut inner = self.lock();

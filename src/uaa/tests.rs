@@ -303,6 +303,8 @@ async fn without_uaa_a_token_serves_to_its_very_end() {
 async fn a_life_of_nothing_is_no_hot_loop_and_an_endless_one_no_panic() {
     for (life, renew) in [
         (0, Duration::from_millis(500)),
+        (60, Duration::from_secs(25)),
+        (61, Duration::from_secs(25)),
         (i64::MAX, Duration::from_hours(1)),
     ] {
         let server = uaa(token(Some(life))).await;

@@ -99,6 +99,21 @@ async fn ports_reserved_meanwhile_are_refused_and_those_that_live_stay_till_the_
     })
     .await;
     lane.until_ports(&[2000, 2002]).await;
+
+    // Once its route has gone it is reserved like any other.
+    lane.want(&[(2002, 1)]);
+    lane.until_ports(&[2002]).await;
+    until_unused(&mut settings, Option::is_none).await;
+    lane.want(&[(2000, 1), (2002, 1)]);
+    lane.until_report("it is refused", |report| {
+        let reserved = report
+            .findings
+            .iter()
+            .filter(|it| it.code.as_str() == "port-reserved");
+        reserved.count() == 1
+    })
+    .await;
+    lane.until_ports(&[2002]).await;
 }
 
 #[tokio::test]

@@ -158,7 +158,11 @@ impl Reload {
         let mut findings: Vec<Finding> = self.refused.iter().cloned().collect();
         if !self.waiting.is_empty() {
             let keys: Vec<_> = self.waiting.iter().map(|key| format!("`{key}`")).collect();
-            let message = format!("changes of {} wait for a start", keys.join(", "));
+            let mut keys = keys.join(", ");
+            if self.waiting.contains(&"routes.app_domain") {
+                keys.push_str(" and with it all of `routes` and `policy`");
+            }
+            let message = format!("changes of {keys} wait for a start");
             findings.push(stale(message).hint("restart route-sync; routes outlive that"));
         }
         let tcp = self.parts.tcp.as_ref().and_then(Settings::unused);

@@ -212,23 +212,43 @@ impl TcpSettings {
 impl State {
     /// Goes on with other settings: what is known stays known, and is looked at anew. Gives the ports that live
     /// although they are to be reserved: a slip in a file that is read while routes live should close none.
-    pub(super) fn reconfigure(&mut self, proven: &Proven, now: Uptime) -> BTreeSet<RouterPort> {
+    pub(super) fn reconfigure(&mut self, proven: &Proven, now: Uptime) -> &BTreeSet<RouterPort> {
         let (mut api, before) = (proven.api.clone(), &self.config.reserved_ports);
         let newly = |port: &RouterPort| {
             api.reserved_ports.contains(port.get()) && !before.contains(port.get())
         };
         let spared: BTreeSet<_> = self.live().into_iter().filter(newly).collect();
-        for port in &spared {
-            api.reserved_ports = api.reserved_ports.without(port.get());
-        }
+        self.reserved = std::mem::take(&mut api.reserved_ports);
         self.config = api;
-        self.admission_stale = true;
+        self.spare(spared);
         if proven.client.is_some() {
             // What the old client could not do need not wait for the new one.
             self.missing.clear();
             self.hear(Heard::Lost(Loss::Ended), now);
             self.look_now(now);
         }
-        spared
+        &self.spared
+    }
+
+    /// The ports that are still spared, if some are no more: whose route went is reserved from then on.
+    pub(super) fn still_spared(&mut self) -> Option<&BTreeSet<RouterPort>> {
+        if self.spared.is_empty() {
+            return None;
+        }
+        let live = self.live();
+        let still: BTreeSet<_> = self.spared.intersection(&live).copied().collect();
+        if still.len() == self.spared.len() {
+            return None;
+        }
+        self.spare(still);
+        Some(&self.spared)
+    }
+
+    fn spare(&mut self, ports: BTreeSet<RouterPort>) {
+        let all = self.reserved.clone();
+        let spared = ports.iter();
+        self.config.reserved_ports = spared.fold(all, |all, port| all.without(port.get()));
+        self.spared = ports;
+        self.admission_stale = true;
     }
 }

@@ -18,7 +18,7 @@ use crate::plan::admission::{self, Admission, Gate, RouterGroup};
 use crate::plan::flap::{Calmed, Flaps};
 use crate::plan::{InstanceId, Journal, Look, Observed, Plan, Policy, TcpRow, View};
 use crate::retry::Backoff;
-use crate::route::RouterPort;
+use crate::route::{PortRanges, RouterPort};
 use crate::state::Warm;
 use crate::uaa::UaaError;
 
@@ -121,6 +121,10 @@ struct Waiting {
 )]
 pub(super) struct State {
     pub(super) config: RoutingApiConfig,
+    /// All ports that the configuration reserves.
+    pub(super) reserved: PortRanges,
+    /// Of those, the ones that lived before they were: they are served until their routes go.
+    pub(super) spared: BTreeSet<RouterPort>,
     pace: Pace,
     pub(super) counters: Arc<TcpCounters>,
     started: Uptime,
@@ -228,6 +232,8 @@ impl State {
     ) -> Self {
         let ttl = config.ttl;
         Self {
+            reserved: config.reserved_ports.clone(),
+            spared: BTreeSet::new(),
             config,
             pace,
             counters,

@@ -57,7 +57,7 @@ struct Trial {
     /// When it is asked next whether we may speak.
     ask_at: Instant,
     /// It was, and this is when no answer means yes.
-    asked: Option<Instant>,
+    asked: Option<(u64, Instant)>,
 }
 
 // === impl Follow ===
@@ -173,20 +173,39 @@ impl Trial {
             if tokio::time::timeout_at(self.tell_at, stands).await.is_err() {
                 self.tell_at = Instant::now() + PATIENCE;
                 let error = bus.error();
+                if bus.has_ended() {
+                    self.opening = open(self.outside.clone(), self.config.clone(), PATIENCE);
+                    self.bus = None;
+                }
                 return Err(
                     error.unwrap_or_else(|| "no connection to NATS comes to stand".to_owned())
                 );
             }
             self.ask_at = Instant::now() + PATIENCE;
-            ask(&**bus).await.map_err(|error| error.to_string())?;
-            self.asked = Some(Instant::now() + ANSWER_WAIT);
+            let epoch = ask(&**bus).await.map_err(|error| error.to_string())?;
+            self.asked = Some((epoch, Instant::now() + ANSWER_WAIT));
         }
-        if let Some(until) = self.asked {
-            let echo = async { while bus.hear().await != Heard::Echo(ECHO) {} };
+        if let Some((epoch, until)) = self.asked {
+            let echo = async {
+                loop {
+                    match bus.hear().await {
+                        Heard::Echo(ECHO) => return,
+                        // They are ready again at once until they are taken.
+                        Heard::Others => while bus.overheard().is_some() {},
+                        _ => {}
+                    }
+                }
+            };
             if tokio::time::timeout_at(until, echo).await.is_ok() {
                 // What the server denies comes before the echo, but another way.
-                self.asked = Some(until.min(Instant::now() + DENIAL_WAIT));
+                self.asked = Some((epoch, until.min(Instant::now() + DENIAL_WAIT)));
                 tokio::time::sleep(DENIAL_WAIT).await;
+            }
+            // Silence proves nothing of a connection that is no more.
+            if bus.epoch() != Some(epoch) {
+                self.asked = None;
+                let error = bus.error();
+                return Err(error.unwrap_or_else(|| "the new connection did not last".to_owned()));
             }
         }
         match bus.denied(PATIENCE) {
@@ -199,14 +218,15 @@ impl Trial {
     }
 }
 
-/// Says what is later said of routes, of no route.
-async fn ask(bus: &dyn Bus) -> Result<(), SendError> {
+/// Says what is later said of routes, of no route; over which connection.
+async fn ask(bus: &dyn Bus) -> Result<u64, SendError> {
     let epoch = bus.epoch().ok_or(SendError::Gone)?;
     for subject in [wire::REGISTER, wire::UNREGISTER] {
         let nothing = Bytes::from_static(wire::NOTHING);
         bus.publish(epoch, subject, nothing).await?;
     }
-    bus.echo(epoch, ECHO).await
+    bus.echo(epoch, ECHO).await?;
+    Ok(epoch)
 }
 
 fn open(
@@ -235,7 +255,11 @@ impl HttpLane {
         let now = self.clock.now();
         self.schedule.set_pace(config.messages_per_second);
         self.routers.set_default(config.default_interval);
+        let joins = self.config.join_foreign != config.join_foreign;
         self.config = config;
+        if joins {
+            self.announce_recorded();
+        }
         let Some(bus) = bus else { return };
         if let (Some(epoch), Some(old)) = (self.epoch.take(), &self.bus) {
             // Else what it still holds would arrive after what the new one says of the same route.

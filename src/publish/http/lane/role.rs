@@ -104,8 +104,11 @@ impl HttpLane {
             if role.is_standby() {
                 info!("http lane stands by, another instance announces");
                 self.schedule.disconnected(now);
-            } else if self.epoch.is_some() {
-                self.schedule.connected(now);
+            } else {
+                self.counters.propagation.forget(Lane::Http);
+                if self.epoch.is_some() {
+                    self.schedule.connected(now);
+                }
             }
         }
         if role.is_standby() {

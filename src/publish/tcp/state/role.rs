@@ -7,7 +7,7 @@ use super::{Kind, Op, State};
 use crate::Uptime;
 use crate::lease::Role;
 use crate::plan::{Policy, TcpRow};
-use crate::route::NodePort;
+use crate::route::{Lane, NodePort};
 
 /// How fresh a list must be for a cautious lane to renew what it shows. A row that another instance deleted since
 /// then would come back, until that one hears of it.
@@ -17,6 +17,9 @@ impl State {
     /// Takes a role for the coming turn.
     pub(in super::super) fn act_as(&mut self, role: Role, now: Uptime) {
         let begins = role.is_active() && !self.role.is_active();
+        if self.role.is_standby() && !role.is_standby() {
+            self.counters.propagation.forget(Lane::Tcp);
+        }
         self.role = role;
         if !begins {
             return;
