@@ -42,7 +42,7 @@ pub const KEYS: &[Key] = &[
     key(
         "kubernetes.poll_interval",
         "15s",
-        "how often is listed where `watch` is forbidden",
+        "how often everything is listed where `watch` is forbidden",
     ),
     key(
         "kubernetes.proxy_url",
@@ -264,7 +264,7 @@ pub const KEYS: &[Key] = &[
     key(
         "admin.listen",
         "127.0.0.1:9101",
-        "address of `/live`, `/ready`, `/metrics`, `/status.json`; `off` for none",
+        "address of `/live`, `/ready`, `/metrics`, `/status.json`, and, for callers on this machine alone, `/approve` and `/drain`; a kubelet's probes need one that they reach, such as `0.0.0.0:9101`; `off` for none: then `status`, `approve` and `drain` have nobody to ask",
     ),
     key(
         "log.format",

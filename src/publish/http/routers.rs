@@ -1,7 +1,7 @@
 //! What the routers told: how often they want to hear of each endpoint.
 //!
-//! Pure but for the jitter of its retries. Every router answers a greeting and routers may differ (gorouter#43),
-//! so that answers are gathered and the shortest interval wins.
+//! Pure but for the jitter of its retries. Every router answers a greeting and routers may differ, so
+//! that answers are gathered and the shortest interval wins.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

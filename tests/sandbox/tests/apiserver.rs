@@ -573,7 +573,9 @@ async fn every_example_applies_and_the_shipped_role_is_enough_to_read_it() {
     }
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
     let lease = json!({"metadata": {"name": "route-sync"}, "spec": {}});
-    assert_eq!(client.send("POST", leases, lease).await.0, 403);
+    assert_eq!(client.send("POST", leases, lease).await.0, 201);
+    let other = format!("{leases}/other");
+    assert_eq!(client.get(&other).await.0, 403);
     assert_eq!(client.get("/api/v1/namespaces/kube-system").await.0, 200);
     assert_eq!(
         client
