@@ -99,10 +99,10 @@ pub(super) async fn run(
         // Where nobody will say, there is none.
         _ = names.wait_for(Option::is_some) => {}
     }
-    names.mark_changed();
+    let mut names_told = true;
     loop {
         let view = snapshot.borrow_and_update().clone();
-        if names.has_changed().unwrap_or(false)
+        if std::mem::take(&mut names_told)
             && let Some(told) = &*names.borrow_and_update()
         {
             memory.adopt(told);
@@ -166,7 +166,7 @@ pub(super) async fn run(
             // They are looked for only while something is held, and whoever looks ends with the process.
             Ok(()) = others.ports.changed() => {}
             // Whoever leads says nothing here; its own passes decide.
-            Ok(()) = names.changed() => names.mark_changed(),
+            Ok(()) = names.changed() => names_told = true,
             () = revisit => {}
         }
     }
