@@ -1,5 +1,6 @@
 //! Many lives, on as many threads as there are processors.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,9 @@ use crate::{Outcome, live};
 
 /// One life in so many is lived twice, and must be the same.
 const TWICE_EACH: u64 = 50;
+/// A life takes some 25 ms, and a busy machine makes hundreds of times as much of it. In one that takes longer the
+/// controller turns without rest, and time stands still.
+const LIFE_MAX: Duration = Duration::from_mins(2);
 
 /// Which lives.
 #[derive(Clone, Debug)]
@@ -37,6 +41,7 @@ pub fn live_all(crowd: &Crowd, tell: impl Fn(u64, &str) + Sync) -> Summary {
     let next = AtomicU64::new(crowd.seeds.start);
     let summary = Mutex::new(Summary::default());
     let lock = || summary.lock().expect("no thread may panic holding it");
+    let living = Mutex::new(BTreeMap::new());
     let some = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -46,7 +51,10 @@ pub fn live_all(crowd: &Crowd, tell: impl Fn(u64, &str) + Sync) -> Summary {
             if over || lock().wrong.len() >= crowd.wrong {
                 return;
             }
+            let living = || living.lock().expect("no thread may panic holding it");
+            living().insert(seed, Instant::now());
             let outcome = caught(seed);
+            living().remove(&seed);
             let mut wrong = outcome.wrongs.first().map(|(at, what)| told(*at, what));
             if seed.is_multiple_of(TWICE_EACH) && caught(seed).hash != outcome.hash {
                 wrong = Some("the same seed lived two lives".to_owned());
@@ -63,8 +71,16 @@ pub fn live_all(crowd: &Crowd, tell: impl Fn(u64, &str) + Sync) -> Summary {
     };
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(some);
+        let some: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
+        while !some.iter().all(|thread| thread.is_finished()) {
+            std::thread::sleep(Duration::from_millis(20));
+            let living = living.lock().expect("no thread may panic holding it");
+            let stuck = living.iter().find(|(_, since)| since.elapsed() > LIFE_MAX);
+            if let Some((seed, _)) = stuck {
+                tell(*seed, "it comes to no end: something turns without rest");
+                // Nothing else ends a thread that never waits.
+                std::process::exit(1);
+            }
         }
     });
     let mut summary = summary
