@@ -22,6 +22,18 @@ const STOP_WAIT: Duration = Duration::from_secs(8);
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
+/// Reads the wall clock at the rim, as time since 1970. Good for nothing but to notice that the machine stood still:
+/// a process's own clock does so with it (`CLOCK_MONOTONIC` of Linux).
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no decision is made of it but to be careful"
+)]
+pub fn wall_clock() -> Duration {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default()
+}
+
 /// Every task of the process.
 pub struct Tasks {
     set: JoinSet<&'static str>,

@@ -1,5 +1,6 @@
 //! The Lease's task against a scripted apiserver: who holds it when, and what is said of it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use route_sync::kubernetes::lease::LeaseObject;
 use route_sync::lease::{
     Channels, Instances, Kept, Lease, LeaseReport, Role, Term, Timing, decode_holders,
 };
-use route_sync::lifecycle::Clock;
+use route_sync::lifecycle::{Clock, wall_clock};
 use route_sync::outside::Network;
 use route_sync::route::{RouterPort, ServiceKey};
+use route_sync::status::Drain;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -64,7 +66,17 @@ struct ApiServer {
 }
 
 impl ApiServer {
+    /// With a Lease that nobody holds.
     async fn start() -> Self {
+        let server = Self::start_empty().await;
+        let metadata = json!({"name": "route-sync", "resourceVersion": "0"});
+        let spec = json!({"holderIdentity": "", "leaseTransitions": 0});
+        server.world().lease = Some(json!({"metadata": metadata, "spec": spec}));
+        server
+    }
+
+    /// Where nobody made a Lease yet.
+    async fn start_empty() -> Self {
         let world = Arc::<Mutex<World>>::default();
         let mut ports = [0; 2];
         for (door, port) in ports.iter_mut().enumerate() {
@@ -157,6 +169,7 @@ struct Instance {
     report: watch::Receiver<LeaseReport>,
     names: watch::Receiver<Option<Contested>>,
     contested: watch::Sender<Option<Contested>>,
+    drained: watch::Sender<Option<Drain>>,
     kept: watch::Receiver<Option<Kept>>,
     heard: mpsc::Sender<Term>,
     clock: Clock,
@@ -177,12 +190,30 @@ impl Instance {
         Self::start_as(server, door, identity, None, timing)
     }
 
+    /// Without a state, and before Kubernetes answered all that a table needs.
+    fn start_cold(server: &ApiServer, door: usize, timing: Timing) -> Self {
+        let identity = ["a", "b"][door].to_owned();
+        Self::start_with(server, door, identity, None, timing, |lease| lease)
+    }
+
     fn start_as(
         server: &ApiServer,
         door: usize,
         identity: String,
         inherited: Option<u64>,
         timing: Timing,
+    ) -> Self {
+        let warm = |lease: Lease| lease.with_warm_table(true);
+        Self::start_with(server, door, identity, inherited, timing, warm)
+    }
+
+    fn start_with(
+        server: &ApiServer,
+        door: usize,
+        identity: String,
+        inherited: Option<u64>,
+        timing: Timing,
+        with: impl FnOnce(Lease) -> Lease,
     ) -> Self {
         let files = tempfile::tempdir().unwrap();
         let kubeconfig = files.path().join("kubeconfig");
@@ -207,17 +238,19 @@ impl Instance {
         let (report_tx, report) = watch::channel(LeaseReport::new(identity.clone(), role));
         let (names_tx, names) = watch::channel(None);
         let (contested, contested_rx) = watch::channel(None);
+        let (drained, drained_rx) = watch::channel(None);
         let (kept_tx, kept) = watch::channel(None);
         let channels = Channels {
             roles: roles_tx,
             report: report_tx,
             heard: heard_rx,
             contested: contested_rx,
+            drained: drained_rx,
             names: names_tx,
             kept: Some(kept_tx),
         };
         let object = LeaseObject::new(Arc::new(Network), config, ("kube-system", "route-sync"), 15);
-        let lease = Lease::new(object, identity, inherited, timing, channels);
+        let lease = with(Lease::new(object, identity, inherited, timing, channels));
         let (clock, stop) = (Clock::start(), CancellationToken::new());
         let task = tokio::spawn(lease.run(clock, stop.clone()));
         Self {
@@ -225,6 +258,7 @@ impl Instance {
             report,
             names,
             contested,
+            drained,
             kept,
             heard: instances.heard,
             clock,
@@ -409,7 +443,7 @@ async fn without_the_right_or_the_api_or_the_namespace_an_instance_acts_as_the_o
             "acts as the only one",
         ),
     ] {
-        let server = ApiServer::start().await;
+        let server = ApiServer::start_empty().await;
         server.is(0, mood);
         let instance = Instance::start(&server, 0, BRISK);
         let role = instance.becomes("alone", Role::is_active).await;
@@ -474,4 +508,82 @@ async fn the_holder_writes_who_has_each_contested_name_and_others_read_it() {
     first.stop().await;
     second.leads().await;
     assert_eq!(written(), Some(contested));
+}
+
+#[tokio::test]
+async fn an_instance_without_a_table_takes_no_lease_that_another_can_serve() {
+    let server = ApiServer::start().await;
+    let cold = Instance::start_cold(&server, 0, BRISK);
+    until("looked", || cold.names.borrow().is_some()).await;
+    let warm = Instance::start(&server, 1, BRISK);
+    assert_eq!(warm.leads().await, 1);
+    warm.stop().await;
+    tokio::time::sleep(2 * BRISK.lease).await;
+    assert_eq!(server.holder(), "", "nobody can serve it");
+    assert!(cold.role().is_standby());
+    cold.contested.send_replace(Some(Contested::default()));
+    assert_eq!(cold.leads().await, 2);
+}
+
+#[tokio::test]
+async fn a_drained_instance_keeps_the_lease_it_has_and_takes_none_back() {
+    let server = ApiServer::start().await;
+    let drained = Instance::start(&server, 0, BRISK);
+    drained.leads().await;
+    drained.drained.send_replace(Some(Drain::Keep));
+    let writes = server.world().writes;
+    until("renewed", || server.world().writes > writes + 2).await;
+    assert!(drained.role().is_active());
+    let other = Instance::start(&server, 1, BRISK);
+    server.is(0, Mood::Down);
+    assert_eq!(other.leads().await, 2);
+    server.is(0, Mood::Well);
+    drained.becomes("silent", Role::is_standby).await;
+    other.stop().await;
+    tokio::time::sleep(2 * BRISK.lease).await;
+    assert_eq!(server.holder(), "");
+    assert!(drained.role().is_standby());
+}
+
+#[tokio::test]
+async fn a_start_that_finds_no_lease_waits_for_a_holder_that_may_still_have_proof() {
+    let server = ApiServer::start_empty().await;
+    let holder = Instance::start(&server, 0, BRISK);
+    assert_eq!(holder.leads().await, 1);
+    server.is(0, Mood::Down);
+    server.world().lease = None;
+    let starts = Instance::start(&server, 1, BRISK);
+    starts
+        .becomes("leads", |role| {
+            let both = role.is_active() && holder.role().is_active();
+            assert!(!both, "two have proof at once");
+            role.is_active()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_machine_that_was_suspended_stands_by_until_it_knows_who_leads() {
+    static SUSPENDED: AtomicU64 = AtomicU64::new(0);
+    let server = ApiServer::start().await;
+    let with = |lease: Lease| {
+        lease.with_warm_table(true).with_wall_clock(|| {
+            let suspended = Duration::from_secs(SUSPENDED.load(Ordering::Relaxed));
+            wall_clock() + suspended
+        })
+    };
+    let lasting = Timing {
+        renew: Duration::from_mins(5),
+        ..PATIENT
+    };
+    let holder = Instance::start_with(&server, 0, "a".to_owned(), None, lasting, with);
+    holder.leads().await;
+    server.is(0, Mood::Down);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(holder.role().is_active(), "its proof lasts");
+    SUSPENDED.store(60, Ordering::Relaxed);
+    let cautious = Role::Cautious { generation: 1 };
+    holder.becomes("cautious", |role| role == cautious).await;
+    server.is(0, Mood::Well);
+    assert_eq!(holder.leads().await, 1, "nobody took it meanwhile");
 }

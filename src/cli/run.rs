@@ -127,12 +127,13 @@ pub async fn assemble(
     });
     let domain = &routes.app_domain;
     let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
-    let memory = known_holders(state.as_ref());
+    let (gate, drains, mut draining) = Gate::open(state.as_ref());
     let leading = wires::lease(
         outside.clone(),
         leader_election,
         &kubernetes,
         state.as_ref(),
+        draining.asked.clone(),
         clock,
         &mut tasks,
     );
@@ -146,11 +147,10 @@ pub async fn assemble(
     );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
-    let (gate, drains, mut draining) = Gate::open(state.as_ref());
     let deriving = derive::run(
         snapshot.clone(),
         parts.options.follower(),
-        memory,
+        known_holders(state.as_ref()),
         clock,
         desired_tx,
         derive::Told {

@@ -2,14 +2,18 @@
 //!
 //! | what the Lease says | what is done |
 //! |---|---|
-//! | nothing, and never did | made, held by us |
-//! | nothing any more | its holder makes it again at once, others after [`Timing::lease`] |
+//! | nothing | its holder makes it again at once, others after [`Timing::lease`] |
 //! | nobody holds it | taken |
 //! | ours, from before a restart or by a write whose answer was lost | taken again |
 //! | another's, changed since the last look | looked at again |
 //! | another's, the same for [`Timing::lease`] | taken |
-//! | we may not read or write it, and nobody else was ever seen at it | we are the only instance |
+//! | for [`Timing::lease`] that we may not read or write it, and nobody else was ever seen at it | we are the only instance |
 //! | no answer | its holder is cautious once the proof is over; nobody else becomes active |
+//!
+//! A start that finds no Lease cannot tell one that never was from one that was just deleted under a holder that still
+//! has proof; so it waits as well, once in the life of a Lease. A 403 may come from an apiserver that has yet to read
+//! who may what. Whoever has nothing to publish, or shall not, renews what it holds and takes nothing:
+//! [`Elector::allow`].
 //!
 //! Each time it changes hands the generation goes up, even from an instance to itself: a term that was once given
 //! up is never taken for the one that follows.
@@ -71,6 +75,8 @@ struct Held {
     generation: u64,
     /// When the renewal was sent that proves it.
     renewed: Uptime,
+    /// Not once this process or its machine stood still since then.
+    proven: bool,
 }
 
 /// What was read last.
@@ -80,8 +86,8 @@ enum Last {
     Unknown,
     /// This record, without a sign of life since then.
     Record(Record, Uptime),
-    /// There is none, since then. A start finds none at once; whoever saw one waits for its holder.
-    Absent { since: Uptime, vanished: bool },
+    /// There is none, since then.
+    Absent { since: Uptime },
 }
 
 /// One instance's mind.
@@ -112,6 +118,10 @@ pub struct Elector {
     /// When another instance's word ended the last term; what was sent before proves nothing.
     deposed: Option<Uptime>,
     alone: bool,
+    /// Since when each answer was that we may not.
+    denied: Option<Uptime>,
+    /// Whether a Lease that is free may be taken.
+    allowed: bool,
     yields_until: Uptime,
     next_at: Uptime,
 }
@@ -119,8 +129,8 @@ pub struct Elector {
 // === impl Elector ===
 
 impl Elector {
-    /// Nothing is known yet. `inherited` is the generation under which the process before this one held the Lease
-    /// when it last said so.
+    /// Nothing is known yet, and nothing is taken before [`Self::allow`]. `inherited` is the generation under which
+    /// the process before this one held the Lease when it last said so.
     #[must_use]
     pub fn new(identity: String, timing: Timing, inherited: Option<u64>) -> Self {
         Self {
@@ -137,6 +147,8 @@ impl Elector {
             thawed: None,
             deposed: None,
             alone: false,
+            denied: None,
+            allowed: false,
             yields_until: Uptime::ZERO,
             next_at: Uptime::ZERO,
         }
@@ -160,11 +172,12 @@ impl Elector {
                 Some(Held {
                     generation,
                     renewed,
+                    proven,
                 }),
                 _,
             ) => {
                 let until = renewed + self.timing.renew;
-                if now <= until {
+                if proven && now <= until {
                     Role::Active { generation, until }
                 } else {
                     Role::Cautious { generation }
@@ -214,10 +227,21 @@ impl Elector {
     /// When time alone changes the role.
     #[must_use]
     pub fn changes_at(&self, now: Uptime) -> Option<Uptime> {
-        let over = self.held.map(|held| held.renewed + self.timing.renew);
+        let held = self.held.filter(|held| held.proven);
+        let over = held.map(|held| held.renewed + self.timing.renew);
         let over = over.filter(|over| *over >= now);
         let over = over.map(|over| over + Uptime::from_nanos(1));
         over.or(Some(self.yields_until).filter(|until| self.alone && *until > now))
+    }
+
+    /// Whether a Lease that is free may be taken: by whoever has a table, and was not told to give it up. One that is
+    /// held is renewed all the same.
+    pub fn allow(&mut self, allowed: bool, now: Uptime) {
+        let begins = allowed && !self.allowed;
+        self.allowed = allowed;
+        if begins && self.is_takeable(now) {
+            self.next_at = now;
+        }
     }
 
     /// What to ask now.
@@ -233,12 +257,10 @@ impl Elector {
             (Last::Record(record, _), Some(held)) => {
                 (Some(record.version.clone()), held.generation, false)
             }
-            (Last::Record(record, since), None) if self.is_free(record, *since, now) => {
+            (Last::Record(record, _), None) if self.allowed && self.is_takeable(now) => {
                 (Some(record.version.clone()), self.next_generation(), true)
             }
-            (Last::Absent { since, vanished }, _)
-                if self.held.is_some() || !*vanished || *since + self.timing.lease <= now =>
-            {
+            (Last::Absent { .. }, _) if self.allowed && self.is_takeable(now) => {
                 (None, self.next_generation(), true)
             }
             (Last::Unknown | Last::Record(..) | Last::Absent { .. }, _) => return Some(Ask::Look),
@@ -258,6 +280,11 @@ impl Elector {
         // That another version stands says that somebody wrote, not who.
         let tells = answer != Answer::Conflict;
         self.thawed = self.thawed.filter(|thawed| !tells || sent < *thawed);
+        let denied = answer == Answer::Denied;
+        self.denied = denied.then(|| self.denied.unwrap_or(now));
+        if answer == Answer::Failed {
+            self.lost_sight(now);
+        }
         match (ask, answer) {
             (_, Answer::Seen(record)) => self.seen(record, now),
             (Ask::Look, Answer::Absent) => self.gone(now),
@@ -274,6 +301,7 @@ impl Elector {
                     self.held = Some(Held {
                         generation: draft.generation,
                         renewed: sent,
+                        proven: self.thawed.is_none(),
                     });
                 }
             }
@@ -281,20 +309,20 @@ impl Elector {
                 self.stale = true;
                 self.next_at = now + CONFLICT_PAUSE;
             }
-            (_, Answer::Denied) if !self.met_other && !self.may_update => {
-                self.alone = true;
-                self.held = None;
-                self.inherited = None;
-                self.next_at = now + ALONE_RETRY;
-            }
+            (_, Answer::Denied) if !self.met_other && !self.may_update => self.denied(now),
             (_, Answer::Denied | Answer::Failed) => {}
         }
     }
 
     /// The process stood still, perhaps for so long that another took over. Until something is asked and answered, or
-    /// known not to be answered, it stands by.
+    /// known not to be answered, it stands by; and what was proven before is proven only by the next renewal: our own
+    /// clock may have stood still as well.
     pub fn thaw(&mut self, now: Uptime) {
         self.thawed = Some(now);
+        if let Some(held) = &mut self.held {
+            held.proven = false;
+        }
+        self.lost_sight(now);
         self.next_at = now;
     }
 
@@ -339,6 +367,18 @@ impl Elector {
         })
     }
 
+    fn denied(&mut self, now: Uptime) {
+        let over = self.denied.unwrap_or(now) + self.timing.lease;
+        if !self.alone && now < over {
+            self.next_at = self.next_at.min(over);
+            return;
+        }
+        self.alone = true;
+        self.held = None;
+        self.inherited = None;
+        self.next_at = now + ALONE_RETRY;
+    }
+
     fn seen(&mut self, record: Record, now: Uptime) {
         let first = matches!(self.last, Last::Unknown);
         let ours = record.holder == self.identity;
@@ -366,32 +406,51 @@ impl Elector {
         let free = self.is_free(&record, since, now) || self.held.is_some();
         // Where the right to write is missing, looking again changes nothing.
         self.alone &= free;
-        self.next_at = if free {
-            now
-        } else {
-            // Twice as often as it is renewed: how late the last renewal was seen delays a takeover.
-            let next = now + self.timing.retry / 2;
-            next.min(since + self.timing.lease)
+        // Twice as often as it is renewed: how late the last renewal was seen delays a takeover.
+        let next = now + self.timing.retry / 2;
+        self.next_at = match (free, self.allowed || self.held.is_some()) {
+            (true, true) => now,
+            (true, false) => next,
+            (false, _) => next.min(since + self.timing.lease),
         };
         self.last = Last::Record(record, since);
     }
 
+    /// While nobody looked a Lease may have come and gone, and left its holder with proof.
+    fn lost_sight(&mut self, now: Uptime) {
+        if let Last::Absent { since } = &mut self.last {
+            *since = now;
+        }
+    }
+
     fn gone(&mut self, now: Uptime) {
-        let first = matches!(self.last, Last::Unknown);
-        self.inherited = None;
         self.stale = false;
         if !matches!(self.last, Last::Absent { .. }) {
-            self.last = Last::Absent {
-                since: now,
-                vanished: !first,
-            };
+            self.last = Last::Absent { since: now };
         }
         let proven = self.role(now).is_active();
         if !proven {
             self.held = None;
         }
-        if first || proven {
-            self.next_at = now;
+        if self.allowed
+            && let Last::Absent { since } = self.last
+        {
+            let takeable = if proven {
+                now
+            } else {
+                since + self.timing.lease
+            };
+            self.next_at = self.next_at.min(takeable).max(now);
+        }
+    }
+
+    /// Whether what was read last may be taken by whoever is allowed to.
+    fn is_takeable(&self, now: Uptime) -> bool {
+        match &self.last {
+            Last::Unknown => false,
+            Last::Record(record, since) => self.is_free(record, *since, now),
+            // Whoever held it may have proof for as long as anybody who went silent.
+            Last::Absent { since } => self.held.is_some() || *since + self.timing.lease <= now,
         }
     }
 

@@ -19,8 +19,12 @@ use crate::causes::chain;
 use crate::desired::{Code, Contested, Finding, Subject};
 use crate::kubernetes::ApiError;
 use crate::kubernetes::lease::LeaseObject;
-use crate::lifecycle::Clock;
+use crate::lifecycle::{Clock, wall_clock};
+use crate::status::Drain;
 
+/// The wall clock is compared this often, however long there is nothing to ask: a machine that stood still goes on with
+/// old proof until then.
+const WALL_EVERY: Duration = Duration::from_millis(500);
 /// How long the lanes may take to end before the Lease is released all the same; they take 2 s at most.
 const LANES_WAIT: Duration = Duration::from_secs(3);
 /// How long the last write may take; who waits longer is stopped with everything else.
@@ -70,6 +74,8 @@ pub struct Channels {
     pub heard: mpsc::Receiver<Term>,
     /// Who holds which contested name by our own table; `None` before there is one.
     pub contested: watch::Receiver<Option<Contested>>,
+    /// What an operator drained this instance to: it keeps the Lease that it has and takes none.
+    pub drained: watch::Receiver<Option<Drain>>,
     /// And by the Lease; `None` before it was asked.
     pub names: watch::Sender<Option<Contested>>,
     /// To whoever keeps it for the next process.
@@ -100,6 +106,15 @@ pub struct Lease {
     /// When somebody last answered.
     answered: Uptime,
     rival: Option<(Term, Uptime)>,
+    /// The process before this one left a table.
+    warm: bool,
+    wall: WallClock,
+}
+
+/// Notices that time went by elsewhere which our own clock did not count.
+struct WallClock {
+    read: fn() -> Duration,
+    last: (Duration, Uptime),
 }
 
 /// A request that came back.
@@ -180,7 +195,26 @@ impl Lease {
             error: None,
             answered: Uptime::ZERO,
             rival: None,
+            warm: false,
+            wall: WallClock {
+                read: wall_clock,
+                last: (Duration::ZERO, Uptime::ZERO),
+            },
         }
+    }
+
+    /// With whether the process before this one left a table: then there is something to publish from the start.
+    #[must_use]
+    pub fn with_warm_table(mut self, warm: bool) -> Self {
+        self.warm = warm;
+        self
+    }
+
+    /// With another wall clock than the machine's.
+    #[must_use]
+    pub fn with_wall_clock(mut self, read: fn() -> Duration) -> Self {
+        self.wall.read = read;
+        self
     }
 
     /// Runs until `stop`, and releases the Lease then.
@@ -190,11 +224,13 @@ impl Lease {
             identity = self.identity,
             "leader election"
         );
+        self.wall.jumped(clock.now());
         loop {
             let now = clock.now();
+            self.elector.allow(self.may_take(), now);
             self.ask(clock, now);
             self.tell(now);
-            let wake = self.wake(now).max(now);
+            let wake = self.wake(now).min(now + WALL_EVERY).max(now);
             let asked = async {
                 match &mut self.asking {
                     Some(asking) => asking.await,
@@ -207,19 +243,31 @@ impl Lease {
                 () = stop.cancelled() => break,
                 Some(term) = self.channels.heard.recv() => self.hear(term, clock.now()),
                 asked = asked => self.learn(asked, clock.now()),
+                // Whoever derives or drains may have ended first.
+                Ok(()) = self.channels.contested.changed() => {}
+                Ok(()) = self.channels.drained.changed() => {}
                 () = clock.sleep_until(wake) => {}
             }
             // Nothing here takes long: a moment that was missed by so much was missed by the whole process.
             let now = clock.now();
-            if now > wake + UNTOLD_MAX && !self.elector.role(now).is_active() {
+            let missed = now > wake + UNTOLD_MAX && !self.elector.role(now).is_active();
+            let jumped = self.wall.jumped(now);
+            if missed || jumped {
+                let what = if jumped { "machine" } else { "process" };
                 warn!(
                     lease = self.name,
-                    "this process stood still, standing by until it knows who leads"
+                    "this {what} stood still or its time was set, standing by until it knows who leads"
                 );
                 self.elector.thaw(now);
             }
         }
         self.release(clock).await;
+    }
+
+    /// An instance without a table would let every route lapse that another one could keep alive.
+    fn may_take(&self) -> bool {
+        let warm = self.warm || self.channels.contested.borrow().is_some();
+        warm && self.channels.drained.borrow().is_none()
     }
 
     fn wake(&self, now: Uptime) -> Uptime {
@@ -436,6 +484,19 @@ impl Lease {
             }
             Err(_) => warn!("lease not released in time, another instance takes over later"),
         }
+    }
+}
+
+// === impl WallClock ===
+
+impl WallClock {
+    /// Whether it went on by another time than our own since the last look, to either side.
+    fn jumped(&mut self, now: Uptime) -> bool {
+        let wall = (self.read)();
+        let (wall_before, before) = std::mem::replace(&mut self.last, (wall, now));
+        let gone = now.saturating_sub(before);
+        wall.checked_sub(wall_before)
+            .is_none_or(|wall| wall.abs_diff(gone) > UNTOLD_MAX)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::lease::{self, Instances, Lease, LeaseReport, Role, Roles};
 use crate::lifecycle::{Clock, Tasks};
 use crate::outside::Outside;
 use crate::state::Opened;
+use crate::status::Drain;
 
 /// What the other parts have of the Lease.
 pub(in crate::cli) struct Leading {
@@ -32,6 +33,7 @@ pub(in crate::cli) fn lease(
     config: Option<LeaderElectionConfig>,
     kubernetes: &KubernetesConfig,
     state: Option<&Opened>,
+    drained: watch::Receiver<Option<Drain>>,
     clock: Clock,
     tasks: &mut Tasks,
 ) -> Leading {
@@ -69,10 +71,12 @@ pub(in crate::cli) fn lease(
         report,
         heard,
         contested: contested_rx,
+        drained,
         names,
         kept: state.map(|state| state.ledgers.lease.clone()),
     };
-    let lease = Lease::new(object, identity, inherited, timing, channels);
+    let warm = state.is_some_and(|state| state.warm.table.is_some());
+    let lease = Lease::new(object, identity, inherited, timing, channels).with_warm_table(warm);
     tasks.spawn("lease", lease.run(clock, tasks.stop_token()));
     Leading {
         roles: Roles::new(roles_rx),

@@ -17,7 +17,9 @@ fn secs(secs: u64) -> Uptime {
 }
 
 fn elector(identity: &str) -> Elector {
-    Elector::new(identity.to_owned(), TIMING, None)
+    let mut elector = Elector::new(identity.to_owned(), TIMING, None);
+    elector.allow(true, secs(0));
+    elector
 }
 
 fn record(holder: &str, generation: u64, renewed: u64) -> Record {
@@ -51,10 +53,11 @@ fn written(elector: &mut Elector, now: Uptime) -> Draft {
     draft
 }
 
-/// Alone at a Lease that nobody made yet.
+/// Alone at a Lease that nobody held.
 fn holder(identity: &str) -> Elector {
     let mut elector = elector(identity);
-    assert_eq!(step(&mut elector, secs(0), Answer::Absent), Ask::Look);
+    let free = Answer::Seen(record("", 0, 0));
+    assert_eq!(step(&mut elector, secs(0), free), Ask::Look);
     written(&mut elector, secs(0));
     elector
 }
@@ -156,15 +159,101 @@ fn a_lease_that_vanishes_is_made_again_by_its_holder_and_waited_for_by_others() 
     assert_eq!(written(&mut other, secs(18)).generation, 2);
 }
 
+/// Told nothing but that it may not, from then on until it is believed; when that is.
+fn denied(elector: &mut Elector, from: Uptime) -> Uptime {
+    let mut now = from;
+    while !elector.is_alone() {
+        assert!(!elector.role(now).is_active(), "{now:?}");
+        now = elector.asks_at().max(now);
+        step(elector, now, Answer::Denied);
+    }
+    now
+}
+
+#[test]
+fn a_lease_that_a_start_does_not_find_may_have_been_deleted_under_a_holder_with_proof() {
+    let mut elector = elector("b");
+    assert_eq!(step(&mut elector, secs(0), Answer::Absent), Ask::Look);
+    for now in (2..15).step_by(2) {
+        assert_eq!(step(&mut elector, secs(now), Answer::Absent), Ask::Look);
+        assert_eq!(elector.role(secs(now)), Role::Standby);
+    }
+    assert_eq!(elector.asks_at(), secs(15));
+    assert_eq!(written(&mut elector, secs(15)).version, None);
+    assert_eq!(generation(&elector, secs(15)), Some(1));
+
+    let mut held = Elector::new("a".to_owned(), TIMING, Some(3));
+    held.allow(true, secs(0));
+    step(&mut held, secs(0), Answer::Absent);
+    assert_eq!(held.role(secs(0)), Role::Cautious { generation: 3 });
+    assert_eq!(written(&mut held, secs(15)).generation, 4);
+}
+
+#[test]
+fn who_may_not_take_it_asks_no_faster_and_takes_it_at_once_when_it_may() {
+    for answer in [
+        Answer::Seen(record("", 4, 1)),
+        Answer::Seen(record("b", 4, 1)),
+        Answer::Seen(record("dead", 4, 1)),
+        Answer::Absent,
+    ] {
+        let mut elector = elector("b");
+        elector.allow(false, secs(0));
+        for _ in 0..40 {
+            let now = elector.asks_at();
+            assert_eq!(step(&mut elector, now, answer.clone()), Ask::Look);
+            assert!(elector.asks_at() >= now + TIMING.retry / 2, "{answer:?}");
+            assert_eq!(elector.role(now), Role::Standby);
+        }
+        let now = elector.asks_at().saturating_sub(Uptime::from_millis(1));
+        elector.allow(true, now);
+        written(&mut elector, now);
+        assert!(elector.role(now).is_active());
+    }
+}
+
+#[test]
+fn who_may_take_none_renews_what_it_holds_and_does_not_take_back_what_it_lost() {
+    let mut elector = holder("a");
+    elector.allow(false, secs(1));
+    assert!(!written(&mut elector, secs(2)).acquires);
+    assert!(elector.role(secs(12)).is_active());
+    step(&mut elector, secs(4), Answer::Conflict);
+    let now = elector.asks_at();
+    step(&mut elector, now, Answer::Seen(record("b", 2, 4)));
+    for now in (6..60).step_by(2) {
+        let released = Answer::Seen(record("", 2, 5));
+        assert_eq!(step(&mut elector, secs(now), released), Ask::Look);
+        assert_eq!(elector.role(secs(now)), Role::Standby);
+    }
+}
+
+#[test]
+fn an_apiserver_that_starts_and_refuses_everything_makes_nobody_the_only_instance() {
+    let mut elector = elector("b");
+    for now in (0..14).step_by(2) {
+        step(&mut elector, secs(now), Answer::Denied);
+        assert_eq!(elector.role(secs(now)), Role::Standby);
+    }
+    step(&mut elector, secs(14), Answer::Failed);
+    step(&mut elector, secs(16), Answer::Denied);
+    assert_eq!(elector.role(secs(16)), Role::Standby);
+    step(&mut elector, secs(18), Answer::Seen(record("a", 1, 18)));
+    assert_eq!(elector.role(secs(18)), Role::Standby);
+    assert_eq!(elector.holder(), Some("a"));
+}
+
 #[test]
 fn without_the_right_an_instance_runs_alone_until_it_is_granted() {
     let mut elector = elector("a");
-    step(&mut elector, secs(0), Answer::Denied);
-    assert_eq!(elector.role(secs(0)), Role::ALONE);
-    step(&mut elector, ALONE_RETRY, Answer::Seen(record("", 7, 1)));
-    assert_eq!(elector.role(ALONE_RETRY), Role::ALONE, "nobody holds it");
-    written(&mut elector, ALONE_RETRY);
-    assert_eq!(generation(&elector, ALONE_RETRY), Some(8));
+    let now = denied(&mut elector, secs(0));
+    assert_eq!(now, secs(15));
+    assert_eq!(elector.role(now), Role::ALONE);
+    let now = now + ALONE_RETRY;
+    step(&mut elector, now, Answer::Seen(record("", 7, 1)));
+    assert_eq!(elector.role(now), Role::ALONE, "nobody holds it");
+    written(&mut elector, now);
+    assert_eq!(generation(&elector, now), Some(8));
 
     let mut may_only_read = self::elector("a");
     step(
@@ -173,8 +262,8 @@ fn without_the_right_an_instance_runs_alone_until_it_is_granted() {
         Answer::Seen(record("dead", 7, 1)),
     );
     assert_eq!(may_only_read.role(secs(0)), Role::Standby);
-    step(&mut may_only_read, secs(15), Answer::Denied);
-    assert_eq!(may_only_read.role(secs(15)), Role::ALONE);
+    assert_eq!(denied(&mut may_only_read, secs(15)), secs(30));
+    assert_eq!(may_only_read.role(secs(30)), Role::ALONE);
 }
 
 #[test]
@@ -237,14 +326,14 @@ fn a_higher_generation_ends_a_term_at_once_and_only_the_lease_begins_another() {
 #[test]
 fn whoever_runs_without_a_lease_yields_to_one_that_has_it() {
     let mut elector = elector("a");
-    step(&mut elector, secs(0), Answer::Denied);
+    let now = denied(&mut elector, secs(0));
     let term = Term {
         generation: 1,
         holder: "b".to_owned(),
     };
-    elector.hear(&term, secs(1));
-    assert_eq!(elector.role(secs(1)), Role::Standby);
-    assert_eq!(elector.role(secs(1) + ALONE_YIELDS), Role::ALONE);
+    elector.hear(&term, now);
+    assert_eq!(elector.role(now), Role::Standby);
+    assert_eq!(elector.role(now + ALONE_YIELDS), Role::ALONE);
 }
 
 #[test]
@@ -276,6 +365,21 @@ fn who_stood_still_says_nothing_until_it_knows_what_happened_meanwhile() {
 }
 
 #[test]
+fn a_machine_that_stood_still_has_no_proof_left_though_its_own_clock_says_so() {
+    let mut elector = holder("a");
+    let before = elector.ask(secs(2)).unwrap();
+    elector.thaw(secs(3));
+    let renewed = Answer::Written(record("a", 1, 2));
+    elector.absorb(&before, secs(2), renewed, secs(3));
+    assert_eq!(elector.role(secs(3)), Role::Standby);
+    step(&mut elector, secs(5), Answer::Failed);
+    let cautious = Role::Cautious { generation: 1 };
+    assert_eq!(elector.role(secs(5)), cautious, "nobody confirmed it since");
+    assert!(!written(&mut elector, secs(7)).acquires);
+    assert_eq!(generation(&elector, secs(7)), Some(1));
+}
+
+#[test]
 fn what_is_released_is_held_by_nobody() {
     let mut elector = holder("a");
     let draft = elector.release().unwrap();
@@ -302,6 +406,10 @@ enum Event {
     Hear(usize),
     /// An instance notices that it stood still.
     Thaw(usize),
+    /// An instance has a table and may publish it, or no more.
+    Allow(usize, bool),
+    /// Somebody deletes the Lease.
+    Delete,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -314,6 +422,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0usize..2).prop_map(Event::GiveUp),
         1 => (0usize..2).prop_map(Event::Hear),
         1 => (0usize..2).prop_map(Event::Thaw),
+        1 => (0usize..2, any::<bool>()).prop_map(|(who, may)| Event::Allow(who, may)),
+        1 => Just(Event::Delete),
     ]
 }
 
@@ -387,6 +497,14 @@ impl World {
                 }
             }
             Event::Thaw(who) => self.instances[who].thaw(self.now),
+            Event::Allow(who, may) => self.instances[who].allow(may, self.now),
+            Event::Delete => {
+                // One that is made and deleted between two looks leaves nothing to see, to nobody.
+                let misses = |it: &Elector| matches!(it.last, Last::Absent { .. });
+                if !self.instances.iter().any(misses) {
+                    self.lease = None;
+                }
+            }
             Event::Hear(who) => {
                 let other = &self.instances[1 - who];
                 if let Some(generation) = other.role(self.now).generation() {
@@ -438,9 +556,10 @@ proptest! {
         // Undisturbed from here on: a lease and a few looks are enough, however it stood.
         for who in 0..2 {
             world.play(&Event::GiveUp(who));
+            world.play(&Event::Allow(who, true));
         }
         world.requests.clear();
-        for _ in 0..200 {
+        for _ in 0..400 {
             for who in 0..2 {
                 world.play(&Event::Ask(who));
                 world.play(&Event::Serve(0));
