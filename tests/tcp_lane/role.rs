@@ -103,6 +103,54 @@ async fn without_proof_rows_are_renewed_while_a_list_shows_them_and_nothing_come
     lane.until_ports(&[2001, 2002, 2003]).await;
 }
 
+/// Three routes; while nothing may be added, the first one's backend moves, the second one's port goes to another
+/// Service, and the third one's node port does.
+fn moved() -> Arc<Desired> {
+    let mut desired = Desired::clone(&want(&[(2000, 1), (2001, 1), (2002, 1)]));
+    let backend = |node: u8, port: u16| Backend {
+        ip: format!("10.0.0.{node}").parse().unwrap(),
+        port: NodePort::new(port).unwrap(),
+        node: NodeUid(format!("n{node}").into()),
+        zone: None,
+    };
+    let heir = Arc::new(ServiceRef {
+        key: service(9000),
+        uid: "u9000".to_owned(),
+    });
+    let tcp = &mut desired.table.tcp;
+    let port = |port| RouterPort::new(port).unwrap();
+    tcp.get_mut(&port(2000)).unwrap().backends = Backends::new([backend(2, 32000)]).unwrap();
+    let route = tcp.get_mut(&port(2001)).unwrap();
+    route.service = heir.clone();
+    route.backends = Backends::new([backend(1, 39000)]).unwrap();
+    tcp.get_mut(&port(2002)).unwrap().backends = Backends::new([backend(1, 39002)]).unwrap();
+    for taken in [32002, 39000] {
+        let taken = NodePort::new(taken).unwrap();
+        desired.node_ports.insert(taken, heir.clone());
+    }
+    let yielding = BTreeSet::from([NodePort::new(32001).unwrap()]);
+    desired.yielding.insert(port(2001), yielding);
+    Arc::new(desired)
+}
+
+#[tokio::test]
+async fn without_proof_a_port_lives_on_by_the_rows_it_had_unless_they_lead_to_another_service() {
+    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |_| {}).await;
+    lane.until_ports(&[2000, 2001, 2002]).await;
+    roles.send_replace(CAUTIOUS);
+    lane.desired.send_replace(Some(moved()));
+    let live = [key(2000, 1, -1), key(2001, 1, -1)];
+    lane.until("the one that was taken lapses", |api| {
+        !api.rows.contains_key(&key(2002, 1, -1))
+    })
+    .await;
+    // Through several TTLs.
+    lane.holds(Duration::from_secs(9), "the others live", |api| {
+        api.rows.keys().eq(&live)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn who_cannot_read_renews_what_was_confirmed_without_proof() {
     let (lane, roles) = start(ACTIVE, 4, &[(2000, 1)], |api| {
