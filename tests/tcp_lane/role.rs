@@ -152,6 +152,22 @@ async fn without_proof_a_port_lives_on_by_the_rows_it_had_unless_they_lead_to_an
 }
 
 #[tokio::test]
+async fn who_cannot_read_lets_a_row_lapse_that_leads_to_another_service_without_proof() {
+    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |api| {
+        api.scopes.remove("routing.routes.read");
+    })
+    .await;
+    lane.until_ports(&[2000, 2001, 2002]).await;
+    roles.send_replace(CAUTIOUS);
+    lane.desired.send_replace(Some(moved()));
+    lane.until_ports(&[2000, 2001]).await;
+    lane.holds(Duration::from_secs(6), "the others live", |api| {
+        api.ports() == BTreeSet::from([2000, 2001])
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_cannot_read_renews_what_was_confirmed_without_proof() {
     let (lane, roles) = start(ACTIVE, 4, &[(2000, 1)], |api| {
         api.scopes.remove("routing.routes.read");
