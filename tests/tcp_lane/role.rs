@@ -168,6 +168,35 @@ async fn who_cannot_read_lets_a_row_lapse_that_leads_to_another_service_without_
 }
 
 #[tokio::test]
+async fn a_deletion_that_is_halved_ends_with_the_proof() {
+    let ports: Vec<_> = (2000..2016).map(|port| (port, 1)).collect();
+    let (lane, roles) = start(ACTIVE, 120, &ports, |_| {}).await;
+    let all: Vec<_> = ports.iter().map(|(port, _)| *port).collect();
+    lane.until_ports(&all).await;
+    {
+        let mut api = lane.api().lock();
+        api.poisoned.extend(&all);
+        let late = Duration::from_millis(500);
+        api.slow.extend(all.iter().map(|port| (*port, late)));
+    }
+    let mut drained = Desired::clone(&want(&[]));
+    drained.drained = true;
+    lane.desired.send_replace(Some(Arc::new(drained)));
+    let deletes = |api: &Api| {
+        let calls = api.calls.iter();
+        calls.filter(|call| call.path.ends_with("/delete")).count()
+    };
+    lane.until("it is asked", |api| deletes(api) > 0).await;
+    roles.send_replace(CAUTIOUS);
+    let asked = deletes(&lane.api().lock());
+    // One may be on its way.
+    lane.holds(Duration::from_secs(5), "no more is sent", |api| {
+        deletes(api) <= asked + 1
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_cannot_read_renews_what_was_confirmed_without_proof() {
     let (lane, roles) = start(ACTIVE, 4, &[(2000, 1)], |api| {
         api.scopes.remove("routing.routes.read");
