@@ -7,6 +7,7 @@ use route_sync::lease::{Instances, Role, Roles, Term};
 use route_sync::plan::InstanceId;
 use route_sync::state::{Warm, Withdrawal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -36,6 +37,12 @@ fn start(
     role: Role,
     routes: &[(&str, u16, &[u8])],
 ) -> (Running, watch::Sender<Role>, mpsc::Receiver<Term>) {
+    let (inheritance, roles, heard) = among_others(role);
+    let lane = Running::start_with(quick(server), inheritance, Some(table(routes)));
+    (lane, roles, heard)
+}
+
+fn among_others(role: Role) -> (http::Inheritance, watch::Sender<Role>, mpsc::Receiver<Term>) {
     let (roles, roles_rx) = watch::channel(role);
     let (instances, heard) = Instances::new("us".to_owned());
     let inheritance = http::Inheritance {
@@ -43,8 +50,7 @@ fn start(
         instances: Some(instances),
         ..http::Inheritance::default()
     };
-    let lane = Running::start_with(quick(server), inheritance, Some(table(routes)));
-    (lane, roles, heard)
+    (inheritance, roles, heard)
 }
 
 fn said(server: &Server, wanted: &str) -> usize {
@@ -194,4 +200,33 @@ async fn a_start_without_proof_announces_the_last_processs_table_and_withdraws_n
         said(&server, "-a@1:30001") > 0 && said(&server, "-gone@1:30002") > 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_each_connection_without_proof_the_term_is_said_and_listened_for_before_any_route() {
+    let mut server = Server::start(Behaviour::default()).await;
+    let (inheritance, _roles, _heard) = among_others(CAUTIOUS);
+    let inheritance = http::Inheritance {
+        warm: Warm {
+            table: Some(table(&[("a", 30001, &[1])])),
+            ..Warm::default()
+        },
+        ..inheritance
+    };
+    let started = Instant::now();
+    let lane = Running::start_with(quick(&server), inheritance, None);
+    until("announced", || !server.routes().is_empty()).await;
+    // Half a second, in which a successor that hears of it answers.
+    assert!(started.elapsed() >= Duration::from_millis(500));
+    assert!(!terms(&server).is_empty());
+    lane.live("a").await;
+    server.stop().await;
+    until("loss seen", || lane.state("a") == Some(RouteState::Pending)).await;
+    let (routes, told) = (server.routes().len(), terms(&server).len());
+    let again = Instant::now();
+    server.listen().await;
+    until("announced again", || server.routes().len() > routes).await;
+    assert!(again.elapsed() >= Duration::from_millis(500));
+    assert!(terms(&server).len() > told);
+    lane.live("a").await;
 }
