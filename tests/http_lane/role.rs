@@ -27,7 +27,11 @@ fn quick(server: &Server) -> NatsConfig {
 }
 
 fn subject() -> &'static str {
-    let instance = InstanceId::of(&ClusterId("kube".to_owned()));
+    subject_of("kube")
+}
+
+fn subject_of(cluster: &str) -> &'static str {
+    let instance = InstanceId::of(&ClusterId(cluster.to_owned()));
     let hash = instance.as_str().trim_start_matches("rs-");
     format!("route-sync.{hash}").leak()
 }
@@ -229,4 +233,23 @@ async fn over_each_connection_without_proof_the_term_is_said_and_listened_for_be
     assert!(again.elapsed() >= Duration::from_millis(500));
     assert!(terms(&server).len() > told);
     lane.live("a").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_heard_on_the_subject_of_a_cluster_that_changed() {
+    let server = Server::start(Behaviour::default()).await;
+    let (lane, _roles, mut heard) = start(&server, ACTIVE, &[("a", 30001, &[1])]);
+    lane.live("a").await;
+    let mut other = Desired::clone(&table(&[("a", 30001, &[1])]));
+    other.cluster = ClusterId("other".to_owned());
+    lane.desired.send_replace(Some(Arc::new(other)));
+    let subject = subject_of("other");
+    until("said there", || !server.published(subject).is_empty()).await;
+    let theirs = Term {
+        generation: 6,
+        holder: "them".to_owned(),
+    };
+    server.publish(subject, r#"{"generation":6,"holder":"them"}"#);
+    let wait = async { while heard.recv().await.unwrap() != theirs {} };
+    tokio::time::timeout(DEADLINE, wait).await.unwrap();
 }

@@ -193,7 +193,7 @@ impl HttpLane {
         };
         let subject = instances::subject(&desired.cluster);
         let denied = bus.instances_denied(within);
-        if !bus.hears_instances() || (denied && now >= self.acting.ask_at) {
+        if !bus.hears_instances(&subject) || (denied && now >= self.acting.ask_at) {
             self.acting.ask_at = now + ASK_AGAIN;
             bus.hear_instances(subject.clone()).await;
         }
