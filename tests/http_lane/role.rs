@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use route_sync::Uptime;
 use route_sync::lease::{Instances, Role, Roles, Term};
 use route_sync::plan::InstanceId;
-use route_sync::state::{Warm, Withdrawal};
+use route_sync::state::{HttpEntry, Warm, Withdrawal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -252,4 +252,43 @@ async fn instances_are_heard_on_the_subject_of_a_cluster_that_changed() {
     server.publish(subject, r#"{"generation":6,"holder":"them"}"#);
     let wait = async { while heard.recv().await.unwrap() != theirs {} };
     tokio::time::timeout(DEADLINE, wait).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_whose_node_port_was_taken_leaves_the_state_as_well() {
+    let server = Server::start(Behaviour::default()).await;
+    let (ledger, mut noted) = watch::channel(HttpEntry::default());
+    let (inheritance, roles, _heard) = among_others(ACTIVE);
+    let inheritance = http::Inheritance {
+        ledger: Some(ledger),
+        ..inheritance
+    };
+    let routes = [("a", 30001, &[1][..]), ("b", 30002, &[1])];
+    let lane = Running::start_with(quick(&server), inheritance, Some(table(&routes)));
+    lane.live("a").await;
+    roles.send_replace(CAUTIOUS);
+    let mut taken = Desired::clone(&table(&routes));
+    let heir = ServiceKey {
+        namespace: "default".to_owned(),
+        name: "heir".to_owned(),
+    };
+    let heir = ServiceRef {
+        key: heir,
+        uid: "heir".to_owned(),
+    };
+    let port = NodePort::new(30001).unwrap();
+    taken.node_ports.insert(port, Arc::new(heir));
+    lane.desired.send_replace(Some(Arc::new(taken)));
+    let only_b = |entry: &HttpEntry| {
+        let applied = entry.applied.as_ref();
+        applied.is_some_and(|table| {
+            let names = table.table.http.keys().map(ToString::to_string);
+            names.eq(["b.test"])
+        })
+    };
+    let noted = noted.wait_for(only_b);
+    tokio::time::timeout(DEADLINE, noted)
+        .await
+        .expect("it must be noted")
+        .unwrap();
 }

@@ -174,6 +174,8 @@ impl HttpLane {
             let left = Arc::new(left);
             let changes = self.schedule.apply(&left, now);
             super::tell_changes(&changes, &left);
+            // Else a restart would announce what was given up.
+            self.kept.note(&left);
             self.desired = Some(left);
         }
         true
