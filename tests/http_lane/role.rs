@@ -292,3 +292,25 @@ async fn a_route_whose_node_port_was_taken_leaves_the_state_as_well() {
         .expect("it must be noted")
         .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_without_proof_says_why_nothing_goes_and_is_done_with_proof() {
+    let server = Server::start(Behaviour::default()).await;
+    let (lane, roles, _heard) = start(&server, ACTIVE, &[("a", 30001, &[1])]);
+    lane.live("a").await;
+    roles.send_replace(CAUTIOUS);
+    let mut drained = Desired::clone(&table(&[]));
+    drained.drained = true;
+    lane.desired.send_replace(Some(Arc::new(drained)));
+    until("told", || lane.report.borrow().withdrawn.is_some()).await;
+    let told = lane.report.borrow().withdrawn.clone().unwrap();
+    assert!(!told.proven && told.left.contains("a.test"), "{told:?}");
+    assert!(told.why.unwrap().contains("the Lease cannot be renewed"));
+    roles.send_replace(ACTIVE);
+    let gone = || {
+        let report = lane.report.borrow();
+        let withdrawn = report.withdrawn.as_ref();
+        withdrawn.is_some_and(|withdrawn| withdrawn.proven)
+    };
+    until("gone", gone).await;
+}

@@ -181,6 +181,12 @@ impl HttpLane {
         true
     }
 
+    /// Whether a drain was asked for that has to wait for proof.
+    pub(super) fn puts_drain_off(&self) -> bool {
+        let put_off = self.acting.put_off.as_ref();
+        put_off.is_some_and(|table| table.drained)
+    }
+
     // --- other instances ---------------------------------------------------------------------------------------
 
     /// Listens to the others, and tells them who leads.
