@@ -138,6 +138,9 @@ impl LaneReport {
     }
 }
 
+/// Why nothing goes, where an instance is drained that held the Lease and no longer has proof of it.
+pub const NO_PROOF: &str = "the Lease cannot be renewed, so nothing may be withdrawn";
+
 // === impl Status ===
 
 impl Status {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::listener::Peer;
 use super::{Answers, as_json, json, stands_by};
 use crate::route::ServiceKey;
-use crate::status::{Drain, RouteState, Status};
+use crate::status::{Drain, NO_PROOF, RouteState, Status};
 
 /// Words that may wait: an operator says one.
 pub const DRAINS_MAX: usize = 4;
@@ -144,6 +144,10 @@ fn withdrawn(mut routes: Routes, status: &Status) -> json::Drained {
             "state: the file in `state.dir` still holds routes, which a restart would announce";
         troubles.push(text.to_owned());
     }
+    let unproven = status.lease().is_some_and(|lease| !lease.role.is_active());
+    if unproven && !troubles.is_empty() {
+        troubles.push(format!("lease: {NO_PROOF}"));
+    }
     json::Drained {
         drain: Drain::Unregister.as_str().to_owned(),
         complete: troubles.is_empty(),
@@ -160,4 +164,44 @@ fn shown(routes: Routes) -> Vec<json::DrainedRoute> {
         service: Some(service.to_string()),
     };
     routes.into_iter().map(route).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::lease::{LeaseReport, Role};
+    use crate::lifecycle::Clock;
+    use crate::route::Lane;
+    use crate::status::{LaneReport, SourceReport, Withdrawn};
+
+    #[test]
+    fn a_drain_without_proof_says_that_the_lease_keeps_the_routes() {
+        let mut report = LaneReport::new(Lane::Tcp);
+        report.withdrawn = Some(Withdrawn {
+            left: ["2222".to_owned()].into(),
+            ..Withdrawn::default()
+        });
+        let lane = watch::channel(report).1;
+        let (sources, snapshot) = (SourceReport::default(), None);
+        let (sources, snapshot) = (watch::channel(sources).1, watch::channel(snapshot).1);
+        let desired = watch::channel(None).1;
+        let status = Status::new(Clock::start(), sources, snapshot, desired, vec![lane]);
+        let told = |role| {
+            let lease = LeaseReport {
+                identity: "us".to_owned(),
+                role,
+                holder: None,
+                generation: Some(5),
+                renewed: None,
+                findings: Vec::new(),
+            };
+            let status = status.clone().with_lease(watch::channel(lease).1);
+            let troubles = withdrawn(Routes::new(), &status).troubles;
+            troubles.contains(&format!("lease: {NO_PROOF}"))
+        };
+        assert!(told(Role::Cautious { generation: 5 }));
+        assert!(!told(Role::ALONE));
+    }
 }

@@ -298,10 +298,8 @@ impl TcpLane {
             }
             let (next, wake) = state.turn(renew_at, clock.now());
             tell_sent(&self.counters.propagation, &next, clock.now());
-            ops.extend(
-                next.into_iter()
-                    .map(|op| perform(op, self.api.clone(), clock)),
-            );
+            let perform = |op| perform(op, self.api.clone(), self.roles.clone(), clock);
+            ops.extend(next.into_iter().map(perform));
             if !state.listens() {
                 events = None;
             } else if events.is_none() {
@@ -385,7 +383,12 @@ fn tell_sent(propagation: &Propagation, ops: &[Op], now: Uptime) {
 }
 
 /// Carries out one request, or a few that belong together.
-fn perform(op: Op, api: Arc<dyn RoutingApi>, clock: Clock) -> BoxFuture<'static, Done> {
+fn perform(
+    op: Op,
+    api: Arc<dyn RoutingApi>,
+    roles: Roles,
+    clock: Clock,
+) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let started = clock.now();
         match op {
@@ -410,7 +413,7 @@ fn perform(op: Op, api: Arc<dyn RoutingApi>, clock: Clock) -> BoxFuture<'static,
                 }
             }
             Op::Delete { rows, clearing } => {
-                let written = batch::delete(&*api, rows.clone()).await;
+                let written = batch::delete(&*api, rows.clone(), &roles, clock).await;
                 Done::Deleted {
                     rows,
                     written,

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use route_sync::Uptime;
 use route_sync::lease::{Instances, Role, Roles, Term};
 use route_sync::plan::InstanceId;
-use route_sync::state::{Warm, Withdrawal};
+use route_sync::state::{HttpEntry, Warm, Withdrawal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -26,7 +27,11 @@ fn quick(server: &Server) -> NatsConfig {
 }
 
 fn subject() -> &'static str {
-    let instance = InstanceId::of(&ClusterId("kube".to_owned()));
+    subject_of("kube")
+}
+
+fn subject_of(cluster: &str) -> &'static str {
+    let instance = InstanceId::of(&ClusterId(cluster.to_owned()));
     let hash = instance.as_str().trim_start_matches("rs-");
     format!("route-sync.{hash}").leak()
 }
@@ -36,6 +41,12 @@ fn start(
     role: Role,
     routes: &[(&str, u16, &[u8])],
 ) -> (Running, watch::Sender<Role>, mpsc::Receiver<Term>) {
+    let (inheritance, roles, heard) = among_others(role);
+    let lane = Running::start_with(quick(server), inheritance, Some(table(routes)));
+    (lane, roles, heard)
+}
+
+fn among_others(role: Role) -> (http::Inheritance, watch::Sender<Role>, mpsc::Receiver<Term>) {
     let (roles, roles_rx) = watch::channel(role);
     let (instances, heard) = Instances::new("us".to_owned());
     let inheritance = http::Inheritance {
@@ -43,8 +54,7 @@ fn start(
         instances: Some(instances),
         ..http::Inheritance::default()
     };
-    let lane = Running::start_with(quick(server), inheritance, Some(table(routes)));
-    (lane, roles, heard)
+    (inheritance, roles, heard)
 }
 
 fn said(server: &Server, wanted: &str) -> usize {
@@ -194,4 +204,113 @@ async fn a_start_without_proof_announces_the_last_processs_table_and_withdraws_n
         said(&server, "-a@1:30001") > 0 && said(&server, "-gone@1:30002") > 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_each_connection_without_proof_the_term_is_said_and_listened_for_before_any_route() {
+    let mut server = Server::start(Behaviour::default()).await;
+    let (inheritance, _roles, _heard) = among_others(CAUTIOUS);
+    let inheritance = http::Inheritance {
+        warm: Warm {
+            table: Some(table(&[("a", 30001, &[1])])),
+            ..Warm::default()
+        },
+        ..inheritance
+    };
+    let started = Instant::now();
+    let lane = Running::start_with(quick(&server), inheritance, None);
+    until("announced", || !server.routes().is_empty()).await;
+    // Half a second, in which a successor that hears of it answers.
+    assert!(started.elapsed() >= Duration::from_millis(500));
+    assert!(!terms(&server).is_empty());
+    lane.live("a").await;
+    server.stop().await;
+    until("loss seen", || lane.state("a") == Some(RouteState::Pending)).await;
+    let (routes, told) = (server.routes().len(), terms(&server).len());
+    let again = Instant::now();
+    server.listen().await;
+    until("announced again", || server.routes().len() > routes).await;
+    assert!(again.elapsed() >= Duration::from_millis(500));
+    assert!(terms(&server).len() > told);
+    lane.live("a").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_heard_on_the_subject_of_a_cluster_that_changed() {
+    let server = Server::start(Behaviour::default()).await;
+    let (lane, _roles, mut heard) = start(&server, ACTIVE, &[("a", 30001, &[1])]);
+    lane.live("a").await;
+    let mut other = Desired::clone(&table(&[("a", 30001, &[1])]));
+    other.cluster = ClusterId("other".to_owned());
+    lane.desired.send_replace(Some(Arc::new(other)));
+    let subject = subject_of("other");
+    until("said there", || !server.published(subject).is_empty()).await;
+    let theirs = Term {
+        generation: 6,
+        holder: "them".to_owned(),
+    };
+    server.publish(subject, r#"{"generation":6,"holder":"them"}"#);
+    let wait = async { while heard.recv().await.unwrap() != theirs {} };
+    tokio::time::timeout(DEADLINE, wait).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_whose_node_port_was_taken_leaves_the_state_as_well() {
+    let server = Server::start(Behaviour::default()).await;
+    let (ledger, mut noted) = watch::channel(HttpEntry::default());
+    let (inheritance, roles, _heard) = among_others(ACTIVE);
+    let inheritance = http::Inheritance {
+        ledger: Some(ledger),
+        ..inheritance
+    };
+    let routes = [("a", 30001, &[1][..]), ("b", 30002, &[1])];
+    let lane = Running::start_with(quick(&server), inheritance, Some(table(&routes)));
+    lane.live("a").await;
+    roles.send_replace(CAUTIOUS);
+    let mut taken = Desired::clone(&table(&routes));
+    let heir = ServiceKey {
+        namespace: "default".to_owned(),
+        name: "heir".to_owned(),
+    };
+    let heir = ServiceRef {
+        key: heir,
+        uid: "heir".to_owned(),
+    };
+    let port = NodePort::new(30001).unwrap();
+    taken.node_ports.insert(port, Arc::new(heir));
+    lane.desired.send_replace(Some(Arc::new(taken)));
+    let only_b = |entry: &HttpEntry| {
+        let applied = entry.applied.as_ref();
+        applied.is_some_and(|table| {
+            let names = table.table.http.keys().map(ToString::to_string);
+            names.eq(["b.test"])
+        })
+    };
+    let noted = noted.wait_for(only_b);
+    tokio::time::timeout(DEADLINE, noted)
+        .await
+        .expect("it must be noted")
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_without_proof_says_why_nothing_goes_and_is_done_with_proof() {
+    let server = Server::start(Behaviour::default()).await;
+    let (lane, roles, _heard) = start(&server, ACTIVE, &[("a", 30001, &[1])]);
+    lane.live("a").await;
+    roles.send_replace(CAUTIOUS);
+    let mut drained = Desired::clone(&table(&[]));
+    drained.drained = true;
+    lane.desired.send_replace(Some(Arc::new(drained)));
+    until("told", || lane.report.borrow().withdrawn.is_some()).await;
+    let told = lane.report.borrow().withdrawn.clone().unwrap();
+    assert!(!told.proven && told.left.contains("a.test"), "{told:?}");
+    assert!(told.why.unwrap().contains("the Lease cannot be renewed"));
+    roles.send_replace(ACTIVE);
+    let gone = || {
+        let report = lane.report.borrow();
+        let withdrawn = report.withdrawn.as_ref();
+        withdrawn.is_some_and(|withdrawn| withdrawn.proven)
+    };
+    until("gone", gone).await;
 }

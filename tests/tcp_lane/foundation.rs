@@ -289,6 +289,16 @@ impl Api {
     }
 
     fn delete(&mut self, items: &[Value]) -> ResponseTemplate {
+        if items
+            .iter()
+            .any(|item| self.poisoned.contains(&key(item).0))
+        {
+            return error(
+                400,
+                "ProcessRequestError",
+                "Cannot process request: poisoned",
+            );
+        }
         for item in items {
             let key = key(item);
             if !(self.keeps_tls_zero && key.3 == 0) {

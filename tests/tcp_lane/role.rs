@@ -103,6 +103,99 @@ async fn without_proof_rows_are_renewed_while_a_list_shows_them_and_nothing_come
     lane.until_ports(&[2001, 2002, 2003]).await;
 }
 
+/// Three routes; while nothing may be added, the first one's backend moves, the second one's port goes to another
+/// Service, and the third one's node port does.
+fn moved() -> Arc<Desired> {
+    let mut desired = Desired::clone(&want(&[(2000, 1), (2001, 1), (2002, 1)]));
+    let backend = |node: u8, port: u16| Backend {
+        ip: format!("10.0.0.{node}").parse().unwrap(),
+        port: NodePort::new(port).unwrap(),
+        node: NodeUid(format!("n{node}").into()),
+        zone: None,
+    };
+    let heir = Arc::new(ServiceRef {
+        key: service(9000),
+        uid: "u9000".to_owned(),
+    });
+    let tcp = &mut desired.table.tcp;
+    let port = |port| RouterPort::new(port).unwrap();
+    tcp.get_mut(&port(2000)).unwrap().backends = Backends::new([backend(2, 32000)]).unwrap();
+    let route = tcp.get_mut(&port(2001)).unwrap();
+    route.service = heir.clone();
+    route.backends = Backends::new([backend(1, 39000)]).unwrap();
+    tcp.get_mut(&port(2002)).unwrap().backends = Backends::new([backend(1, 39002)]).unwrap();
+    for taken in [32002, 39000] {
+        let taken = NodePort::new(taken).unwrap();
+        desired.node_ports.insert(taken, heir.clone());
+    }
+    let yielding = BTreeSet::from([NodePort::new(32001).unwrap()]);
+    desired.yielding.insert(port(2001), yielding);
+    Arc::new(desired)
+}
+
+#[tokio::test]
+async fn without_proof_a_port_lives_on_by_the_rows_it_had_unless_they_lead_to_another_service() {
+    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |_| {}).await;
+    lane.until_ports(&[2000, 2001, 2002]).await;
+    roles.send_replace(CAUTIOUS);
+    lane.desired.send_replace(Some(moved()));
+    let live = [key(2000, 1, -1), key(2001, 1, -1)];
+    lane.until("the one that was taken lapses", |api| {
+        !api.rows.contains_key(&key(2002, 1, -1))
+    })
+    .await;
+    // Through several TTLs.
+    lane.holds(Duration::from_secs(9), "the others live", |api| {
+        api.rows.keys().eq(&live)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_cannot_read_lets_a_row_lapse_that_leads_to_another_service_without_proof() {
+    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |api| {
+        api.scopes.remove("routing.routes.read");
+    })
+    .await;
+    lane.until_ports(&[2000, 2001, 2002]).await;
+    roles.send_replace(CAUTIOUS);
+    lane.desired.send_replace(Some(moved()));
+    lane.until_ports(&[2000, 2001]).await;
+    lane.holds(Duration::from_secs(6), "the others live", |api| {
+        api.ports() == BTreeSet::from([2000, 2001])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_halved_ends_with_the_proof() {
+    let ports: Vec<_> = (2000..2016).map(|port| (port, 1)).collect();
+    let (lane, roles) = start(ACTIVE, 120, &ports, |_| {}).await;
+    let all: Vec<_> = ports.iter().map(|(port, _)| *port).collect();
+    lane.until_ports(&all).await;
+    {
+        let mut api = lane.api().lock();
+        api.poisoned.extend(&all);
+        let late = Duration::from_millis(500);
+        api.slow.extend(all.iter().map(|port| (*port, late)));
+    }
+    let mut drained = Desired::clone(&want(&[]));
+    drained.drained = true;
+    lane.desired.send_replace(Some(Arc::new(drained)));
+    let deletes = |api: &Api| {
+        let calls = api.calls.iter();
+        calls.filter(|call| call.path.ends_with("/delete")).count()
+    };
+    lane.until("it is asked", |api| deletes(api) > 0).await;
+    roles.send_replace(CAUTIOUS);
+    let asked = deletes(&lane.api().lock());
+    // One may be on its way.
+    lane.holds(Duration::from_secs(5), "no more is sent", |api| {
+        deletes(api) <= asked + 1
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn who_cannot_read_renews_what_was_confirmed_without_proof() {
     let (lane, roles) = start(ACTIVE, 4, &[(2000, 1)], |api| {

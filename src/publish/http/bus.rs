@@ -135,8 +135,8 @@ pub trait Bus: Send + Sync {
         std::future::ready(()).boxed()
     }
 
-    /// Whether [`Self::hear_instances`] was asked for.
-    fn hears_instances(&self) -> bool {
+    /// Whether [`Self::hear_instances`] was asked for on this subject.
+    fn hears_instances(&self, _subject: &str) -> bool {
         true
     }
 
@@ -216,6 +216,8 @@ pub(crate) struct NatsBus {
     starts: Subscriber,
     ears: Ears,
     instances: Option<Subscriber>,
+    /// The subject that it listens to; another cluster has another.
+    heard_on: Option<String>,
     signals: Arc<Signals>,
     ended: bool,
 }
@@ -247,6 +249,7 @@ impl NatsBus {
             starts: starts.map_err(failed)?,
             ears: ears.map_err(failed)?,
             instances: None,
+            heard_on: None,
             client,
             inbox,
             signals,
@@ -334,14 +337,16 @@ impl Bus for NatsBus {
 
     fn hear_instances(&mut self, subject: String) -> BoxFuture<'_, ()> {
         let subscribe = async move {
-            let subscribed = timeout(PUBLISH_WAIT, self.client.subscribe(subject)).await;
+            let subscribe = self.client.subscribe(subject.clone());
+            let subscribed = timeout(PUBLISH_WAIT, subscribe).await;
             self.instances = subscribed.ok().and_then(Result::ok);
+            self.heard_on = Some(subject);
         };
         subscribe.boxed()
     }
 
-    fn hears_instances(&self) -> bool {
-        self.instances.is_some()
+    fn hears_instances(&self, subject: &str) -> bool {
+        self.instances.is_some() && self.heard_on.as_deref() == Some(subject)
     }
 
     fn instances_denied(&self, within: Duration) -> bool {

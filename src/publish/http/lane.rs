@@ -182,7 +182,7 @@ impl HttpLane {
     pub(super) async fn finish(&mut self) {
         let all = async {
             while self.epoch.is_some()
-                && !self.acting.is_silent()
+                && !self.acting.is_silent(self.clock.now())
                 && self.schedule.has_table()
                 && !(self.schedule.is_settled() && self.proof.is_complete())
             {
@@ -247,8 +247,8 @@ impl HttpLane {
                 bus.stands();
                 self.proof.restart();
                 self.routers.connected(now);
-                self.acting.tell_soon();
-                if !self.acting.is_silent() {
+                self.acting.tell_soon(now);
+                if !self.acting.is_silent(now) {
                     self.schedule.connected(now);
                 }
                 add(&self.counters.connections, 1);

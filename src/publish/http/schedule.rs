@@ -236,10 +236,9 @@ impl Schedule {
     }
 
     /// Forgets withdrawals that were never sent and that have been due since before then: another instance made them,
-    /// or routers have pruned what they are about.
+    /// and routers have pruned what they are about.
     pub fn forget_withdrawals(&mut self, before: Uptime) {
         let forgotten = self.withdrawals.forget_unsent(before);
-        self.tls_revision += u64::from(!forgotten.is_empty());
         for uri in forgotten {
             self.forget_if_gone(&uri);
             self.touched.insert(uri);

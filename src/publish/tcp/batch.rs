@@ -6,11 +6,19 @@
 
 use std::time::Duration;
 
-use super::client::{ApiError, RoutingApi};
+use tokio::time::timeout;
+
+use super::client::{ApiError, RequestId, RoutingApi};
+use crate::lease::Roles;
+use crate::lifecycle::Clock;
 use crate::plan::{InstanceId, TcpRow};
 
 /// Rows in one request: half a second of the API's time, 16 kB (measured).
 pub(super) const BATCH_MAX: usize = 100;
+
+/// A deletion that takes longer has failed, the wait for a token and a second try included: whoever holds the Lease
+/// has proof for 5 s less than it lasts, and what leaves later may remove what a successor wrote.
+const DELETE_WITHIN: Duration = Duration::from_secs(4);
 
 /// What became of the rows of a batch. Rows in none of the lists were not written, or nobody knows.
 #[derive(Debug, Default)]
@@ -47,12 +55,23 @@ pub(super) async fn create(
     written
 }
 
-/// Deletes up to [`BATCH_MAX`] rows; "confirmed" says only that the API took the request.
-pub(super) async fn delete(api: &dyn RoutingApi, rows: Vec<TcpRow>) -> Written {
+/// Deletes up to [`BATCH_MAX`] rows, for as long as there is proof of the Lease; "confirmed" says only that the API
+/// took the request.
+pub(super) async fn delete(
+    api: &dyn RoutingApi,
+    rows: Vec<TcpRow>,
+    roles: &Roles,
+    clock: Clock,
+) -> Written {
     let mut written = Written::default();
     let mut batches = vec![rows];
     while let Some(mut rows) = batches.pop() {
-        match api.delete(&rows).await {
+        // Halving sends dozens of requests, and proof may end between two.
+        if !roles.at(clock.now()).is_active() {
+            break;
+        }
+        let answer = timeout(DELETE_WITHIN, api.delete(&rows)).await;
+        match answer.unwrap_or_else(|_| Err(unanswered())) {
             Ok(()) => written.confirmed.append(&mut rows),
             Err(error) => {
                 if let Err(error) = written.halve(rows, error, &mut batches) {
@@ -63,6 +82,14 @@ pub(super) async fn delete(api: &dyn RoutingApi, rows: Vec<TcpRow>) -> Written {
         }
     }
     written
+}
+
+fn unanswered() -> ApiError {
+    let secs = DELETE_WITHIN.as_secs();
+    ApiError::Unavailable {
+        reason: format!("a deletion was not answered within {secs} s"),
+        id: RequestId::default(),
+    }
 }
 
 // === impl Written ===
@@ -89,5 +116,76 @@ impl Written {
             (None, _) => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::{BoxFuture, FutureExt as _, pending, ready};
+
+    use super::super::client::EventBytes;
+    use super::*;
+    use crate::plan::admission::RouterGroup;
+    use crate::plan::{NO_TLS, Observed};
+    use crate::route::RouterPort;
+    use crate::uaa::UaaError;
+
+    /// Answers nothing at all.
+    struct Silent;
+
+    impl RoutingApi for Silent {
+        fn router_groups(&self) -> BoxFuture<'_, Result<Vec<RouterGroup>, ApiError>> {
+            pending().boxed()
+        }
+
+        fn list(&self) -> BoxFuture<'_, Result<Observed, ApiError>> {
+            pending().boxed()
+        }
+
+        fn events(&self) -> BoxFuture<'_, Result<EventBytes, ApiError>> {
+            pending().boxed()
+        }
+
+        fn create<'a>(
+            &'a self,
+            _rows: &'a [TcpRow],
+            _instance: &'a InstanceId,
+            _ttl: Duration,
+        ) -> BoxFuture<'a, Result<(), ApiError>> {
+            pending().boxed()
+        }
+
+        fn delete<'a>(&'a self, _rows: &'a [TcpRow]) -> BoxFuture<'a, Result<(), ApiError>> {
+            pending().boxed()
+        }
+
+        fn renew_token(&self) -> BoxFuture<'_, Result<(), UaaError>> {
+            ready(Ok(())).boxed()
+        }
+
+        fn renew_token_in(&self) -> Option<Duration> {
+            None
+        }
+
+        fn missing_scopes(&self) -> Vec<&'static str> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_that_nobody_answers_is_given_up_within_the_leases_margin() {
+        let row = TcpRow {
+            port: RouterPort::new(2000).unwrap(),
+            ip: "10.0.0.1".to_owned(),
+            backend_port: 32000,
+            tls_port: NO_TLS,
+            sni: None,
+            group: "g".to_owned(),
+        };
+        let clock = Clock::start();
+        let written = delete(&Silent, vec![row], &Roles::alone(), clock).await;
+        assert!(clock.now() < Duration::from_secs(5));
+        assert!(written.confirmed.is_empty() && written.refused.is_empty());
+        assert!(matches!(written.error, Some(ApiError::Unavailable { .. })));
     }
 }

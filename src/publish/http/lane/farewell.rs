@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::HttpLane;
 use crate::Uptime;
 use crate::publish::http::wire;
-use crate::status::Withdrawn;
+use crate::status::{NO_PROOF, Withdrawn};
 
 /// So often a withdrawal is said before it counts: at 0, 1 and 5 s, because gorouter drops what overflows its queue
 /// without a word, and the echo proves the server alone. Later repetitions follow all the same.
@@ -25,19 +25,37 @@ pub(super) struct Farewell {
 impl HttpLane {
     /// Brings the report up to date.
     pub(super) fn tell_withdrawn(&mut self) {
-        let drained = self.desired.as_ref().is_some_and(|table| table.drained);
-        let settled = self.epoch.is_some() && self.schedule.is_settled();
+        let waits = self.puts_drain_off();
+        let drained = waits || self.desired.as_ref().is_some_and(|table| table.drained);
+        let settled = !waits && self.epoch.is_some() && self.schedule.is_settled();
         let now = self.clock.now();
         if !drained || (!settled && now < self.farewell.gather_at) {
             return;
         }
         self.farewell.gather_at = now + GATHER_APART;
-        let withdrawn = Some(self.withdrawn(settled));
+        let withdrawn = Some(if waits {
+            self.not_withdrawn()
+        } else {
+            self.withdrawn(settled)
+        });
         self.report.send_if_modified(|report| {
             let changed = report.withdrawn != withdrawn;
             report.withdrawn = withdrawn;
             changed
         });
+    }
+
+    /// Without proof everything goes on being announced.
+    fn not_withdrawn(&self) -> Withdrawn {
+        let announced = self.schedule.table().into_iter();
+        let announced = announced.flat_map(|table| table.table.http.keys());
+        let withdrawing = self.schedule.withdrawn_less_than(usize::MAX);
+        let left = announced.map(ToString::to_string);
+        Withdrawn {
+            proven: false,
+            left: left.chain(withdrawing.map(ToString::to_string)).collect(),
+            why: Some(NO_PROOF.to_owned()),
+        }
     }
 
     fn withdrawn(&self, settled: bool) -> Withdrawn {

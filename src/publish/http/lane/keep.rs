@@ -34,6 +34,11 @@ impl Kept {
     /// Kubernetes has answered, here or in the process before: this is what is wanted.
     pub(super) fn took(&mut self, desired: &Arc<Desired>) {
         self.provisional = false;
+        self.note(desired);
+    }
+
+    /// This is what is announced, whoever wanted it.
+    pub(super) fn note(&mut self, desired: &Arc<Desired>) {
         self.applied = Some(desired.clone());
     }
 

@@ -23,6 +23,9 @@ const ANSWER_APART: Duration = Duration::from_secs(1);
 /// Withdrawals of a lane that stands by are remembered for this long: the longest that any is repeated. Whoever leads
 /// makes them meanwhile.
 const REMEMBERED: Duration = Duration::from_mins(10);
+/// Whoever comes without proof says so before all else, and is silent for so long: an instance that leads answers at
+/// once, and what the newcomer would announce may be what that one withdrew.
+const LISTENS: Duration = Duration::from_millis(500);
 /// What the server denied is asked for again so often.
 const ASK_AGAIN: Duration = Duration::from_mins(1);
 /// It says so at each attempt, of which there is one an interval.
@@ -37,6 +40,10 @@ pub(super) struct Acting {
     put_off: Option<Arc<Desired>>,
     told_at: Option<Uptime>,
     tell_at: Uptime,
+    /// Without proof it is silent until then, for the others to be heard.
+    speaks_at: Uptime,
+    /// Whether it was silent when it last looked.
+    silent: bool,
     ask_at: Uptime,
     unheard: bool,
 }
@@ -65,6 +72,8 @@ impl Default for Acting {
             put_off: None,
             told_at: None,
             tell_at: Uptime::ZERO,
+            speaks_at: Uptime::ZERO,
+            silent: false,
             ask_at: Uptime::ZERO,
             unheard: false,
         }
@@ -72,14 +81,22 @@ impl Default for Acting {
 }
 
 impl Acting {
-    /// Whether it stands by.
-    pub(super) fn is_silent(&self) -> bool {
-        self.role.is_standby()
+    /// Whether it stands by, or listens first.
+    pub(super) fn is_silent(&self, now: Uptime) -> bool {
+        self.role.is_standby() || self.listens(self.role, now)
     }
 
-    /// Another connection: whoever listens there has heard nothing yet.
-    pub(super) fn tell_soon(&mut self) {
+    /// Whether it has no proof and the others may have something to say to that.
+    fn listens(&self, role: Role, now: Uptime) -> bool {
+        matches!(role, Role::Cautious { .. }) && now < self.speaks_at
+    }
+
+    /// It comes back, or over another connection: whoever listens there has heard nothing yet.
+    pub(super) fn tell_soon(&mut self, now: Uptime) {
         self.tell_at = Uptime::ZERO;
+        if self.instances.is_some() {
+            self.speaks_at = now + LISTENS;
+        }
     }
 }
 
@@ -90,6 +107,7 @@ impl HttpLane {
         self.acting.role = roles.at(self.clock.now());
         self.acting.roles = roles;
         self.acting.instances = instances;
+        self.acting.silent = self.acting.role.is_standby();
         self.may_say_anything();
     }
 
@@ -99,16 +117,22 @@ impl HttpLane {
         let role = self.acting.roles.at(now);
         let before = std::mem::replace(&mut self.acting.role, role);
         self.may_say_anything();
-        if before.is_standby() != role.is_standby() {
-            self.acting.tell_soon();
+        // Whoever did not run may find proof gone already, without a moment of standing by.
+        let thawed = matches!(role, Role::Cautious { .. }) && before.at(now).is_standby();
+        if before.is_standby() != role.is_standby() || thawed {
+            self.acting.tell_soon(now);
             if role.is_standby() {
                 info!("http lane stands by, another instance announces");
-                self.schedule.disconnected(now);
             } else {
                 self.counters.propagation.forget(Lane::Http);
-                if self.epoch.is_some() {
-                    self.schedule.connected(now);
-                }
+            }
+        }
+        let silent = self.acting.is_silent(now);
+        if std::mem::replace(&mut self.acting.silent, silent) != silent {
+            if silent {
+                self.schedule.disconnected(now);
+            } else if self.epoch.is_some() {
+                self.schedule.connected(now);
             }
         }
         if role.is_standby() {
@@ -128,7 +152,7 @@ impl HttpLane {
         let now = self.clock.now();
         let role = self.acting.roles.at(now);
         self.schedule.hold_withdrawals(!role.is_active(), now);
-        !role.is_standby()
+        !role.is_standby() && !self.acting.listens(role, now)
     }
 
     /// Whether nothing may be added to the table that stands.
@@ -150,9 +174,17 @@ impl HttpLane {
             let left = Arc::new(left);
             let changes = self.schedule.apply(&left, now);
             super::tell_changes(&changes, &left);
+            // Else a restart would announce what was given up.
+            self.kept.note(&left);
             self.desired = Some(left);
         }
         true
+    }
+
+    /// Whether a drain was asked for that has to wait for proof.
+    pub(super) fn puts_drain_off(&self) -> bool {
+        let put_off = self.acting.put_off.as_ref();
+        put_off.is_some_and(|table| table.drained)
     }
 
     // --- other instances ---------------------------------------------------------------------------------------
@@ -169,7 +201,7 @@ impl HttpLane {
         };
         let subject = instances::subject(&desired.cluster);
         let denied = bus.instances_denied(within);
-        if !bus.hears_instances() || (denied && now >= self.acting.ask_at) {
+        if !bus.hears_instances(&subject) || (denied && now >= self.acting.ask_at) {
             self.acting.ask_at = now + ASK_AGAIN;
             bus.hear_instances(subject.clone()).await;
         }
@@ -219,7 +251,10 @@ impl HttpLane {
             && self.desired.is_some()
             && self.acting.instances.is_some()
             && self.acting.role.generation().is_some();
-        speaks.then_some(self.acting.tell_at)
+        let tells = speaks.then_some(self.acting.tell_at);
+        let listens = self.acting.silent && !self.acting.role.is_standby();
+        let ends = listens.then_some(self.acting.speaks_at);
+        tells.into_iter().chain(ends).min()
     }
 
     pub(super) fn unheard_finding(&self) -> Option<Finding> {

@@ -114,9 +114,13 @@ impl Withdrawals {
         }
     }
 
-    /// Forgets keys that wait for nothing, were never sent, and have been due since before then; their uris.
+    /// Forgets keys that wait for nothing, were never sent, and have been due since before then; their uris. Not those
+    /// of TLS endpoints: no router prunes them by age, and whoever withdrew them first may not have reached every one.
     pub(super) fn forget_unsent(&mut self, before: Uptime) -> BTreeSet<Arc<Uri>> {
-        let old = |key: &&Key| self.keys.get(*key).is_some_and(|w| w.due < before);
+        let old = |key: &&Key| {
+            let known = self.keys.get(*key);
+            known.is_some_and(|w| !w.tls && w.due < before)
+        };
         let old: Vec<_> = self.unsent.iter().filter(old).cloned().collect();
         for key in &old {
             self.unsent.remove(key);
@@ -242,5 +246,19 @@ mod tests {
         let tls = all(true);
         assert_eq!(tls[..6], [0, 1, 5, 15, 30, 60]);
         assert_eq!((tls.len(), tls.last()), (24, Some(&600)));
+    }
+
+    #[test]
+    fn only_what_routers_prune_by_themselves_is_forgotten_unsent() {
+        let mut withdrawals = Withdrawals::default();
+        let uri = |host| Arc::new(Uri::parse(host).unwrap());
+        let addr = SocketAddr::from(([10, 0, 0, 1], 30001));
+        let (plain, tls) = (uri("plain.test"), uri("tls.test"));
+        withdrawals.add(&plain, addr, false, Uptime::ZERO);
+        withdrawals.add(&tls, addr, true, Uptime::ZERO);
+        let forgotten = withdrawals.forget_unsent(Duration::from_hours(1));
+        assert_eq!(forgotten, BTreeSet::from([plain]));
+        assert!(withdrawals.holds(&tls, addr));
+        assert_eq!(withdrawals.unsent(), [(tls, addr)]);
     }
 }

@@ -74,17 +74,19 @@ impl State {
         self.create(&due, Kind::Refresh, ops);
     }
 
-    /// Whether a row was ours, and its node port has not gone to a Service that asks for no row there.
-    fn keeps(&self, row: &TcpRow) -> bool {
-        let wanted = self.admission.wanted.get(&row.port);
-        let wanted = wanted.is_some_and(|port| port.rows.contains(row));
+    /// Whether a row was ours and still leads where its port may: its node port has gone to no Service but the one
+    /// that asks for the port, or the one that gave it away. Its backends may be others by now, which come with
+    /// proof; until then the old ones keep the port open.
+    pub(super) fn keeps(&self, row: &TcpRow) -> bool {
         let taken = || {
-            let port = NodePort::new(row.backend_port);
-            let desired = self.desired.as_ref();
-            desired
-                .zip(port)
-                .is_some_and(|(desired, port)| desired.node_ports.contains_key(&port))
+            let (desired, port) = self.desired.as_ref().zip(NodePort::new(row.backend_port))?;
+            let asks = self.calmed.table.get(&row.port);
+            let asks = asks.map(|route| &route.service.key);
+            let yielding = desired.yielding.get(&row.port);
+            let yields = yielding.is_some_and(|ports| ports.contains(&port));
+            let owner = desired.node_ports.get(&port)?;
+            Some(Some(&owner.key) != asks && !yields)
         };
-        self.journal.holds(row) && !self.busy.contains(row) && (wanted || !taken())
+        self.journal.holds(row) && !self.busy.contains(row) && taken() != Some(true)
     }
 }

@@ -51,12 +51,14 @@ impl State {
         self.create(&refresh, Kind::Refresh, ops);
     }
 
-    /// While nobody knows what stands, what lives by our own clock is kept alive, and nothing else is touched.
+    /// While nobody knows what stands, what lives by our own clock is kept alive, and nothing else is touched. Without
+    /// proof not even what leads to another Service by now, which a successor has removed.
     pub(super) fn keep_alive(&mut self, now: Uptime, ops: &mut Vec<Op>) {
         let mut rows = free(&self.plan.refresh, &self.busy);
         rows.retain(|row| {
             let confirmed = self.journal.confirmed.get(row);
-            confirmed.is_some_and(|at| *at + self.ttl > now)
+            let lives = confirmed.is_some_and(|at| *at + self.ttl > now);
+            lives && (self.role.is_active() || self.keeps(row))
         });
         self.create(&rows, Kind::Refresh, ops);
     }
