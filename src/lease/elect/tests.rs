@@ -366,6 +366,13 @@ fn who_stood_still_says_nothing_until_it_knows_what_happened_meanwhile() {
 
 #[test]
 fn a_machine_that_stood_still_has_no_proof_left_though_its_own_clock_says_so() {
+    let cautious = Role::Cautious { generation: 1 };
+    let mut idle = holder("a");
+    idle.thaw(secs(1));
+    step(&mut idle, secs(1), Answer::Failed);
+    assert_eq!(idle.role(secs(1)), cautious, "nobody confirmed it since");
+
+    // And one whose renewal was on its way.
     let mut elector = holder("a");
     let before = elector.ask(secs(2)).unwrap();
     elector.thaw(secs(3));
@@ -373,7 +380,6 @@ fn a_machine_that_stood_still_has_no_proof_left_though_its_own_clock_says_so() {
     elector.absorb(&before, secs(2), renewed, secs(3));
     assert_eq!(elector.role(secs(3)), Role::Standby);
     step(&mut elector, secs(5), Answer::Failed);
-    let cautious = Role::Cautious { generation: 1 };
     assert_eq!(elector.role(secs(5)), cautious, "nobody confirmed it since");
     assert!(!written(&mut elector, secs(7)).acquires);
     assert_eq!(generation(&elector, secs(7)), Some(1));
