@@ -184,12 +184,14 @@ fn is_secret_everywhere(text: &str) -> bool {
 fn is_behind_a_key(before: &str) -> bool {
     let key = before.trim_end_matches(BETWEEN);
     let named = SECRET_KEYS.iter().find_map(|name| key.strip_suffix(name));
-    // Another word that ends in one of them is a key of its own.
+    // Another word that ends in one of them is a key of its own, and one behind a key is a part of its value.
     let whole = named.is_some_and(|rest| {
         let rest = rest.strip_suffix("routing_api_").unwrap_or(rest);
-        rest.is_empty() || rest.ends_with([' ', '\n', '{', ','])
+        let rest = rest.trim_end_matches([' ', '-']);
+        rest.is_empty() || rest.ends_with(['\n', '{', ','])
     });
-    whole && key.len() < before.len()
+    // Without a colon the word before it is as much a part of a value as it is itself.
+    whole && before[key.len()..].contains(':')
 }
 
 /// In the address of a NATS server, which may hold a password; any other key's value may be told.
