@@ -40,8 +40,13 @@ const LAPSED_WITHIN: Duration = Duration::from_secs(260);
 const HELD_FOR: Duration = Duration::from_secs(220);
 /// What happens without an event is found by the list of each minute.
 const RESCAN: Duration = Duration::from_secs(80);
-/// Conflicts may be decided anew by a process that remembers nothing.
-const CONFLICT_LASTS: Duration = Duration::from_secs(90);
+/// A Service has its host for sure after so long.
+const INCUMBENT_AFTER: Duration = Duration::from_secs(60);
+/// As long as a stranger is remembered that was heard last, and some.
+const STRANGER_FORGOTTEN: Duration = Duration::from_secs(150);
+/// A conflict may be decided anew by a process that remembers nothing, and while one of the two is not seen a stranger
+/// may come.
+const CONFLICT_LASTS: Duration = Duration::from_mins(5);
 /// From the last fault until all is well: rows that stood twice are left alone for 135 s, those that were refused
 /// for 300 s, and each is followed by a list.
 const SETTLED_WITHIN: Duration = Duration::from_secs(420);
@@ -188,7 +193,17 @@ impl Judge {
             for claim in claims {
                 self.last.insert((front.clone(), claim.1), claim.0);
                 let claim = (front.clone(), *claim);
-                self.claimed.entry(claim).or_insert(now);
+                let since = *self.claimed.entry(claim).or_insert(now);
+                // Who asks for what strangers serve does not get it before they have left and been forgotten; what
+                // is left over from another Service fades meanwhile.
+                let leave = world.nats.strangers.iter().filter(|stranger| {
+                    *front == Front::Host(stranger.uri.clone())
+                        && since + INCUMBENT_AFTER > stranger.since
+                });
+                if let Some(leave) = leave.map(|stranger| stranger.until).max() {
+                    let known = self.excused.entry(front.clone()).or_default();
+                    *known = (*known).max(leave + STRANGER_FORGOTTEN);
+                }
             }
         }
         self.claimed

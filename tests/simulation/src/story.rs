@@ -178,7 +178,11 @@ impl Plan<'_> {
                 11 => self.router_fails(now),
                 12..=14 => self.process_fails(now),
                 15 if disk_fails => self.disk_fails(now),
-                15 | 16 => self.other(now, Action::StrangerHost),
+                15 | 16 => {
+                    // Long enough that they have to be known.
+                    let span = self.span(180);
+                    self.actions.push((now, Action::StrangerHost(span)));
+                }
                 17 => self.other(now, Action::StrangerRows),
                 18 => self.other(now, Action::OlderJob),
                 _ => {

@@ -29,8 +29,8 @@ const STRANGER_BEATS: Duration = Duration::from_secs(20);
 const STUCK_MAX: usize = 64;
 /// What the bus keeps of others' registrations.
 const EARS_MAX: usize = 4096;
-/// A host is taken over if strangers were heard there for so long before, and an interval is 20 s.
-const STRANGER_KNOWN: Duration = Duration::from_secs(60);
+/// A host is taken over if strangers were heard there for so long before: two intervals of 20 s.
+const STRANGER_KNOWN: Duration = Duration::from_secs(45);
 /// As long as routers may still hold what we announced last.
 const CLAIM_LASTS: Duration = Duration::from_secs(150);
 

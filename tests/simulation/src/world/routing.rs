@@ -355,6 +355,11 @@ pub fn prune(world: &mut World) {
 /// Somebody begins to write rows.
 pub fn joins(world: &mut World, other: Other) {
     let legacy = other.legacy;
+    if legacy {
+        // Whoever takes over from an older job is no newcomer.
+        let ports = other.rows.iter().map(|row| row.port.get());
+        world.routing.served.extend(ports);
+    }
     world.routing.others.push(other);
     let index = world.routing.others.len() - 1;
     world.note(format_args!("writer {index} comes, legacy {legacy}"));
