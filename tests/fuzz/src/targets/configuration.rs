@@ -116,6 +116,8 @@ fn run(input: &[u8]) {
         let parsed = Config::parse(text, Path::new("c.yml"), surroundings);
         let mut printed = Vec::new();
         match &parsed {
+            // A filter is any text, and is told.
+            Ok(config) if config.log.level.contains(SECRET) => {}
             Ok(config) => {
                 printed.push(format!("{config:?}"));
                 printed.extend(config.warnings.iter().cloned());
