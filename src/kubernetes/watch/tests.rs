@@ -1,0 +1,1 @@
+//! Units of the watch that need no apiserver.
