@@ -17,11 +17,12 @@ use crate::config::LogFormat;
 pub use format::Line;
 pub use writer::{Dropped, Guard};
 
-/// Libraries that say at `info` what our own lines say better; kube also logs every request at `debug`.
+/// Libraries that say what our own lines say better: async-nats each reconnect, kube each failed request, as
+/// an error and without ours being able to judge it.
 const QUIET: &[&str] = &[
     "async_nats=warn",
-    "kube_client=warn",
-    "kube_runtime=warn",
+    "kube_client=off",
+    "kube_runtime=off",
     "hyper=warn",
 ];
 

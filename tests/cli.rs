@@ -244,6 +244,72 @@ fn status_without_a_running_process_says_whom_it_asked() {
     );
 }
 
+const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, labels: {http-route-sync: web, tcp-route-sync: '2222'}}
+spec: {type: NodePort, ports: [{port: 80}]}
+";
+
+#[test]
+fn lint_tells_what_a_manifest_comes_to() {
+    let place = Place::new();
+    place.write("web.yml", SERVICE);
+    let answer = place.run(&["lint", "-f", "web.yml", "--app-domain", "apps.test"]);
+    assert_eq!(
+        answer.stdout,
+        "http  web.apps.test  →  default/web\ntcp   2222           →  default/web\n"
+    );
+    assert_eq!((answer.code, answer.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn lint_fails_on_a_route_that_would_be_lost_and_prints_json_when_asked() {
+    let place = Place::new();
+    place.write("web.yml", &SERVICE.replace("2222", "70000"));
+    place.original();
+    let arguments = [
+        "lint",
+        "-f",
+        "web.yml",
+        "--config",
+        "route-sync.yml",
+        "--output",
+        "json",
+    ];
+    let answer = place.run(&arguments);
+    let value: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert_eq!(value["findings"][0]["code"], "port-out-of-range");
+    assert_eq!(value["http"]["web.apps.test"], "default/web");
+}
+
+#[test]
+fn lint_without_a_file_is_a_mistake_of_usage() {
+    assert_eq!(Place::new().run(&["lint"]).code, 2);
+    let answer = Place::new().run(&["lint", "-f", "absent.yml"]);
+    assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
+    assert!(
+        answer
+            .stderr
+            .starts_with("error: cannot read `absent.yml`: ")
+    );
+}
+
+#[test]
+fn plan_without_an_apiserver_is_neither_in_sync_nor_pending() {
+    let place = Place::new();
+    place.original();
+    let answer = place.run(&["plan"]);
+    assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
+    assert!(
+        answer.stderr.starts_with("error: cannot list "),
+        "{}",
+        answer.stderr
+    );
+    assert!(!answer.stderr.contains("hunter"));
+}
+
 /// A running process; killed when dropped.
 struct Running(std::process::Child);
 

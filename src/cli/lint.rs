@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,8 +13,7 @@ use crate::Uptime;
 use crate::admin::json::Finding;
 use crate::config::{Config, Surroundings, default_options};
 use crate::desired::{self, Memory, Options, Severity};
-use crate::kubernetes::snapshot::{Node, Snapshot};
-use crate::route::{Hostname, NodeUid, RouteTable};
+use crate::route::{Hostname, RouteTable};
 
 /// A directory of manifests is some megabytes at most.
 const INPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -33,14 +31,17 @@ pub(super) fn lint(
     app_domain: &str,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let options = options(config, app_domain)?;
+    let options = Options {
+        // Which addresses the nodes have is no affair of a Service's manifest.
+        ipv6: false,
+        ..options(config, app_domain)?
+    };
     let mut texts = Vec::new();
     for file in files {
         let text = read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         texts.push((file.display().to_string(), text));
     }
-    let mut snapshot = wires::snapshot_of_manifests(&texts)?;
-    with_a_node(&mut snapshot);
+    let snapshot = wires::snapshot_of_manifests(&texts)?;
     let found = desired::derive(&snapshot, &mut Memory::default(), &options, Uptime::ZERO);
     let mut all: Vec<_> = snapshot.findings.iter().chain(&found.findings).collect();
     all.sort();
@@ -91,27 +92,6 @@ fn read(file: &Path) -> std::io::Result<String> {
             .read_to_string(&mut text)?;
     }
     Ok(text)
-}
-
-/// Manifests rarely hold Nodes, and their absence is no mistake of a Service. Addresses for documentation
-/// (RFC 5737, RFC 3849).
-fn with_a_node(snapshot: &mut Snapshot) {
-    if snapshot.nodes.is_empty() {
-        let node = Node {
-            uid: NodeUid("any".to_owned()),
-            internal_ips: vec![
-                IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-                IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-            ],
-            ready: true,
-            deleting: false,
-            excluded: false,
-            zone: None,
-        };
-        snapshot.nodes.insert("any".to_owned(), node);
-    }
-    // Where pods will be is nothing a manifest tells.
-    snapshot.endpoints = Some(BTreeMap::new());
 }
 
 impl View {

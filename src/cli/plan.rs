@@ -164,3 +164,48 @@ fn tcp_text(tcp: &Tcp) -> String {
     text.push_str(&render::columns(&all));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(port: u16, backend: &str) -> TcpRow {
+        let backend = backend.to_owned();
+        TcpRow { port, backend }
+    }
+
+    #[test]
+    fn a_plan_shows_each_row_under_its_sign() {
+        let tcp = Tcp {
+            readable: false,
+            add: vec![row(2222, "10.0.0.1:30001")],
+            remove: vec![row(33, "10.0.0.2:30002")],
+            keep: Vec::new(),
+            held: vec![4444],
+        };
+        let expect = "\
+tcp: 1 to add, 1 to remove, 0 to keep (the routing API's table cannot be read)
+  + 2222  10.0.0.1:30001
+  - 33    10.0.0.2:30002
+  ! 4444  held
+";
+        assert_eq!(tcp_text(&tcp), expect);
+    }
+
+    #[test]
+    fn held_and_kept_rows_are_no_pending_change() {
+        let tcp = Tcp {
+            keep: vec![row(1, "x")],
+            held: vec![2],
+            ..Tcp::default()
+        };
+        assert!(tcp.in_sync());
+        assert!(
+            !Tcp {
+                remove: vec![row(1, "x")],
+                ..Tcp::default()
+            }
+            .in_sync()
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! Where the commands meet the parts that do I/O: each part's own shape on one side, channels on the other.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::bail;
 use tokio::sync::watch;
@@ -8,9 +9,9 @@ use tokio::sync::watch;
 use super::plan::Tcp;
 use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
-use crate::kubernetes::snapshot::Snapshot;
+use crate::kubernetes::{self, snapshot::Snapshot};
 use crate::lifecycle::{Clock, Tasks};
-use crate::metrics::Counters;
+use crate::metrics::{Counter, Counters};
 use crate::route::Lane;
 use crate::status::{LaneReport, SourceReport};
 
@@ -19,19 +20,25 @@ type Tables = watch::Receiver<Option<Arc<Desired>>>;
 
 /// Starts the watches.
 pub(super) fn watch(
-    _config: KubernetesConfig,
-    _clock: Clock,
-    _counters: &mut Counters,
+    config: KubernetesConfig,
+    clock: Clock,
+    counters: &mut Counters,
     tasks: &mut Tasks,
 ) -> (Snapshots, watch::Receiver<SourceReport>) {
-    let (snapshot_tx, snapshot) = watch::channel(None);
-    let (sources_tx, sources) = watch::channel(SourceReport::default());
-    let stop = tasks.stop_token();
-    tasks.spawn("kubernetes", async move {
-        let _held = (snapshot_tx, sources_tx);
-        stop.cancelled().await;
-    });
-    (snapshot, sources)
+    let counts = kubernetes::WatchCounters::default();
+    for (counter, count) in [
+        (Counter::Lists, &counts.lists),
+        (Counter::WatchStarts, &counts.watch_starts),
+        (Counter::WatchRestarts, &counts.watch_restarts),
+        (Counter::WatchMissed, &counts.watch_missed),
+        (Counter::Undecodable, &counts.undecodable),
+    ] {
+        let count = count.clone();
+        counters.add(counter, move || count.load(Ordering::Relaxed));
+    }
+    let (watches, receivers) = kubernetes::watch(config, clock, counts);
+    tasks.spawn("kubernetes", watches.run(tasks.stop_token()));
+    (receivers.snapshot, receivers.report)
 }
 
 /// Starts the TCP lane.
@@ -73,13 +80,16 @@ fn idle(
 }
 
 /// One complete view of the cluster.
-pub(super) async fn snapshot_once(_config: &KubernetesConfig) -> anyhow::Result<Snapshot> {
-    bail!("looking at a cluster once is not connected")
+pub(super) async fn snapshot_once(config: &KubernetesConfig) -> anyhow::Result<Snapshot> {
+    Ok(kubernetes::snapshot_once(config).await?)
 }
 
 /// The view that manifests give; each text with the name of its file.
-pub(super) fn snapshot_of_manifests(_texts: &[(String, String)]) -> anyhow::Result<Snapshot> {
-    bail!("reading manifests is not connected")
+pub(super) fn snapshot_of_manifests(texts: &[(String, String)]) -> anyhow::Result<Snapshot> {
+    let files = texts
+        .iter()
+        .map(|(file, text)| (file.as_str(), text.as_str()));
+    Ok(kubernetes::snapshot_of_manifests(files)?)
 }
 
 /// What the TCP lane would change now, and what it found.

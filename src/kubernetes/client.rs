@@ -62,13 +62,17 @@ pub enum ConnectError {
         hint: &'static str,
     },
     /// We do not run in a pod, or without its service account.
-    #[error("no kubeconfig is configured and this is no pod with a service account; hint: set `kube_config_path`")]
+    #[error(
+        "no kubeconfig is configured and this is no pod with a service account; hint: set `kube_config_path`"
+    )]
     NotInCluster(#[source] kube::config::InClusterError),
     /// The proxy's address cannot be read.
     #[error("`kubernetes.proxy_url`: `{0}` is no URL; hint: write it as `http://host:port`")]
     Proxy(String),
     /// Certificates, keys or a credential plugin do not work.
-    #[error("the credentials for the apiserver do not work; hint: check the files and the `exec` plugin that {origin} names")]
+    #[error(
+        "the credentials for the apiserver do not work; hint: check the files and the `exec` plugin that {origin} names"
+    )]
     Credentials {
         /// Where they were named.
         origin: String,
@@ -189,10 +193,9 @@ async fn from_kubeconfig(file: &Path) -> Result<(Config, Option<String>), Connec
     let explain = |error| explain(file, error);
     let kubeconfig = Kubeconfig::read_from(file).map_err(explain)?;
     let cluster = current_cluster(&kubeconfig).cloned();
-    let mut config =
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .map_err(explain)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(explain)?;
     let mut proxy = None;
     if let Some(cluster) = cluster {
         proxy = cluster.proxy_url.filter(|url| !url.is_empty());

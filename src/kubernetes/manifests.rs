@@ -113,7 +113,7 @@ fn fill_node_ports(services: &mut [Service]) {
 
 fn placeholder() -> Node {
     Node {
-        uid: NodeUid(PLACEHOLDER_NODE.to_owned()),
+        uid: NodeUid(PLACEHOLDER_NODE.into()),
         internal_ips: vec![PLACEHOLDER_IP],
         ready: true,
         deleting: false,
@@ -128,16 +128,21 @@ impl Collected {
     fn read(&mut self, file: &str, first_line: usize, document: &str) {
         let mut fail = |line, message| {
             let file = file.to_owned();
-            self.errors.push(ManifestError { file, line, message });
+            self.errors.push(ManifestError {
+                file,
+                line,
+                message,
+            });
         };
-        let yaml = match serde_yaml::Value::deserialize(serde_yaml::Deserializer::from_str(document)) {
-            Ok(yaml) => yaml,
-            Err(error) => {
-                let line = error.location().map_or(1, |at| at.line());
-                fail(first_line + line.max(1) - 1, error.to_string());
-                return;
-            }
-        };
+        let yaml =
+            match serde_yaml::Value::deserialize(serde_yaml::Deserializer::from_str(document)) {
+                Ok(yaml) => yaml,
+                Err(error) => {
+                    let line = error.location().map_or(1, |at| at.line());
+                    fail(first_line + line.max(1) - 1, error.to_string());
+                    return;
+                }
+            };
         let json = match serde_json::to_value(yaml) {
             Ok(json) => json,
             Err(error) => {
@@ -209,12 +214,17 @@ fn complete(json: &mut Value, kind: Kind) {
     let namespace = metadata.entry("namespace").or_insert("default".into());
     let uid = format!("{}/{name}", namespace.as_str().unwrap_or_default());
     metadata.insert("uid".to_owned(), Value::from(uid));
-    if !matches!(json["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
+    if !matches!(
+        json["spec"]["type"].as_str(),
+        Some("NodePort" | "LoadBalancer")
+    ) {
         return;
     }
     for port in json["spec"]["ports"].as_array_mut().into_iter().flatten() {
         if let Some(port) = port.as_object_mut()
-            && port.get("nodePort").is_none_or(|it| it.is_null() || *it == 0)
+            && port
+                .get("nodePort")
+                .is_none_or(|it| it.is_null() || *it == 0)
         {
             // Marks those that get a placeholder; no apiserver allows it as a node port by default.
             port.insert("nodePort".to_owned(), u16::MAX.into());

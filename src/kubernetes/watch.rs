@@ -103,8 +103,10 @@ pub fn watch_with(
     let (changes_tx, changes) = mpsc::channel(CHANGES_MAX);
     let (snapshots, snapshot) = channel::channel(None);
     let (reports, report) = channel::channel(SourceReport::default());
-    let relist: BTreeMap<SourceId, Arc<Notify>> =
-        SourceId::ALL.into_iter().map(|id| (id, Arc::default())).collect();
+    let relist: BTreeMap<SourceId, Arc<Notify>> = SourceId::ALL
+        .into_iter()
+        .map(|id| (id, Arc::default()))
+        .collect();
     let source = |(id, relist): (&SourceId, &Arc<Notify>)| {
         let (api, counters) = (Arc::clone(&api), counters.clone());
         Source::new(*id, api, counters, changes_tx.clone(), Arc::clone(relist))

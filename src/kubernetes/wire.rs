@@ -305,7 +305,9 @@ fn item_of<T: Wire>(json: Value) -> Item {
         },
         uid: text("/metadata/uid"),
         resource_version: text("/metadata/resourceVersion"),
-        deleting: json.pointer("/metadata/deletionTimestamp").is_some_and(|it| !it.is_null()),
+        deleting: json
+            .pointer("/metadata/deletionTimestamp")
+            .is_some_and(|it| !it.is_null()),
         object: Err(String::new()),
     };
     match serde_json::from_value::<T>(json) {
@@ -418,7 +420,7 @@ impl Wire for RawNode {
         let mut conditions = self.status.conditions.iter().flatten();
         let mut taints = self.spec.taints.iter().flatten();
         Ok(Object::Node(Box::new(Node {
-            uid: NodeUid(metadata.uid.clone()),
+            uid: NodeUid(metadata.uid.as_str().into()),
             internal_ips: addresses
                 .filter(|address| address.kind == "InternalIP")
                 .filter_map(|address| address.address.parse().ok())
@@ -434,7 +436,7 @@ impl Wire for RawNode {
                 .label(ZONE_LABEL)
                 .or_else(|| metadata.label(ZONE_LABEL_OLD))
                 .filter(|zone| !zone.is_empty())
-                .cloned(),
+                .map(|zone| zone.as_str().into()),
         })))
     }
 }
@@ -479,7 +481,9 @@ impl Wire for RawEndpoints {
 
     fn object(&self) -> Result<Object, String> {
         let subsets = self.subsets.iter().flatten();
-        let ready: Vec<_> = subsets.flat_map(|it| it.addresses.iter().flatten()).collect();
+        let ready: Vec<_> = subsets
+            .flat_map(|it| it.addresses.iter().flatten())
+            .collect();
         let nodes = ready.iter().filter_map(|address| address.node_name.clone());
         let endpoints = Endpoints {
             ready_nodes: nodes.collect(),

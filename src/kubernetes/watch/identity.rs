@@ -76,7 +76,8 @@ pub(super) async fn by_address(api: &Api) -> Result<Identity, ApiError> {
 }
 
 fn unidentified() -> Finding {
-    let consequence = "the UID of `kube-system` cannot be read, so the apiserver's address names this cluster";
+    let consequence =
+        "the UID of `kube-system` cannot be read, so the apiserver's address names this cluster";
     Finding::new(
         Code::RightMissing,
         Subject::Cluster,

@@ -365,7 +365,10 @@ impl Source {
     }
 
     /// Where a list differs from what we know, leaving out what changed while it was read.
-    fn differences(&self, listed: &BTreeMap<ObjectKey, String>) -> Vec<(ObjectKey, Option<String>)> {
+    fn differences(
+        &self,
+        listed: &BTreeMap<ObjectKey, String>,
+    ) -> Vec<(ObjectKey, Option<String>)> {
         let keys: BTreeSet<&ObjectKey> = listed.keys().chain(self.known.keys()).collect();
         keys.into_iter()
             .filter(|key| !self.touched.contains(*key))
@@ -424,7 +427,12 @@ impl Source {
         let error = self.status.error.as_deref();
         // An apiserver that restarts is nothing to wake anyone for; one that stays away is.
         if failures == FAILURES_MAX {
-            tracing::warn!(source = name, failures, error, "kubernetes source keeps failing");
+            tracing::warn!(
+                source = name,
+                failures,
+                error,
+                "kubernetes source keeps failing"
+            );
         } else {
             tracing::debug!(source = name, failures, error, "kubernetes source failed");
         }
@@ -445,7 +453,8 @@ impl Source {
     }
 
     async fn tell_status(&mut self) {
-        self.send(Change::Status(self.id, self.status.clone())).await;
+        self.send(Change::Status(self.id, self.status.clone()))
+            .await;
     }
 
     /// Whoever no longer listens needs nothing; [`run`](Self::run) ends by itself then.

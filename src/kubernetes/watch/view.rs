@@ -316,7 +316,10 @@ impl View {
 
     /// Everything as one value. To be asked for only when [`complete`](Self::complete).
     pub(super) fn snapshot(&self, cluster: ClusterId, more: &[Finding]) -> Snapshot {
-        debug_assert!(self.complete(), "half a cluster must never become a snapshot");
+        debug_assert!(
+            self.complete(),
+            "half a cluster must never become a snapshot"
+        );
         let mut findings: BTreeSet<Finding> = more.iter().cloned().collect();
         findings.extend(self.findings());
         Snapshot {
@@ -329,7 +332,10 @@ impl View {
     }
 
     fn of(&self, source: SourceId) -> impl Iterator<Item = (&ObjectKey, &Entry)> {
-        self.sources.get(&source).into_iter().flat_map(|it| it.entries.iter())
+        self.sources
+            .get(&source)
+            .into_iter()
+            .flat_map(|it| it.entries.iter())
     }
 
     /// A Service comes from up to two sources. Its labels are each source's own affair, so that a label is
@@ -355,7 +361,11 @@ impl View {
                 // `other` is the HTTP source's copy.
                 let later = entry.delivery > delivery;
                 if copy.service.uid == other.service.uid {
-                    let newest = if later { service.http_label.clone() } else { None };
+                    let newest = if later {
+                        service.http_label.clone()
+                    } else {
+                        None
+                    };
                     let tcp_label = copy.tcp_label.clone();
                     let http_label = newest.or_else(|| other.http_label.clone());
                     let base = if later { copy } else { other };
@@ -393,7 +403,9 @@ impl View {
         for (_, entry) in sources.into_iter().flat_map(|source| self.of(source)) {
             if let Some(Object::Endpoints(service, slice)) = &entry.object {
                 let endpoints = merged.entry(service.clone()).or_default();
-                endpoints.ready_nodes.extend(slice.ready_nodes.iter().cloned());
+                endpoints
+                    .ready_nodes
+                    .extend(slice.ready_nodes.iter().cloned());
                 endpoints
                     .terminating_nodes
                     .extend(slice.terminating_nodes.iter().cloned());
