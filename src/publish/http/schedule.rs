@@ -1,0 +1,758 @@
+//! What is announced or withdrawn next, and when.
+//!
+//! Pure: no I/O, no clock, no randomness; the same calls give the same messages in the same order. The lane
+//! hands in tables, connections, confirmations and the time, and takes out one message after the other.
+//!
+//! ```text
+//!   table ──apply──▶ wanted messages ──┬─ new or changed ──▶ queue (by band, then breadth first) ──pop──▶ wire
+//!                        │             └─ beats: one slot of the interval each ──▶ ▲
+//!                        └─ uri@endpoint no longer wanted ──▶ withdrawals, repeated ┘
+//! ```
+//!
+//! Everything is keyed by (uri, host:port), as gorouter keys its pools. What is wanted is never withdrawn: a
+//! key is either in a wanted message or among the withdrawals, never in both.
+
+mod pace;
+mod withdrawals;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::wire::{self, Entry, Identity};
+use crate::Uptime;
+use crate::desired::Desired;
+use crate::route::{Backend, ClusterId, HttpRoute, ServiceKey, Uri};
+use crate::status::{RouteReport, RouteState};
+use pace::Pace;
+use withdrawals::Withdrawals;
+
+/// Beats are gathered into slots of this length, so that a large table wakes the process ten times a second
+/// and not a thousand times.
+const TICK: Duration = Duration::from_millis(100);
+/// How long further `router.start` messages join the first: routers of one foundation restart together.
+const START_GATHER: Duration = Duration::from_millis(250);
+/// Routers that have started wait a whole interval before they serve; a fifth of it, as Diego's route-emitter
+/// takes, spreads all senders of a foundation and leaves time for ourselves.
+const START_JITTER_SHARE: f64 = 0.2;
+/// And never more than this.
+const START_JITTER_MAX: Duration = Duration::from_secs(4);
+
+/// One message to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Announce or withdraw.
+    pub subject: &'static str,
+    /// The body.
+    pub payload: Bytes,
+    /// Whether it is nothing but a beat.
+    pub beat: bool,
+    /// Counts up with every message; what [`Schedule::confirm`] is told.
+    pub number: u64,
+}
+
+/// What a new table changed, for whoever tells people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Uris not wanted before.
+    pub added: Vec<Arc<Uri>>,
+    /// Uris whose backends, options or Service changed.
+    pub changed: Vec<Arc<Uri>>,
+    /// Uris no longer wanted, with the Service they came from.
+    pub removed: Vec<(Arc<Uri>, ServiceKey)>,
+}
+
+/// All announcements and withdrawals of the lane.
+pub struct Schedule {
+    identity: Identity,
+    wanted: Option<Arc<Desired>>,
+    routes: BTreeMap<Arc<Uri>, Route>,
+    messages: BTreeMap<MessageKey, Message>,
+    withdrawals: Withdrawals,
+    queue: BTreeSet<Job>,
+    beats: BTreeSet<(u64, MessageKey)>,
+    slots: u64,
+    ticked: u64,
+    pace: Pace,
+    connected: bool,
+    restart_at: Option<Uptime>,
+    sent: u64,
+    unconfirmed: VecDeque<(u64, Arc<Uri>)>,
+    touched: BTreeSet<Arc<Uri>>,
+}
+
+/// A route as people see it, as long as it is wanted or being withdrawn.
+struct Route {
+    service: ServiceKey,
+    state: RouteState,
+    since: Uptime,
+    /// The first message of this connection that carried it.
+    announced: Option<u64>,
+}
+
+/// One endpoint, and which of its messages where one does not hold all its uris.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct MessageKey {
+    addr: SocketAddr,
+    part: u16,
+}
+
+struct Message {
+    uris: Box<[Arc<Uri>]>,
+    payload: Bytes,
+    tls: bool,
+    /// How soon any of its routes prefers this backend; 0 is the first.
+    rank: u16,
+    queued: Option<Band>,
+}
+
+/// What goes before what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Band {
+    /// Makes a route reachable, or replaces an endpoint that is about to be withdrawn.
+    First,
+    /// A withdrawal's first sending.
+    Withdrawal,
+    /// Any other new or changed endpoint.
+    Change,
+    /// A withdrawal's repetition.
+    Repeat,
+    /// Everything again, for a router or a connection that is new.
+    Sweep,
+    /// A beat.
+    Beat,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Job {
+    band: Band,
+    rank: u16,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Register(MessageKey),
+    Withdraw(SocketAddr, Arc<Uri>),
+}
+
+/// What one table does to the endpoints.
+#[derive(Default)]
+struct Pass {
+    /// Endpoints to look at, each with uris that were or are to be there.
+    endpoints: BTreeMap<SocketAddr, BTreeSet<Arc<Uri>>>,
+    /// Messages that are new or differ.
+    fresh: Vec<MessageKey>,
+    /// Uris that lose an endpoint.
+    losing: BTreeSet<Arc<Uri>>,
+}
+
+// === impl Schedule ===
+
+impl Schedule {
+    /// Nothing wanted, not connected.
+    #[must_use]
+    pub fn new(send_app: bool, interval: Duration, messages_per_second: u32) -> Self {
+        Self {
+            identity: Identity {
+                cluster: ClusterId(String::new()),
+                send_app,
+            },
+            wanted: None,
+            routes: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            withdrawals: Withdrawals::default(),
+            queue: BTreeSet::new(),
+            beats: BTreeSet::new(),
+            slots: slots(interval),
+            ticked: 0,
+            pace: Pace::new(messages_per_second),
+            connected: false,
+            restart_at: None,
+            sent: 0,
+            unconfirmed: VecDeque::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Takes a new table: what is new goes out at once, what is gone is withdrawn after it.
+    pub fn apply(&mut self, desired: &Arc<Desired>, now: Uptime) -> Changes {
+        let before = self.wanted.replace(desired.clone());
+        let renamed = self.identity.cluster != desired.cluster;
+        self.identity.cluster.clone_from(&desired.cluster);
+        let mut pass = Pass::default();
+        let mut changes = Changes::default();
+        let none = BTreeMap::new();
+        let old = before.as_ref().map_or(&none, |before| &before.table.http);
+        for (uri, old, new) in differences(old, &desired.table.http, renamed) {
+            let uri = self.told(uri, old, new, now, &mut changes);
+            for backend in old.into_iter().chain(new).flat_map(|r| r.backends.iter()) {
+                pass.endpoints
+                    .entry(address(backend))
+                    .or_default()
+                    .insert(uri.clone());
+            }
+        }
+        for (addr, uris) in std::mem::take(&mut pass.endpoints) {
+            self.rebuild(addr, uris, desired, now, &mut pass);
+        }
+        if self.connected {
+            self.enqueue_pass(&pass);
+        }
+        for (uri, _) in &changes.removed {
+            self.forget_if_gone(uri);
+        }
+        changes
+    }
+
+    /// The connection is lost: whatever was on its way may be, too. Nothing is queued until the next one.
+    pub fn disconnected(&mut self, now: Uptime) {
+        self.connected = false;
+        self.restart_at = None;
+        self.queue.clear();
+        self.unconfirmed.clear();
+        for message in self.messages.values_mut() {
+            message.queued = None;
+        }
+        self.withdrawals.start_over(now);
+        for (uri, route) in &mut self.routes {
+            route.announced = None;
+            if route.state == RouteState::Live {
+                (route.state, route.since) = (RouteState::Pending, now);
+                self.touched.insert(uri.clone());
+            }
+        }
+    }
+
+    /// A connection stands: everything goes out anew, replacements and withdrawals first, because a client
+    /// library may have replayed an announcement that is no longer true.
+    pub fn connected(&mut self, now: Uptime) {
+        self.connected = true;
+        self.ticked = tick(now);
+        self.announce_all();
+    }
+
+    /// A router started and knows nothing. `jitter` lies in 0..1. However many start, one sweep answers them.
+    pub fn router_started(&mut self, now: Uptime, jitter: f64) {
+        if self.connected && self.restart_at.is_none() {
+            let share = self.interval().mul_f64(START_JITTER_SHARE);
+            let spread = share.min(START_JITTER_MAX).mul_f64(jitter.clamp(0.0, 1.0));
+            self.restart_at = Some(now + START_GATHER + spread);
+        }
+    }
+
+    /// Adopts another interval between two beats of one endpoint.
+    pub fn set_interval(&mut self, interval: Duration) {
+        if slots(interval) != self.slots {
+            self.slots = slots(interval);
+            self.beats = self.messages.keys().map(|key| self.beat_of(*key)).collect();
+        }
+    }
+
+    /// The next message, if one is due and the pace allows it.
+    pub fn pop(&mut self, now: Uptime) -> Option<Outgoing> {
+        if !self.connected {
+            return None;
+        }
+        self.advance(now);
+        if self.queue.is_empty() || !self.pace.take(now) {
+            return None;
+        }
+        let job = self.queue.pop_first()?;
+        self.sent += 1;
+        Some(match job.what {
+            What::Register(key) => self.send_registration(key, job.band),
+            What::Withdraw(addr, uri) => self.send_withdrawal(addr, uri, job.band, now),
+        })
+    }
+
+    /// When [`Self::pop`] should be asked next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Uptime> {
+        if !self.connected {
+            return None;
+        }
+        if !self.queue.is_empty() {
+            return Some(self.pace.ready_at(self.queue.len()));
+        }
+        let beat = self.next_beat_tick().map(|tick| TICK * clamped(tick));
+        let others = [self.withdrawals.next_due(), self.restart_at];
+        others.into_iter().flatten().chain(beat).min()
+    }
+
+    /// The other side has every message up to this number.
+    pub fn confirm(&mut self, number: u64, now: Uptime) {
+        while let Some((sent, uri)) = self.unconfirmed.pop_front_if(|(sent, _)| *sent <= number) {
+            let Some(route) = self.routes.get_mut(&uri) else {
+                continue;
+            };
+            if route.announced == Some(sent) && route.state == RouteState::Pending {
+                (route.state, route.since) = (RouteState::Live, now);
+                self.touched.insert(uri);
+            }
+        }
+    }
+
+    /// The number of the last message taken out.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether nothing but beats is left to send.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.connected && self.queue.first().is_none_or(|job| job.band == Band::Beat)
+    }
+
+    /// The interval between two beats of one endpoint.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        TICK * clamped(self.slots)
+    }
+
+    /// Messages a whole sweep takes.
+    #[must_use]
+    pub fn message_count(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Keys still being withdrawn.
+    #[must_use]
+    pub fn withdrawal_count(&self) -> usize {
+        self.withdrawals.len()
+    }
+
+    /// The routes whose report changed since the last call; `None` for those that are no more.
+    pub fn take_reports(&mut self) -> Vec<(Arc<Uri>, Option<RouteReport>)> {
+        let touched = std::mem::take(&mut self.touched);
+        let report = |uri: Arc<Uri>| {
+            let report = self.routes.get(&uri).map(|route| self.report(&uri, route));
+            (uri, report)
+        };
+        touched.into_iter().map(report).collect()
+    }
+
+    // --- a new table -----------------------------------------------------------------------------------------
+
+    /// Notes what one difference means for the route people see.
+    fn told(
+        &mut self,
+        uri: &Uri,
+        old: Option<&HttpRoute>,
+        new: Option<&HttpRoute>,
+        now: Uptime,
+        changes: &mut Changes,
+    ) -> Arc<Uri> {
+        let known = self.routes.get_key_value(uri).map(|(uri, _)| uri.clone());
+        let uri = known.unwrap_or_else(|| Arc::new(uri.clone()));
+        let Some(new_route) = new.or(old) else {
+            return uri;
+        };
+        let fresh = || Route {
+            service: new_route.service.key.clone(),
+            state: RouteState::Pending,
+            since: now,
+            announced: None,
+        };
+        let route = self.routes.entry(uri.clone()).or_insert_with(fresh);
+        let starts_anew = match (old, new) {
+            (Some(old), Some(new)) => {
+                changes.changed.push(uri.clone());
+                let kept = |b: &Backend| rank_of(old, address(b)).is_some();
+                !new.backends.iter().any(kept)
+            }
+            (None, Some(_)) => {
+                changes.added.push(uri.clone());
+                true
+            }
+            (_, None) => {
+                changes
+                    .removed
+                    .push((uri.clone(), new_route.service.key.clone()));
+                (route.state, route.since) = (RouteState::Withdrawing, now);
+                false
+            }
+        };
+        route.service.clone_from(&new_route.service.key);
+        if starts_anew {
+            route.announced = None;
+            if route.state != RouteState::Pending {
+                (route.state, route.since) = (RouteState::Pending, now);
+            }
+        }
+        self.touched.insert(uri.clone());
+        uri
+    }
+
+    /// Renders one endpoint's messages anew and notes which of them, and which keys, changed.
+    fn rebuild(
+        &mut self,
+        addr: SocketAddr,
+        mut uris: BTreeSet<Arc<Uri>>,
+        desired: &Desired,
+        now: Uptime,
+        pass: &mut Pass,
+    ) {
+        let old = self.take_messages(addr);
+        let was: BTreeMap<Arc<Uri>, bool> = old
+            .values()
+            .flat_map(|message| message.uris.iter().map(|uri| (uri.clone(), message.tls)))
+            .collect();
+        uris.extend(was.keys().cloned());
+        let mut entries = Vec::new();
+        for uri in &uris {
+            let route = desired.table.http.get::<Uri>(uri);
+            let ranked = route.and_then(|route| Some((route, rank_of(route, addr)?)));
+            let Some((route, rank)) = ranked else {
+                continue;
+            };
+            let backend = route.backends.iter().nth(rank.into());
+            entries.extend(backend.map(|backend| {
+                let entry = Entry {
+                    uri,
+                    route,
+                    backend,
+                };
+                (rank, entry)
+            }));
+        }
+        let ranks: BTreeMap<&Uri, u16> = entries.iter().map(|(r, e)| (&**e.uri, *r)).collect();
+        let entries: Vec<_> = entries.iter().map(|(_, entry)| *entry).collect();
+        for (part, new) in (0..).zip(wire::registrations(&self.identity, &entries)) {
+            let key = MessageKey { addr, part };
+            let rank = new.uris.iter().map(|uri| ranks[&**uri]).min();
+            let same = old.get(&key).filter(|old| old.payload == new.payload);
+            let message = Message {
+                rank: rank.expect("a message must carry a uri"),
+                queued: same.and_then(|old| old.queued),
+                payload: same.map_or(new.payload, |old| old.payload.clone()),
+                uris: new.uris,
+                tls: new.tls,
+            };
+            // A message still waiting from before moves with its rank, and before withdrawals of its uris.
+            if same.is_none() || message.queued.is_some_and(|band| band < Band::Beat) {
+                pass.fresh.push(key);
+            } else if message.queued.is_some() {
+                self.queue.insert(job(key, &message, Band::Beat));
+            }
+            self.messages.insert(key, message);
+            self.beats.insert(self.beat_of(key));
+        }
+        let wanted: BTreeSet<&Uri> = ranks.into_keys().collect();
+        for uri in &uris {
+            if wanted.contains(&**uri) {
+                self.cancel_withdrawal(uri, addr);
+            } else if let Some(tls) = was.get(uri) {
+                self.withdrawals.add(uri, addr, *tls, now);
+                pass.losing.insert(uri.clone());
+                self.touched.insert(uri.clone());
+            }
+        }
+    }
+
+    /// Takes one endpoint's messages out of every index.
+    fn take_messages(&mut self, addr: SocketAddr) -> BTreeMap<MessageKey, Message> {
+        let all = MessageKey { addr, part: 0 }..=MessageKey {
+            addr,
+            part: u16::MAX,
+        };
+        let keys: Vec<_> = self.messages.range(all).map(|(key, _)| *key).collect();
+        let mut taken = BTreeMap::new();
+        for key in keys {
+            let message = self.messages.remove(&key).expect("its key must be there");
+            if let Some(band) = message.queued {
+                self.queue.remove(&job(key, &message, band));
+            }
+            self.beats.remove(&self.beat_of(key));
+            taken.insert(key, message);
+        }
+        taken
+    }
+
+    fn enqueue_pass(&mut self, pass: &Pass) {
+        for key in &pass.fresh {
+            let message = &self.messages[key];
+            let replaces = message.uris.iter().any(|uri| pass.losing.contains(uri));
+            let band = if message.rank == 0 || replaces {
+                Band::First
+            } else {
+                Band::Change
+            };
+            self.enqueue(*key, band);
+        }
+        for (uri, addr) in self.withdrawals.unsent() {
+            self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
+            self.withdrawals.queued(&uri, addr, Band::Withdrawal);
+        }
+    }
+
+    // --- everything anew ---------------------------------------------------------------------------------------
+
+    fn announce_all(&mut self) {
+        let bridges: BTreeSet<MessageKey> = self
+            .withdrawals
+            .uris()
+            .filter_map(|uri| self.first_message(uri))
+            .collect();
+        for (uri, addr) in self.withdrawals.keys() {
+            if let Some(band) = self.withdrawals.queued(&uri, addr, Band::Withdrawal) {
+                self.queue.remove(&withdrawal(band, &uri, addr));
+            }
+            self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
+        }
+        let keys: Vec<_> = self.messages.keys().copied().collect();
+        for key in keys {
+            let bridge = bridges.contains(&key);
+            self.enqueue(key, if bridge { Band::First } else { Band::Sweep });
+        }
+    }
+
+    /// The message of a route's most preferred backend.
+    fn first_message(&self, uri: &Uri) -> Option<MessageKey> {
+        let route = self.wanted.as_ref()?.table.http.get(uri)?;
+        let addr = address(route.backends.iter().next()?);
+        let from = MessageKey { addr, part: 0 };
+        self.messages
+            .range(from..)
+            .take_while(|(key, _)| key.addr == addr)
+            .find(|(_, message)| message.uris.iter().any(|other| **other == *uri))
+            .map(|(key, _)| *key)
+    }
+
+    // --- time ----------------------------------------------------------------------------------------------------
+
+    /// Moves everything that is due into the queue.
+    fn advance(&mut self, now: Uptime) {
+        if self.restart_at.is_some_and(|at| at <= now) {
+            self.restart_at = None;
+            self.announce_all();
+        }
+        for (uri, addr) in self.withdrawals.take_due(now) {
+            self.queue.insert(withdrawal(Band::Repeat, &uri, addr));
+            self.withdrawals.queued(&uri, addr, Band::Repeat);
+        }
+        let last = tick(now);
+        // After a long pause once round is enough.
+        let from = (self.ticked + 1).max((last + 1).saturating_sub(self.slots));
+        for tick in from..=last {
+            let slot = tick % self.slots;
+            let keys: Vec<_> = self
+                .beats
+                .range((slot, MessageKey::FIRST)..)
+                .take_while(|(other, _)| *other == slot)
+                .map(|(_, key)| *key)
+                .collect();
+            for key in keys {
+                self.enqueue(key, Band::Beat);
+            }
+        }
+        self.ticked = self.ticked.max(last);
+    }
+
+    fn next_beat_tick(&self) -> Option<u64> {
+        let next = self.ticked + 1;
+        let slot = next % self.slots;
+        let ahead = self.beats.range((slot, MessageKey::FIRST)..).next();
+        match ahead {
+            Some((other, _)) => Some(next + other - slot),
+            None => Some(next + self.slots - slot + self.beats.first()?.0),
+        }
+    }
+
+    fn beat_of(&self, key: MessageKey) -> (u64, MessageKey) {
+        let hash = super::fnv(format!("{}/{}", key.addr, key.part).as_bytes());
+        (hash % self.slots, key)
+    }
+
+    /// Queues a message unless it already waits at least as far in front.
+    fn enqueue(&mut self, key: MessageKey, band: Band) {
+        let message = self.messages.get_mut(&key).expect("it must be wanted");
+        if let Some(waiting) = message.queued {
+            // A changed rank left the queue together with the message; inserting twice is harmless.
+            let band = band.min(waiting);
+            self.queue.remove(&job(key, message, waiting));
+            message.queued = Some(band);
+            self.queue.insert(job(key, message, band));
+        } else {
+            message.queued = Some(band);
+            self.queue.insert(job(key, message, band));
+        }
+    }
+
+    // --- sending -------------------------------------------------------------------------------------------------
+
+    fn send_registration(&mut self, key: MessageKey, band: Band) -> Outgoing {
+        let message = self.messages.get_mut(&key).expect("it must be wanted");
+        message.queued = None;
+        for uri in &message.uris {
+            let route = self
+                .routes
+                .get_mut(uri)
+                .expect("a wanted route must be known");
+            if route.announced.is_none() {
+                route.announced = Some(self.sent);
+                self.unconfirmed.push_back((self.sent, uri.clone()));
+            }
+        }
+        Outgoing {
+            subject: wire::REGISTER,
+            payload: message.payload.clone(),
+            beat: band == Band::Beat,
+            number: self.sent,
+        }
+    }
+
+    /// Withdraws one key, and with it those that wait right behind it for the same endpoint.
+    fn send_withdrawal(
+        &mut self,
+        addr: SocketAddr,
+        uri: Arc<Uri>,
+        band: Band,
+        now: Uptime,
+    ) -> Outgoing {
+        let tls = self.withdrawals.is_tls(&uri, addr);
+        let mut uris = vec![uri];
+        while let Some(next) = self.queue.first() {
+            let What::Withdraw(other, uri) = &next.what else {
+                break;
+            };
+            let fits = next.band == band && *other == addr;
+            if !fits || self.withdrawals.is_tls(uri, addr) != tls {
+                break;
+            }
+            uris.push(uri.clone());
+            if wire::unregistrations(addr, tls, &uris).len() > 1 {
+                uris.pop();
+                break;
+            }
+            self.queue.pop_first();
+        }
+        let mut payloads = wire::unregistrations(addr, tls, &uris);
+        for uri in &uris {
+            if self.withdrawals.sent(uri, addr, now) {
+                self.forget_if_gone(uri);
+                self.touched.insert(uri.clone());
+            }
+        }
+        Outgoing {
+            subject: wire::UNREGISTER,
+            payload: payloads.swap_remove(0),
+            beat: false,
+            number: self.sent,
+        }
+    }
+
+    fn cancel_withdrawal(&mut self, uri: &Arc<Uri>, addr: SocketAddr) {
+        if let Some(Some(band)) = self.withdrawals.cancel(uri, addr) {
+            self.queue.remove(&withdrawal(band, uri, addr));
+        }
+    }
+
+    /// Forgets a route that is neither wanted nor being withdrawn.
+    fn forget_if_gone(&mut self, uri: &Arc<Uri>) {
+        let wanted = self.wanted.as_ref();
+        let wanted = wanted.is_some_and(|desired| desired.table.http.contains_key::<Uri>(uri));
+        if !wanted && self.withdrawals.of(uri).next().is_none() {
+            self.routes.remove(uri);
+            self.touched.insert(uri.clone());
+        }
+    }
+
+    fn report(&self, uri: &Arc<Uri>, route: &Route) -> RouteReport {
+        let wanted = self.wanted.as_ref();
+        let backends = match wanted.and_then(|desired| desired.table.http.get::<Uri>(uri)) {
+            Some(route) => route.backends.iter().map(ToString::to_string).collect(),
+            None => self.withdrawals.of(uri).map(|a| a.to_string()).collect(),
+        };
+        RouteReport {
+            service: route.service.clone(),
+            state: route.state,
+            backends,
+            since: route.since,
+        }
+    }
+}
+
+// === impl MessageKey ===
+
+impl MessageKey {
+    /// Before every other key.
+    const FIRST: Self = Self {
+        addr: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+        part: 0,
+    };
+}
+
+// --- helpers -------------------------------------------------------------------------------------------------------
+
+/// Every uri whose route differs between two tables, in order; every uri of either if `all`.
+fn differences<'a>(
+    old: &'a BTreeMap<Uri, HttpRoute>,
+    new: &'a BTreeMap<Uri, HttpRoute>,
+    all: bool,
+) -> Vec<(&'a Uri, Option<&'a HttpRoute>, Option<&'a HttpRoute>)> {
+    let mut found = Vec::new();
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => return found,
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        let uri = before.or(after).map(|(uri, _)| uri);
+        let (before, after) = (before.map(|(_, r)| r), after.map(|(_, r)| r));
+        if let Some(uri) = uri.filter(|_| all || before != after) {
+            found.push((uri, before, after));
+        }
+    }
+}
+
+fn address(backend: &Backend) -> SocketAddr {
+    SocketAddr::new(backend.ip, backend.port.get())
+}
+
+/// Where this route has that endpoint, if it does.
+fn rank_of(route: &HttpRoute, addr: SocketAddr) -> Option<u16> {
+    let at = route.backends.iter().position(|b| address(b) == addr)?;
+    Some(u16::try_from(at).unwrap_or(u16::MAX))
+}
+
+fn job(key: MessageKey, message: &Message, band: Band) -> Job {
+    Job {
+        band,
+        // Beats and the like need no order; a sweep goes breadth first as a cold start does.
+        rank: message.rank,
+        what: What::Register(key),
+    }
+}
+
+fn withdrawal(band: Band, uri: &Arc<Uri>, addr: SocketAddr) -> Job {
+    Job {
+        band,
+        rank: 0,
+        what: What::Withdraw(addr, uri.clone()),
+    }
+}
+
+fn slots(interval: Duration) -> u64 {
+    (tick(interval)).max(1)
+}
+
+fn tick(now: Uptime) -> u64 {
+    u64::try_from(now.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Ticks fit 32 bits for thirteen years.
+fn clamped(ticks: u64) -> u32 {
+    u32::try_from(ticks).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,428 @@
+//! The HTTP lane against a NATS server: one in this process always, a real one where `ROUTE_SYNC_NATS_SERVER` or
+//! the search path has it.
+
+#[path = "http_lane/real.rs"]
+mod real;
+#[path = "http_lane/server.rs"]
+mod server;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use route_sync::config::{NatsConfig, NatsServer, Secret, TlsConfig};
+use route_sync::desired::{Code, Desired};
+use route_sync::lifecycle::Clock;
+use route_sync::publish::http::{self, HttpCounters};
+use route_sync::route::{
+    Backend, Backends, ClusterId, Hostname, HttpOptions, HttpRoute, Lane, NodePort, NodeUid,
+    RouteTable, ServiceKey, ServiceRef, Uri,
+};
+use route_sync::status::{LaneReport, RouteState};
+use server::{Behaviour, Server};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Generous: a noisy machine may stall for seconds.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A table in short: host `a.test` on nodes 1 and 2 at port 30001 is `("a", 30001, &[1, 2])`.
+fn table(routes: &[(&str, u16, &[u8])]) -> Arc<Desired> {
+    let route = |(host, port, nodes): &(&str, u16, &[u8])| {
+        let uri = Uri::of_host(Hostname::parse(&format!("{host}.test")).unwrap());
+        let backend = |node: &u8| Backend {
+            ip: IpAddr::from([10, 0, 0, *node]),
+            port: NodePort::new(*port).unwrap(),
+            node: NodeUid(format!("node-{node}")),
+            zone: None,
+        };
+        let key = ServiceKey {
+            namespace: "default".to_owned(),
+            name: format!("svc-{port}"),
+        };
+        let route = HttpRoute {
+            service: ServiceRef {
+                key,
+                uid: format!("uid-{port}"),
+            },
+            backends: Backends::new(nodes.iter().map(backend)).unwrap(),
+            options: HttpOptions::default(),
+        };
+        (uri, route)
+    };
+    Arc::new(Desired {
+        cluster: ClusterId("kube".to_owned()),
+        table: RouteTable {
+            http: routes.iter().map(route).collect(),
+            ..RouteTable::default()
+        },
+        findings: Vec::new(),
+        node_ips: BTreeMap::new(),
+        node_ports: BTreeMap::new(),
+        revisit: None,
+    })
+}
+
+fn config(addrs: &[SocketAddr], password: Option<&str>, tls: Option<TlsConfig>) -> NatsConfig {
+    let server = |addr: &SocketAddr| NatsServer {
+        host: addr.ip().to_string(),
+        port: addr.port(),
+        login: password.map(|text| ("nats".to_owned(), Secret::new(text.to_owned()))),
+    };
+    NatsConfig {
+        servers: addrs.iter().map(server).collect(),
+        tls,
+        default_interval: Duration::from_secs(20),
+        messages_per_second: 5000,
+        send_app: true,
+    }
+}
+
+/// The lane under test.
+struct Running {
+    desired: watch::Sender<Option<Arc<Desired>>>,
+    report: watch::Receiver<LaneReport>,
+    counters: Arc<HttpCounters>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(config: NatsConfig, first: Option<Arc<Desired>>) -> Self {
+        let (desired, desired_rx) = watch::channel(first);
+        let (report_tx, report) = watch::channel(LaneReport::new(Lane::Http));
+        let counters = Arc::new(HttpCounters::default());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(http::run(
+            config,
+            desired_rx,
+            report_tx,
+            Clock::start(),
+            counters.clone(),
+            stop.clone(),
+        ));
+        Self {
+            desired,
+            report,
+            counters,
+            stop,
+            task,
+        }
+    }
+
+    fn want(&self, routes: &[(&str, u16, &[u8])]) {
+        self.desired.send_replace(Some(table(routes)));
+    }
+
+    fn state(&self, host: &str) -> Option<RouteState> {
+        let report = self.report.borrow();
+        report.routes.get(&format!("{host}.test")).map(|r| r.state)
+    }
+
+    async fn live(&self, host: &str) {
+        until(&format!("{host} live"), || {
+            self.state(host) == Some(RouteState::Live)
+        })
+        .await;
+    }
+
+    fn error(&self) -> String {
+        self.report.borrow().last_error.clone().unwrap_or_default()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let done = tokio::time::timeout(DEADLINE, wait).await;
+    assert!(done.is_ok(), "not within {DEADLINE:?}: {what}");
+}
+
+/// `+a,b@1:30001` for each announcement and withdrawal.
+fn brief(routes: &[(u64, char, String)]) -> Vec<String> {
+    let brief = |(_, sign, body): &(u64, char, String)| {
+        let value: serde_json::Value = serde_json::from_str(body).unwrap();
+        let uris = value["uris"].as_array().unwrap().iter();
+        let uris: Vec<_> = uris
+            .map(|uri| uri.as_str().unwrap().trim_end_matches(".test"))
+            .collect();
+        let host = value["host"].as_str().unwrap().rsplit('.').next().unwrap();
+        format!("{sign}{}@{host}:{}", uris.join(","), value["port"])
+    };
+    routes.iter().map(brief).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_is_announced_in_the_bytes_gorouter_reads_and_is_live_after_the_echo() {
+    let server = Server::start(Behaviour::default()).await;
+    let lane = Running::start(config(&[server.addr], None, None), None);
+    until("connected", || {
+        lane.counters.connected.load(Ordering::Relaxed) == 1
+    })
+    .await;
+    assert!(server.routes().is_empty(), "nothing is wanted yet");
+    lane.want(&[("a", 30001, &[1])]);
+    lane.live("a").await;
+    let (_, sign, body) = server.routes().remove(0);
+    assert_eq!(sign, '+');
+    let value: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(value["host"], "10.0.0.1");
+    assert_eq!(value["port"], 30001);
+    assert_eq!(value["uris"], serde_json::json!(["a.test"]));
+    assert_eq!(value["app"], "uid-30001");
+    assert!(value["private_instance_index"].is_string());
+    assert_eq!(value["tags"]["component"], "route-sync");
+    until("confirmed", || lane.report.borrow().confirmed_once).await;
+    assert_eq!(server.published("router.greet")[0].payload, b"{}");
+    assert_eq!(
+        lane.report.borrow().facts.get("delivery").unwrap(),
+        "proven by echo"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shortest_interval_of_all_routers_is_adopted_and_beats_are_the_same_bytes() {
+    let router = |id: &str, seconds: u32| {
+        format!(r#"{{"id":"{id}","minimumRegisterIntervalInSeconds":{seconds}}}"#)
+    };
+    let behaviour = Behaviour {
+        routers: vec![router("r1", 20), router("r2", 5), "nonsense".to_owned()],
+        ..Behaviour::default()
+    };
+    let server = Server::start(behaviour).await;
+    let lane = Running::start(
+        config(&[server.addr], None, None),
+        Some(table(&[("a", 1, &[1])])),
+    );
+    let interval = || lane.counters.interval_millis.load(Ordering::Relaxed);
+    until("interval of 5 s", || interval() == 5000).await;
+    assert_eq!(lane.counters.routers.load(Ordering::Relaxed), 3);
+    until("two beats", || server.routes().len() >= 3).await;
+    let routes = server.routes();
+    assert!(routes.iter().all(|route| *route == routes[0]), "{routes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawal_is_repeated_and_ends_when_the_route_is_wanted_again() {
+    let server = Server::start(Behaviour::default()).await;
+    let first = table(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
+    let lane = Running::start(config(&[server.addr], None, None), Some(first));
+    lane.live("a").await;
+    lane.want(&[("b", 30002, &[1])]);
+    let withdrawn = || {
+        let all = brief(&server.routes());
+        all.iter().filter(|text| *text == "-a@1:30001").count()
+    };
+    until("a repetition", || withdrawn() >= 2).await;
+    assert_eq!(lane.state("a"), Some(RouteState::Withdrawing));
+    lane.want(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
+    lane.live("a").await;
+    assert_eq!(lane.counters.withdrawals_pending.load(Ordering::Relaxed), 0);
+    assert_eq!(brief(&server.routes()).last().unwrap(), "+a@1:30001");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_queued_while_down_and_a_new_connection_gets_everything_in_order() {
+    let mut server = Server::start(Behaviour::default()).await;
+    let first = table(&[("a", 30001, &[1]), ("b", 30002, &[1]), ("c", 30003, &[1])]);
+    let lane = Running::start(config(&[server.addr], None, None), Some(first));
+    for host in ["a", "b", "c"] {
+        lane.live(host).await;
+    }
+    server.stop().await;
+    until("loss seen", || lane.state("a") == Some(RouteState::Pending)).await;
+    // Many tables while down: only the last counts.
+    for port in 30100..30200 {
+        lane.want(&[("a", port, &[1]), ("b", 30002, &[1])]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    lane.want(&[("b", 30002, &[1]), ("c", 30003, &[2, 3])]);
+    until("withdrawing", || {
+        lane.state("a") == Some(RouteState::Withdrawing)
+    })
+    .await;
+    let before = server.routes().len();
+    server.listen().await;
+    lane.live("b").await;
+    lane.live("c").await;
+    let sent = brief(&server.routes()[before..]);
+    assert_eq!(sent[0], "+c@2:30003", "a replacement goes first: {sent:?}");
+    let rest: Vec<_> = sent[1..]
+        .iter()
+        .skip_while(|s| s.starts_with('-'))
+        .collect();
+    let withdrawn = &sent[1..sent.len() - rest.len()];
+    assert!(withdrawn.contains(&"-a@1:30001".to_owned()), "{sent:?}");
+    assert!(withdrawn.contains(&"-c@1:30003".to_owned()), "{sent:?}");
+    assert_eq!(&rest[..2], ["+b@1:30002", "+c@3:30003"], "{sent:?}");
+    let stale = |text: &&String| text.starts_with("+a");
+    assert_eq!(sent.iter().filter(stale).count(), 0, "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_starts_hears_everything_anew() {
+    let server = Server::start(Behaviour::default()).await;
+    let first = table(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
+    let lane = Running::start(config(&[server.addr], None, None), Some(first));
+    lane.live("a").await;
+    lane.live("b").await;
+    let announcements = || lane.counters.announcements.load(Ordering::Relaxed);
+    assert_eq!(announcements(), 2);
+    let start = r#"{"id":"r1","minimumRegisterIntervalInSeconds":5,"hosts":["10.0.0.1"]}"#;
+    server.publish("router.start", start);
+    server.publish("router.start", start);
+    until("a sweep", || announcements() == 4).await;
+    assert_eq!(lane.counters.router_starts.load(Ordering::Relaxed), 2);
+    until("its interval", || {
+        lane.counters.interval_millis.load(Ordering::Relaxed) == 5000
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_is_found_by_its_silence_and_left() {
+    let server = Server::start(Behaviour::default()).await;
+    let lane = Running::start(
+        config(&[server.addr], None, None),
+        Some(table(&[("a", 30001, &[1])])),
+    );
+    lane.live("a").await;
+    server.change(|behaviour| behaviour.frozen = true);
+    lane.want(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
+    until("given up", || {
+        lane.counters.connected.load(Ordering::Relaxed) == 0
+    })
+    .await;
+    assert!(lane.counters.echo_misses.load(Ordering::Relaxed) >= 2);
+    assert_ne!(
+        lane.state("b"),
+        Some(RouteState::Live),
+        "nobody confirmed it"
+    );
+    server.change(|behaviour| behaviour.frozen = false);
+    lane.live("b").await;
+    assert_eq!(lane.counters.connections.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_without_the_password_and_mended_without_a_restart() {
+    let behaviour = Behaviour {
+        password: Some("right".to_owned()),
+        ..Behaviour::default()
+    };
+    let server = Server::start(behaviour).await;
+    let lane = Running::start(
+        config(&[server.addr], Some("hunter2"), None),
+        Some(table(&[("a", 30001, &[1])])),
+    );
+    until("the refusal", || {
+        lane.error().contains("authorization violation")
+    })
+    .await;
+    assert!(!format!("{:?}", lane.report.borrow()).contains("hunter2"));
+    assert_eq!(lane.report.borrow().findings[0].code, Code::LaneDown);
+    assert!(server.routes().is_empty());
+    server.change(|behaviour| behaviour.password = Some("hunter2".to_owned()));
+    lane.live("a").await;
+    assert!(lane.report.borrow().findings.is_empty());
+    assert_eq!(lane.error(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_does_not_keep_the_lane_from_the_other() {
+    let mut dead = Server::start(Behaviour::default()).await;
+    dead.stop().await;
+    let server = Server::start(Behaviour::default()).await;
+    let lane = Running::start(
+        config(&[dead.addr, server.addr], None, None),
+        Some(table(&[("a", 30001, &[1])])),
+    );
+    lane.live("a").await;
+    assert_eq!(
+        lane.report.borrow().facts.get("server").unwrap(),
+        &server.addr.to_string()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_demands_tls_gets_a_handshake_and_no_password_in_the_clear() {
+    let behaviour = Behaviour {
+        demand_tls: true,
+        ..Behaviour::default()
+    };
+    let server = Server::start(behaviour).await;
+    let lane = Running::start(config(&[server.addr], Some("hunter2"), None), None);
+    until("first bytes", || !server.first_bytes().is_empty()).await;
+    // TLS record type 22 is a handshake.
+    assert_eq!(server.first_bytes()[0], 22);
+    until("an error", || !lane.error().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_tls_is_never_spoken_to_where_tls_is_configured() {
+    let server = Server::start(Behaviour::default()).await;
+    let tls = TlsConfig::default();
+    let first = Some(table(&[("a", 30001, &[1])]));
+    let lane = Running::start(config(&[server.addr], Some("hunter2"), Some(tls)), first);
+    until("an error", || !lane.error().is_empty()).await;
+    until("two attempts", || server.connections() >= 2).await;
+    assert!(server.routes().is_empty());
+    assert_ne!(lane.state("a"), Some(RouteState::Live));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_right_to_an_inbox_the_lane_goes_on_and_says_so() {
+    let behaviour = Behaviour {
+        deny_inbox: true,
+        ..Behaviour::default()
+    };
+    let server = Server::start(behaviour).await;
+    let lane = Running::start(
+        config(&[server.addr], None, None),
+        Some(table(&[("a", 30001, &[1])])),
+    );
+    lane.live("a").await;
+    until("said", || {
+        let report = lane.report.borrow();
+        let delivery = report.facts.get("delivery");
+        delivery.is_some_and(|text| text.starts_with("degraded"))
+    })
+    .await;
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_sends_what_waits_and_withdraws_nothing() {
+    let server = Server::start(Behaviour::default()).await;
+    let hosts: Vec<String> = (0..900).map(|n| format!("h{n}")).collect();
+    let routes: Vec<(&str, u16, &[u8])> = (30000..)
+        .zip(&hosts)
+        .map(|(port, host)| (host.as_str(), port, &[1][..]))
+        .collect();
+    let mut lane = Running::start(config(&[server.addr], None, None), None);
+    until("connected", || {
+        lane.counters.connected.load(Ordering::Relaxed) == 1
+    })
+    .await;
+    lane.want(&routes);
+    until("some sent", || !server.routes().is_empty()).await;
+    lane.stop.cancel();
+    tokio::time::timeout(DEADLINE, &mut lane.task)
+        .await
+        .expect("it must stop")
+        .unwrap();
+    until("all of them", || server.routes().len() == 900).await;
+    assert!(server.routes().iter().all(|(_, sign, _)| *sign == '+'));
+}
