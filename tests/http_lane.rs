@@ -36,7 +36,7 @@ fn table(routes: &[(&str, u16, &[u8])]) -> Arc<Desired> {
         let backend = |node: &u8| Backend {
             ip: IpAddr::from([10, 0, 0, *node]),
             port: NodePort::new(*port).unwrap(),
-            node: NodeUid(format!("node-{node}")),
+            node: NodeUid(format!("node-{node}").into()),
             zone: None,
         };
         let key = ServiceKey {
@@ -78,6 +78,7 @@ fn config(addrs: &[SocketAddr], password: Option<&str>, tls: Option<TlsConfig>) 
         default_interval: Duration::from_secs(20),
         messages_per_second: 5000,
         send_app: true,
+        join_foreign: false,
     }
 }
 

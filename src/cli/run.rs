@@ -90,7 +90,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
             clock,
             &mut counters,
             &mut tasks,
-        )?);
+        ));
     }
     let status = Status::new(clock, sources, snapshot, desired, lanes);
     tasks.spawn("tell", tell::run(status.clone(), stop.clone()));

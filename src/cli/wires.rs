@@ -1,7 +1,7 @@
 //! Where the commands meet the parts that do I/O: each part's own shape on one side, channels on the other.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::bail;
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
+use crate::publish::http::{self, HttpCounters};
 use crate::route::Lane;
 use crate::status::{LaneReport, SourceReport};
 
@@ -55,13 +56,42 @@ pub(super) fn tcp(
 
 /// Starts the HTTP lane.
 pub(super) fn http(
-    _nats: NatsConfig,
+    nats: NatsConfig,
     desired: Tables,
-    _clock: Clock,
-    _counters: &mut Counters,
+    clock: Clock,
+    counters: &mut Counters,
     tasks: &mut Tasks,
-) -> anyhow::Result<watch::Receiver<LaneReport>> {
-    Ok(idle(Lane::Http, "http", desired, tasks))
+) -> watch::Receiver<LaneReport> {
+    type Count = fn(&HttpCounters) -> &AtomicU64;
+    let counts = Arc::new(HttpCounters::default());
+    let read: [(Counter, Count); 14] = [
+        (Counter::NatsAnnouncements, |counts| &counts.announcements),
+        (Counter::NatsBeats, |counts| &counts.beats),
+        (Counter::NatsWithdrawals, |counts| &counts.withdrawals),
+        (Counter::NatsSendFailures, |counts| &counts.send_failures),
+        (Counter::NatsEchoes, |counts| &counts.echoes),
+        (Counter::NatsEchoesMissed, |counts| &counts.echo_misses),
+        (Counter::NatsConnections, |counts| &counts.connections),
+        (Counter::NatsRouterStarts, |counts| &counts.router_starts),
+        (Counter::NatsConnected, |counts| &counts.connected),
+        (Counter::NatsSweepMessages, |counts| &counts.messages),
+        (Counter::NatsWithdrawalsPending, |counts| {
+            &counts.withdrawals_pending
+        }),
+        (Counter::NatsRouters, |counts| &counts.routers),
+        (Counter::NatsIntervalMilliseconds, |counts| {
+            &counts.interval_millis
+        }),
+        (Counter::NatsEchoMicroseconds, |counts| &counts.echo_micros),
+    ];
+    for (counter, count) in read {
+        let counts = counts.clone();
+        counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
+    }
+    let (report_tx, report) = watch::channel(LaneReport::new(Lane::Http));
+    let lane = http::run(nats, desired, report_tx, clock, counts, tasks.stop_token());
+    tasks.spawn("http", lane);
+    report
 }
 
 fn idle(

@@ -275,7 +275,7 @@ fn instance_id(cluster: &ClusterId, node: &NodeUid, service: &ServiceRef, port: 
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let mut hash = OFFSET;
-    for part in [&cluster.0, &node.0, &service.uid, &port.to_string()] {
+    for part in [cluster.0.as_str(), &node.0, &service.uid, &port.to_string()] {
         // A byte that stands in no UTF-8 text keeps `ab`+`c` apart from `a`+`bc`.
         for byte in part.bytes().chain([0xff]) {
             hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
@@ -310,8 +310,8 @@ mod tests {
         Backend {
             ip: IpAddr::from([10, 0, 0, 1]),
             port: NodePort::new(30080).unwrap(),
-            node: NodeUid("node-1".to_owned()),
-            zone: Some("z1".to_owned()),
+            node: NodeUid("node-1".into()),
+            zone: Some("z1".into()),
         }
     }
 
@@ -437,7 +437,7 @@ mod tests {
         let id = |cluster: &str, node: &str, uid: &str, port| {
             let mut service = route(HttpOptions::default()).service;
             uid.clone_into(&mut service.uid);
-            let node = NodeUid(node.to_owned());
+            let node = NodeUid(node.into());
             instance_id(&ClusterId(cluster.to_owned()), &node, &service, port)
         };
         let ids = [
