@@ -1,1 +1,375 @@
-//! The TCP lane.
+//! The TCP lane: observe → plan → apply, for as long as the process lives.
+//!
+//! ```text
+//!   Desired ──▶ flaps ──▶ admission ──▶ plan ──▶ budget ──▶ requests (≤ 4) ──▶ state ──▶ LaneReport
+//!                                        ▲                                       │
+//!                                        └────────── image of the table ◀────────┘
+//! ```
+//!
+//! One loop owns all state; requests are futures it polls itself, so that none outlives it and a request that
+//! hangs delays nothing but its own rows. The table is listed at start, after errors, after deletes and every
+//! five minutes, never before a change: between lists the image is kept by what the API confirmed. Whatever a
+//! remote does, the loop goes on; only `stop` ends it, and then every row stays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{RoutingApiConfig, UaaConfig};
+use crate::desired::{Desired, Finding};
+use crate::lifecycle::Clock;
+use crate::plan::admission::{self, Gate, RouterGroup};
+use crate::plan::{self, InstanceId, Journal, Observed, Plan, View};
+use crate::status::LaneReport;
+use crate::uaa::{TokenSource, UaaSetupError};
+
+mod batch;
+mod budget;
+mod client;
+mod report;
+mod state;
+mod wire;
+
+pub use client::{ApiError, Client, RequestId};
+
+use state::{Done, Op, State};
+
+/// How long requests under way may still take once the process is asked to stop.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+/// The loop never turns faster than this on its own account.
+const TURN_MIN: Duration = Duration::from_millis(5);
+
+/// The lane, ready to run.
+pub struct TcpLane {
+    config: RoutingApiConfig,
+    client: Arc<Client>,
+    counters: Arc<TcpCounters>,
+    pace: Pace,
+}
+
+/// What the lane has counted since the start.
+#[derive(Debug, Default)]
+pub struct TcpCounters {
+    /// Requests to the routing API.
+    pub requests: AtomicU64,
+    /// Those that did not succeed.
+    pub failures: AtomicU64,
+    /// Tokens that were refused.
+    pub unauthorized: AtomicU64,
+    /// Lists of the whole table.
+    pub lists: AtomicU64,
+    /// Rows created.
+    pub rows_added: AtomicU64,
+    /// Rows deleted.
+    pub rows_removed: AtomicU64,
+    /// Rows refreshed.
+    pub rows_refreshed: AtomicU64,
+    /// Rows the API refused.
+    pub rows_refused: AtomicU64,
+    /// Rows that stood twice in the API's table.
+    pub duplicates: AtomicU64,
+    /// Confirmed rows that a list no longer showed.
+    pub drift: AtomicU64,
+    /// Early renewals of the token that failed.
+    pub token_failures: AtomicU64,
+}
+
+/// Every wait of the lane that tests may want shorter.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Between two lists when nothing calls for one: 240 bytes a row.
+    pub list_every: Duration,
+    /// Between two lists while a stranger holds a port that is wanted.
+    pub foreign_look: Duration,
+    /// Between two lists while rows in the way are about to lapse.
+    pub legacy_look: Duration,
+    /// Between two looks at the router groups: operators change their ranges.
+    pub groups_every: Duration,
+    /// Until a refused row is tried again.
+    pub quarantine: Duration,
+    /// Until a missing scope is tried again.
+    pub scope_retry: Duration,
+    /// How long rows of an older job may live: its TTL of 60 s and the pruner's 10 s and some.
+    pub legacy_life: Duration,
+    /// How long after its TTL a row may still block its double: the pruner's 10 s and some.
+    pub prune_margin: Duration,
+}
+
+/// Why the lane cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No way to tokens.
+    #[error("`uaa` cannot be used")]
+    Uaa(#[from] UaaSetupError),
+    /// No way to the API.
+    #[error("`routing_api` cannot be used")]
+    Tls(#[from] super::tls::TlsError),
+    /// No way to the API.
+    #[error("`routing_api` cannot be used: {0}")]
+    Client(String),
+}
+
+/// What stands at the routing API at one moment, for a plan that is only shown.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Every group of type tcp.
+    pub groups: Vec<RouterGroup>,
+    /// The table; `None` where it may not be read.
+    pub rows: Option<Observed>,
+}
+
+/// Runs the lane until `stop`.
+///
+/// # Errors
+/// Only where it cannot be set up; never because of a remote.
+pub async fn run(
+    config: RoutingApiConfig,
+    uaa: &UaaConfig,
+    desired: watch::Receiver<Option<Arc<Desired>>>,
+    report: watch::Sender<LaneReport>,
+    clock: Clock,
+    counters: Arc<TcpCounters>,
+    stop: CancellationToken,
+) -> Result<(), ConnectError> {
+    TcpLane::new(config, uaa, counters)?
+        .run(desired, report, clock, stop)
+        .await;
+    Ok(())
+}
+
+/// Reads what stands, once, and writes nothing.
+///
+/// # Errors
+/// Where the lane cannot be set up, or the API cannot be read.
+pub async fn observe_once(
+    config: &RoutingApiConfig,
+    uaa: &UaaConfig,
+) -> Result<Observation, ObserveError> {
+    let lane = TcpLane::new(config.clone(), uaa, Arc::default())?;
+    let groups = lane.client.router_groups().await?;
+    let rows = match lane.client.list().await {
+        Ok(rows) => Some(rows),
+        Err(ApiError::Unauthorized { scope: Some(_), .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Observation { groups, rows })
+}
+
+/// Why nothing could be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// It cannot be set up.
+    #[error("the TCP lane cannot be set up")]
+    Connect(#[from] ConnectError),
+    /// It cannot be read.
+    #[error("the routing API cannot be read")]
+    Api(#[from] ApiError),
+}
+
+// === impl TcpLane ===
+
+impl TcpLane {
+    /// Reads certificates and builds clients; asks nobody anything.
+    ///
+    /// # Errors
+    /// Where a file or URL cannot be used.
+    pub fn new(
+        config: RoutingApiConfig,
+        uaa: &UaaConfig,
+        counters: Arc<TcpCounters>,
+    ) -> Result<Self, ConnectError> {
+        let http = super::tls::client(&config.tls)?;
+        let client = Client::new(http, &config.url, TokenSource::new(uaa)?, counters.clone())
+            .map_err(|error| ConnectError::Client(super::tls::chain(&error)))?;
+        Ok(Self {
+            config,
+            client: Arc::new(client),
+            counters,
+            pace: Pace::default(),
+        })
+    }
+
+    /// The same with other waits.
+    #[must_use]
+    pub fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// Runs until `stop`; keeps every row when it ends.
+    pub async fn run(
+        self,
+        mut desired: watch::Receiver<Option<Arc<Desired>>>,
+        report: watch::Sender<LaneReport>,
+        clock: Clock,
+        stop: CancellationToken,
+    ) {
+        let mut state = State::new(self.config, self.pace, self.counters, clock.now());
+        let mut ops: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
+        let mut speaks = true;
+        state.adopt(desired.borrow_and_update().clone(), clock.now());
+        loop {
+            state.missing_by_token(self.client.tokens().missing_scopes());
+            let renew_at = self
+                .client
+                .tokens()
+                .renew_in()
+                .map(|wait| clock.now() + wait);
+            let (next, wake) = state.turn(renew_at, clock.now());
+            ops.extend(
+                next.into_iter()
+                    .map(|op| perform(op, self.client.clone(), clock)),
+            );
+            report.send_if_modified(|old| replace(old, state.report(clock.now())));
+            let wake = wake.max(clock.now() + TURN_MIN);
+            tokio::select! {
+                // Stop before all else; what came back before what is wanted next, so that the next turn
+                // plans on what is known; time last.
+                biased;
+                () = stop.cancelled() => break,
+                Some(done) = ops.next(), if !ops.is_empty() => state.absorb(done, clock.now()),
+                changed = desired.changed(), if speaks => match changed {
+                    Ok(()) => state.adopt(desired.borrow_and_update().clone(), clock.now()),
+                    // Nobody derives any more: the process is ending, and what lives is kept till then.
+                    Err(_) => speaks = false,
+                },
+                () = clock.sleep_until(wake) => {}
+            }
+        }
+        let finish = async { while ops.next().await.is_some() {} };
+        // Whatever is cut off here is idempotent, and read back at the next start.
+        let _ = tokio::time::timeout(STOP_WAIT, finish).await;
+    }
+}
+
+fn replace(old: &mut LaneReport, new: LaneReport) -> bool {
+    let changed = *old != new;
+    *old = new;
+    changed
+}
+
+/// Carries out one request, or a few that belong together.
+fn perform(op: Op, client: Arc<Client>, clock: Clock) -> BoxFuture<'static, Done> {
+    Box::pin(async move {
+        let started = clock.now();
+        match op {
+            Op::Groups => Done::Groups(client.router_groups().await),
+            Op::List => Done::List {
+                started,
+                answer: client.list().await,
+            },
+            Op::Renew => Done::Renewed(client.tokens().renew().await),
+            Op::Create {
+                rows,
+                instance,
+                ttl,
+                kind,
+            } => {
+                let written = batch::create(&client, rows.clone(), &instance, ttl).await;
+                Done::Created {
+                    started,
+                    rows,
+                    written,
+                    kind,
+                }
+            }
+            Op::Delete { rows, clearing } => {
+                let written = batch::delete(&client, rows.clone()).await;
+                Done::Deleted {
+                    rows,
+                    written,
+                    clearing,
+                }
+            }
+        }
+    })
+}
+
+// === impl Observation ===
+
+impl Observation {
+    /// What a start would do now, with everything wrong that only the lane can see.
+    ///
+    /// # Errors
+    /// The finding that keeps the whole lane waiting: no router group to be had.
+    pub fn plan(&self, config: &RoutingApiConfig, desired: &Desired) -> Result<Plan, Finding> {
+        let default = config.router_group_is_default;
+        let chosen = admission::choose(&self.groups, &config.router_group, default)?;
+        let instance = InstanceId::of(&desired.cluster);
+        let rows = self.rows.as_ref();
+        let live = rows
+            .map(|rows| state::live_ports(rows, &instance))
+            .unwrap_or_default();
+        let gate = Gate {
+            groups: &self.groups,
+            chosen: &chosen,
+            reserved: &config.reserved_ports,
+            live: &live,
+        };
+        let admission = admission::admit(&desired.table.tcp, gate);
+        let mut plan = plan::plan(plan::Input {
+            instance: &instance,
+            wanted: &admission.wanted,
+            view: rows.map_or(
+                View::Blind {
+                    creates_from: Duration::ZERO,
+                },
+                View::Seen,
+            ),
+            journal: &Journal::default(),
+            node_ips: &desired.node_ips,
+            node_ports: &desired.node_ports,
+            policy: state::policy(config, config.ttl, config.ttl / state::REFRESHES_PER_TTL),
+            now: Duration::ZERO,
+        });
+        plan.findings.extend(admission.findings);
+        plan.findings.sort();
+        Ok(plan)
+    }
+}
+
+// === impl TcpCounters ===
+
+impl TcpCounters {
+    /// Every counter by its name.
+    #[must_use]
+    pub fn values(&self) -> BTreeMap<&'static str, u64> {
+        let load = |counter: &AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+        BTreeMap::from([
+            ("requests", load(&self.requests)),
+            ("failures", load(&self.failures)),
+            ("unauthorized", load(&self.unauthorized)),
+            ("lists", load(&self.lists)),
+            ("rows_added", load(&self.rows_added)),
+            ("rows_removed", load(&self.rows_removed)),
+            ("rows_refreshed", load(&self.rows_refreshed)),
+            ("rows_refused", load(&self.rows_refused)),
+            ("duplicates", load(&self.duplicates)),
+            ("drift", load(&self.drift)),
+            ("token_failures", load(&self.token_failures)),
+        ])
+    }
+}
+
+// === impl Pace ===
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            list_every: Duration::from_secs(300),
+            foreign_look: Duration::from_secs(60),
+            legacy_look: Duration::from_secs(5),
+            groups_every: Duration::from_secs(300),
+            quarantine: Duration::from_secs(300),
+            scope_retry: Duration::from_secs(60),
+            legacy_life: Duration::from_secs(75),
+            prune_margin: Duration::from_secs(15),
+        }
+    }
+}
