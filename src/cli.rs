@@ -26,6 +26,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Surroundings};
+use crate::publish::tcp;
 use crate::telemetry;
 
 /// Where the original looked.
@@ -134,13 +135,16 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             render::error(&error);
-            let Some(mistake) = error.downcast_ref::<ConfigError>() else {
-                return ExitCode::FAILURE;
-            };
-            if matches!(mistake, ConfigError::Unreadable { .. }) {
+            if matches!(error.downcast_ref(), Some(ConfigError::Unreadable { .. })) {
                 render::hint("`--config <FILE>` names the configuration");
             }
-            usage_code(planning)
+            // A certificate that cannot be used is a mistake of the configuration as well.
+            let configuration = error.is::<ConfigError>() || error.is::<tcp::ConnectError>();
+            if configuration {
+                usage_code(planning)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -29,6 +29,8 @@ struct View {
 pub(super) struct Tcp {
     /// Whether the routing API's table could be read.
     pub(super) readable: bool,
+    /// Whether a finding keeps the whole lane waiting.
+    pub(super) blocked: bool,
     pub(super) add: Vec<TcpRow>,
     pub(super) remove: Vec<TcpRow>,
     pub(super) keep: Vec<TcpRow>,
@@ -75,6 +77,7 @@ pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitC
     findings.extend(desired.findings);
     findings.sort();
     findings.dedup();
+    let tcp_blocked = tcp.as_ref().is_some_and(|tcp| tcp.blocked);
     let in_sync = tcp.as_ref().is_none_or(Tcp::in_sync);
     let findings = findings.iter().map(Finding::of).collect();
     let view = View {
@@ -87,10 +90,10 @@ pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitC
         Output::Json => render::print_json(&view)?,
         Output::Text => render::print(&view.text())?,
     }
-    Ok(if in_sync {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(PENDING)
+    Ok(match tcp_blocked {
+        true => ExitCode::FAILURE,
+        false if in_sync => ExitCode::SUCCESS,
+        false => ExitCode::from(PENDING),
     })
 }
 
@@ -107,7 +110,7 @@ fn http(desired: &Desired) -> Vec<HttpRow> {
 
 impl Tcp {
     fn in_sync(&self) -> bool {
-        self.add.is_empty() && self.remove.is_empty()
+        !self.blocked && self.add.is_empty() && self.remove.is_empty()
     }
 }
 
@@ -178,6 +181,7 @@ mod tests {
     fn a_plan_shows_each_row_under_its_sign() {
         let tcp = Tcp {
             readable: false,
+            blocked: false,
             add: vec![row(2222, "10.0.0.1:30001")],
             remove: vec![row(33, "10.0.0.2:30002")],
             keep: Vec::new(),

@@ -75,7 +75,7 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
     let mut lanes = Vec::new();
     if let (Some(uaa), Some(api)) = (uaa, routing_api) {
         lanes.push(wires::tcp(
-            uaa,
+            &uaa,
             api,
             desired.clone(),
             clock,

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::bail;
 use tokio::sync::watch;
 
-use super::plan::Tcp;
+use super::plan::{Tcp, TcpRow};
 use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
+use crate::plan;
 use crate::publish::http::{self, HttpCounters};
+use crate::publish::tcp::{self, TcpCounters, TcpLane};
 use crate::route::Lane;
 use crate::status::{LaneReport, SourceReport};
 
@@ -42,16 +43,43 @@ pub(super) fn watch(
     (receivers.snapshot, receivers.report)
 }
 
-/// Starts the TCP lane.
+/// Starts the TCP lane. Certificates that cannot be used are a mistake of the configuration.
 pub(super) fn tcp(
-    _uaa: UaaConfig,
-    _api: RoutingApiConfig,
+    uaa: &UaaConfig,
+    api: RoutingApiConfig,
     desired: Tables,
-    _clock: Clock,
-    _counters: &mut Counters,
+    clock: Clock,
+    counters: &mut Counters,
     tasks: &mut Tasks,
-) -> anyhow::Result<watch::Receiver<LaneReport>> {
-    Ok(idle(Lane::Tcp, "tcp", desired, tasks))
+) -> Result<watch::Receiver<LaneReport>, tcp::ConnectError> {
+    type Count = fn(&TcpCounters) -> &AtomicU64;
+    let counts = Arc::new(TcpCounters::default());
+    let read: [(Counter, Count); 11] = [
+        (Counter::RoutingApiRequests, |counts| &counts.requests),
+        (Counter::RoutingApiFailures, |counts| &counts.failures),
+        (Counter::RoutingApiUnauthorized, |counts| {
+            &counts.unauthorized
+        }),
+        (Counter::RoutingApiLists, |counts| &counts.lists),
+        (Counter::TcpRowsAdded, |counts| &counts.rows_added),
+        (Counter::TcpRowsRemoved, |counts| &counts.rows_removed),
+        (Counter::TcpRowsRefreshed, |counts| &counts.rows_refreshed),
+        (Counter::TcpRowsRefused, |counts| &counts.rows_refused),
+        (Counter::TcpRowsDuplicate, |counts| &counts.duplicates),
+        (Counter::TcpRowsDrifted, |counts| &counts.drift),
+        (Counter::UaaTokenFailures, |counts| &counts.token_failures),
+    ];
+    for (counter, count) in read {
+        let counts = counts.clone();
+        counters.add(counter, move || count(&counts).load(Ordering::Relaxed));
+    }
+    let (report_tx, report) = watch::channel(LaneReport::new(Lane::Tcp));
+    let lane = TcpLane::new(api, uaa, counts)?;
+    tasks.spawn(
+        "tcp",
+        lane.run(desired, report_tx, clock, tasks.stop_token()),
+    );
+    Ok(report)
 }
 
 /// Starts the HTTP lane.
@@ -94,21 +122,6 @@ pub(super) fn http(
     report
 }
 
-fn idle(
-    lane: Lane,
-    name: &'static str,
-    desired: Tables,
-    tasks: &mut Tasks,
-) -> watch::Receiver<LaneReport> {
-    let (report_tx, report) = watch::channel(LaneReport::new(lane));
-    let stop = tasks.stop_token();
-    tasks.spawn(name, async move {
-        let _held = (report_tx, desired);
-        stop.cancelled().await;
-    });
-    report
-}
-
 /// One complete view of the cluster.
 pub(super) async fn snapshot_once(config: &KubernetesConfig) -> anyhow::Result<Snapshot> {
     Ok(kubernetes::snapshot_once(config).await?)
@@ -124,9 +137,43 @@ pub(super) fn snapshot_of_manifests(texts: &[(String, String)]) -> anyhow::Resul
 
 /// What the TCP lane would change now, and what it found.
 pub(super) async fn tcp_changes(
-    _uaa: &UaaConfig,
-    _api: &RoutingApiConfig,
-    _desired: &Desired,
+    uaa: &UaaConfig,
+    api: &RoutingApiConfig,
+    desired: &Desired,
 ) -> anyhow::Result<(Tcp, Vec<Finding>)> {
-    bail!("looking at the routing API once is not connected")
+    let observed = tcp::observe_once(api, uaa).await?;
+    let readable = observed.rows.is_some();
+    let plan = match observed.plan(api, desired) {
+        Ok(plan) => plan,
+        Err(finding) => {
+            let blocked = Tcp {
+                readable,
+                blocked: true,
+                ..Tcp::default()
+            };
+            return Ok((blocked, vec![finding]));
+        }
+    };
+    let rows = |rows: &[plan::TcpRow]| rows.iter().map(shown).collect::<Vec<_>>();
+    let mut add = rows(&plan.restore);
+    add.extend(rows(&plan.add));
+    let mut keep = rows(&plan.keep);
+    keep.extend(rows(&plan.refresh));
+    let remove = plan.clear.iter().chain(&plan.remove);
+    let tcp = Tcp {
+        readable,
+        blocked: false,
+        add,
+        remove: remove.map(|owned| shown(owned.get())).collect(),
+        keep,
+        held: plan.held.iter().map(|port| port.get()).collect(),
+    };
+    Ok((tcp, plan.findings))
+}
+
+fn shown(row: &plan::TcpRow) -> TcpRow {
+    TcpRow {
+        port: row.port.get(),
+        backend: row.backend(),
+    }
 }

@@ -549,7 +549,7 @@ fn route(service: &str, node_port: u16) -> TcpRoute {
     let backend = Backend {
         ip: "10.0.0.1".parse().unwrap(),
         port: NodePort::new(node_port).unwrap(),
-        node: NodeUid("n1".to_owned()),
+        node: NodeUid("n1".into()),
         zone: None,
     };
     TcpRoute {
