@@ -1,0 +1,242 @@
+//! The controller as it is shipped: the built binary with a configuration file, watched from outside.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use counterparts::kube_apiserver::ADMIN_TOKEN;
+use counterparts::stack::{APP_DOMAIN, CLIENT};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use crate::foundation::Foundation;
+use crate::poll;
+
+/// How long a stop may take: the controller's own bound, and some for a loaded machine.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// What is shown of a log when a test fails.
+const LOG_TAIL: usize = 60;
+
+/// A configuration under construction.
+pub struct Settings {
+    /// The file, as a value.
+    pub config: Value,
+    /// The kubeconfig's text.
+    pub kubeconfig: String,
+    /// Arguments before the configuration's; `run` by default.
+    pub arguments: Vec<String>,
+}
+
+/// A running controller. Dropped, it is killed, which keeps every route for a TTL.
+pub struct Controller {
+    child: Child,
+    settings: Settings,
+    folder: tempfile::TempDir,
+    admin: SocketAddr,
+    http: reqwest::Client,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Everything over mutual TLS, as today's foundations have it.
+    pub fn new(foundation: &Foundation) -> Result<Self> {
+        let stack = &foundation.stack;
+        let (ca, cert) = (stack.pki.ca_file(), stack.pki.client_cert_file());
+        let key = stack.pki.client_key_file();
+        let nats = stack.nats.options();
+        let config = json!({
+            "kubernetes": {},
+            "uaa": {
+                "url": stack.uaa.url(), "client_id": CLIENT.0, "client_secret": CLIENT.1, "ca_file": ca,
+            },
+            "routing_api": {
+                "url": foundation.api_url(), "ca_file": ca,
+                "client_cert_file": cert, "client_key_file": key,
+            },
+            "nats": {
+                "servers": [{"host": stack.nats.address().to_string()}],
+                "user": nats.user, "password": nats.password,
+                "tls": {
+                    "ca_file": ca, "cert_file": cert, "key_file": key, "server_name": "nats.service.test",
+                },
+            },
+            "routes": {"app_domain": APP_DOMAIN},
+            "log": {"format": "text", "level": "route_sync=debug"},
+        });
+        let kubeconfig = stack.apiserver.kubeconfig(ADMIN_TOKEN);
+        Ok(Self { config, kubeconfig, arguments: vec!["run".to_owned()] })
+    }
+}
+
+/// Where the built controller lies.
+pub fn binary() -> Result<PathBuf> {
+    let folder = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target"),
+    };
+    let path = folder.join("debug/route-sync");
+    let path = std::env::var_os("ROUTE_SYNC_BINARY").map_or(path, PathBuf::from);
+    path.canonicalize()
+        .with_context(|| format!("`{}` is missing; hint: run `cargo build`", path.display()))
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Writes the configuration and starts the controller; it need not be ready yet.
+    pub async fn start(settings: Settings) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("controller-").tempdir()?;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let admin = listener.local_addr()?;
+        drop(listener);
+        let child = spawn(&settings, &folder, admin)?;
+        let http = counterparts::pki::plain_http_client().build()?;
+        Ok(Self { child, settings, folder, admin, http })
+    }
+
+    /// Waits until `/ready` says so.
+    pub async fn ready(&mut self) {
+        poll::eventually("the controller is ready", async || {
+            self.fail_if_ended();
+            self.page("ready").await.is_some_and(|(status, _)| status == 200)
+        })
+        .await;
+    }
+
+    fn fail_if_ended(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            panic!("the controller ended: {status}");
+        }
+    }
+
+    /// It has not ended.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a running controller must have a process")
+    }
+
+    /// Status and text of an admin page.
+    pub async fn page(&self, page: &str) -> Option<(u16, String)> {
+        let answer = self.http.get(format!("http://{}/{page}", self.admin)).send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.text().await.ok()?))
+    }
+
+    /// `/status.json`.
+    pub async fn status(&self) -> Value {
+        let page = self.page("status.json").await;
+        page.and_then(|(_, text)| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    /// Whether a finding of this code is known about this subject (a part of its text is enough).
+    pub async fn has_finding(&self, code: &str, subject: &str) -> bool {
+        let status = self.status().await;
+        let findings = status["findings"].as_array().cloned().unwrap_or_default();
+        findings.iter().any(|finding| {
+            finding["code"] == code && finding["subject"].to_string().contains(subject)
+        })
+    }
+
+    /// Waits for a finding.
+    #[track_caller]
+    pub fn finding<'a>(&'a self, code: &'a str, subject: &'a str) -> impl Future<Output = ()> + 'a {
+        poll::eventually(code, async move || self.has_finding(code, subject).await)
+    }
+
+    /// The value of a metric, summed over its labels where `labels` is a part of them.
+    pub async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let text = self.page("metrics").await.map(|(_, text)| text).unwrap_or_default();
+        let of_name = |line: &&str| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
+        };
+        text.lines()
+            .filter(of_name)
+            .filter(|line| line.contains(labels))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Sends it a signal by number.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        let sent = std::process::Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "signal {signal} to {pid}");
+    }
+
+    /// SIGTERM, and its exit code.
+    pub async fn stop(mut self) -> i32 {
+        self.signal("TERM");
+        let status = tokio::time::timeout(STOP_WITHIN, self.child.wait()).await;
+        let status = status.expect("the controller must stop in time").expect("it must be waited for");
+        status.code().unwrap_or(-1)
+    }
+
+    /// SIGKILL and a new start with the same configuration.
+    pub async fn kill_and_start(&mut self) -> Result<()> {
+        self.child.kill().await?;
+        self.child = spawn(&self.settings, &self.folder, self.admin)?;
+        Ok(())
+    }
+
+    /// Runs another command of the binary with the same configuration: exit code, stdout, stderr.
+    pub async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
+        let output = Command::new(binary()?)
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.path().join("route-sync.yml"))
+            .output()
+            .await?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(LOG_TAIL).collect();
+            println!("the controller's last words:");
+            tail.into_iter().rev().for_each(|line| println!("  {line}"));
+        }
+    }
+}
+
+fn spawn(settings: &Settings, folder: &tempfile::TempDir, admin: SocketAddr) -> Result<Child> {
+    let file = folder.path().join("route-sync.yml");
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, &settings.kubeconfig)?;
+    let mut config = settings.config.clone();
+    if config["kubernetes"].is_object() {
+        config["kubernetes"]["kubeconfig"] = json!(kubeconfig);
+    } else {
+        config["kube_config_path"] = json!(kubeconfig);
+    }
+    config["admin"] = json!({"listen": admin.to_string()});
+    std::fs::write(&file, config.to_string())?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.path().join("log"))?;
+    // The configuration's flag in the original's spelling where no subcommand is named.
+    let flag = if settings.arguments.is_empty() { "--configPath" } else { "--config" };
+    let child = Command::new(binary()?)
+        .args(&settings.arguments)
+        .arg(flag)
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(child)
+}

@@ -1,0 +1,20 @@
+//! The controller, as it is shipped, against whole foundations.
+//!
+//! A scenario is one function over a [`Foundation`]. [`on_each_stage`] runs it twice: with the sandbox's routers
+//! and routing API, always, and with the real gorouter, routing-api and cf-tcp-router where they were handed in.
+//! The apiserver, NATS, UAA and every database are the real ones both times. Where a real router is absent the
+//! scenario's statement is written down as not confirmed; it never counts as passed.
+
+pub mod backend;
+pub mod cluster;
+pub mod controller;
+pub mod foundation;
+pub mod poll;
+pub mod probe;
+
+pub use backend::{Echo, Web};
+pub use cluster::Cluster;
+pub use controller::{Controller, Settings};
+pub use foundation::{Foundation, Stage, on_each_stage, on_stage};
+pub use poll::{eventually, stays};
+pub use probe::{HttpLoop, TcpLoop, http_status, tcp_line};

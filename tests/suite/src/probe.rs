@@ -1,0 +1,126 @@
+//! What a client sees: one request, or a loop of them that remembers every failure.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// A client would have given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two requests of a loop.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Status and body of one request by Host header; status 0 when nothing answered.
+pub async fn http_get(router: SocketAddr, host: &str, path: &str) -> (u16, String) {
+    let ask = async {
+        let mut stream = TcpStream::connect(router).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer = match timeout(PATIENCE, ask).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return (0, error.to_string()),
+        Err(_) => return (0, "no answer in time".to_owned()),
+    };
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status, body.to_owned())
+}
+
+/// The status alone.
+pub async fn http_status(router: SocketAddr, host: &str) -> u16 {
+    http_get(router, host, "/").await.0
+}
+
+/// The first line that a TCP service sends; `None` when the port is closed or says nothing.
+pub async fn tcp_line(address: SocketAddr) -> Option<String> {
+    let ask = async {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).await.ok()?;
+        let line = line.trim_end();
+        (!line.is_empty()).then(|| line.to_owned())
+    };
+    timeout(PATIENCE, ask).await.ok().flatten()
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: u64,
+    failures: Vec<String>,
+}
+
+/// Requests one host without end.
+pub struct HttpLoop {
+    seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+/// Connects to one port without end.
+pub struct TcpLoop {
+    seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+fn note(seen: &Mutex<Seen>, failure: Option<String>) {
+    let mut seen = seen.lock().expect("a loop's record must not be poisoned");
+    seen.requests += 1;
+    seen.failures.extend(failure);
+}
+
+/// Requests made and what failed.
+fn end(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> (u64, Vec<String>) {
+    task.abort();
+    let mut seen = seen.lock().expect("a loop's record must not be poisoned");
+    (seen.requests, std::mem::take(&mut seen.failures))
+}
+
+impl HttpLoop {
+    /// Begins; the host answers already.
+    pub fn start(router: SocketAddr, host: &str) -> Self {
+        let (seen, host) = (Arc::new(Mutex::new(Seen::default())), host.to_owned());
+        let record = seen.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (status, body) = http_get(router, &host, "/").await;
+                let failure = (status != 200).then(|| format!("{host}: {status} {body}"));
+                note(&record, failure);
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// Ends; the number of requests, and every failure.
+    pub fn end(self) -> (u64, Vec<String>) {
+        end(&self.seen, &self.task)
+    }
+}
+
+impl TcpLoop {
+    /// Begins; the port answers already.
+    pub fn start(address: SocketAddr) -> Self {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let record = seen.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let answer = tcp_line(address).await;
+                note(&record, answer.is_none().then(|| format!("{address}: no line")));
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// Ends; the number of connections, and every failure.
+    pub fn end(self) -> (u64, Vec<String>) {
+        end(&self.seen, &self.task)
+    }
+}
