@@ -117,8 +117,8 @@ fn lager(
     place: &str,
     mut fields: Fields,
 ) -> fmt::Result {
-    // lager knows debug, info, error and fatal; its readers refuse a line with any other word. A warning is an
-    // error there, and says of itself that it is less.
+    // lager knows debug, info, error and fatal and no other word. A warning is an error there, and says of
+    // itself that it is less.
     let word = match level {
         Level::ERROR => "error",
         Level::WARN => {
