@@ -53,14 +53,14 @@ pub async fn run(
             match TcpListener::bind(address).await {
                 Ok(listener) => {
                     let bound = listener.local_addr().unwrap_or(address);
-                    info!(address = %bound, "admin listening");
+                    info!(address = %bound, "listening");
                     // It ends only with this future.
                     let _ = axum::serve(listener::Bounded::new(listener), router(answers.clone()))
                         .await;
                 }
                 Err(error) if !warned => {
                     warned = true;
-                    warn!(%address, %error, "admin address not available; everything else goes on");
+                    warn!(%address, %error, "address not available, everything else goes on");
                 }
                 Err(_) => {}
             }

@@ -7,6 +7,7 @@
 mod file;
 mod keys;
 mod meaning;
+mod nats;
 mod read;
 mod reserved;
 mod scalar;

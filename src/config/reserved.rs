@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::route::Hostname;
 
-/// Platform hosts below each domain, and whether everything below them is theirs too: `*.uaa` are identity
-/// zones; doppler and the log endpoints take a wildcard on some foundations.
+/// Platform hosts below each domain, and whether everything below them is theirs too, as `*.uaa` and
+/// `*.login` are for identity zones.
 const PLATFORM_HOSTS: &[(&str, bool)] = &[
     ("api", false),
     ("uaa", true),

@@ -12,7 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 /// How an event becomes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// `2026-01-31T12:00:00.123Z  INFO publish.tcp: registered port=2222`
+    /// `2026-01-31T12:00:00.123Z  INFO tcp: registered port=2222`
     Text {
         /// With ANSI colours.
         colour: bool,
@@ -54,13 +54,16 @@ where
     }
 }
 
-/// The module below our crate with dots and a dot after it: `route_sync::publish::tcp` is `publish.tcp.`, and
-/// the crate itself is nothing.
+/// The part that speaks, with a dot after it: `route_sync::publish::tcp::report` is `tcp.`, and the crate
+/// itself is nothing. Inner modules are left out, so that a line keeps its name when code moves.
 fn place(target: &str) -> String {
-    match target.strip_prefix("route_sync").unwrap_or(target) {
-        "" => String::new(),
-        below => format!("{}.", below.trim_start_matches("::").replace("::", ".")),
-    }
+    let below = target.strip_prefix("route_sync").unwrap_or(target);
+    let mut parts = below
+        .split("::")
+        .filter(|part| !part.is_empty() && *part != "publish");
+    parts
+        .next()
+        .map_or_else(String::new, |part| format!("{part}."))
 }
 
 fn text(
@@ -114,8 +117,8 @@ fn lager(
     place: &str,
     mut fields: Fields,
 ) -> fmt::Result {
-    // lager knows debug, info, error and fatal; its readers refuse a line with any other word. A warning is an
-    // error there, and says of itself that it is less.
+    // lager knows debug, info, error and fatal and no other word. A warning is an error there, and says of
+    // itself that it is less.
     let word = match level {
         Level::ERROR => "error",
         Level::WARN => {
@@ -224,12 +227,12 @@ mod tests {
     #[test]
     fn a_lager_line_has_what_lagers_readers_expect() {
         let line = logged(Line::Lager, || {
-            tracing::info!(target: "route_sync::publish::tcp", service = "web/db", backends = 3, "registered");
+            tracing::info!(target: "route_sync::publish::tcp::report", service = "web/db", backends = 3, "registered");
         });
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["level"], "info");
         assert_eq!(value["source"], "route-sync");
-        assert_eq!(value["message"], "route-sync.publish.tcp.registered");
+        assert_eq!(value["message"], "route-sync.tcp.registered");
         assert_eq!(
             value["data"],
             serde_json::json!({"service": "web/db", "backends": 3})
