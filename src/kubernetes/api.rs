@@ -342,6 +342,18 @@ impl Lines {
     }
 }
 
+/// An `io::Error` keeps what it wraps out of its chain of sources, and hyper-rustls wraps it twice.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    match (error.is::<rustls::Error>(), wrapped) {
+        (true, _) => true,
+        (false, Some(inner)) => is_tls(inner),
+        (false, None) => error.source().is_some_and(is_tls),
+    }
+}
+
 // === impl ApiError ===
 
 impl ApiError {
@@ -370,17 +382,7 @@ impl ApiError {
         if matches!(**error, kube::Error::Auth(_) | kube::Error::RustlsTls(_)) {
             return true;
         }
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let inner = error
-                .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::get_ref);
-            if error.is::<rustls::Error>() || inner.is_some_and(|it| it.is::<rustls::Error>()) {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        is_tls(&**error)
     }
 
     /// The whole chain of causes on one line.
@@ -397,5 +399,47 @@ impl ApiError {
             cause = error.source();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_certificate_is_found_however_deep_it_is_wrapped() {
+        let refused = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let wrapped = std::io::Error::other(std::io::Error::other(refused));
+        let error = ApiError::from_kube(kube::Error::Service(Box::new(wrapped)));
+        assert!(error.blames_credentials());
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let error = ApiError::from_kube(kube::Error::Service(Box::new(reset)));
+        assert!(!error.blames_credentials());
+    }
+
+    #[test]
+    fn objects_and_lists_are_found_where_the_apiserver_keeps_them() {
+        let key = |namespace: &str| ObjectKey {
+            namespace: namespace.to_owned(),
+            name: "x".to_owned(),
+        };
+        let services = Resource {
+            kind: Kind::Service,
+            label: Some("l"),
+        };
+        let nodes = Resource {
+            kind: Kind::Node,
+            label: None,
+        };
+        assert_eq!(
+            services.object_path(&key("ns")),
+            "/api/v1/namespaces/ns/services/x"
+        );
+        assert_eq!(nodes.object_path(&key("")), "/api/v1/nodes/x");
+        assert_eq!(
+            services.query("a=b"),
+            "/api/v1/services?labelSelector=l&a=b"
+        );
+        assert_eq!(percent_encoded("a+b/c=="), "a%2Bb%2Fc%3D%3D");
     }
 }

@@ -139,7 +139,10 @@ impl Collected {
                 Ok(yaml) => yaml,
                 Err(error) => {
                     let line = error.location().map_or(1, |at| at.line());
-                    fail(first_line + line.max(1) - 1, error.to_string());
+                    // The reader counts from the document's start; the file's own line is told instead.
+                    let message = error.to_string();
+                    let message = message.split(" at line ").next().unwrap_or_default();
+                    fail(first_line + line.max(1) - 1, message.to_owned());
                     return;
                 }
             };

@@ -48,21 +48,21 @@ impl Default for Timing {
         Self {
             connect_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
-            list_timeout: Duration::from_secs(60),
+            list_timeout: Duration::from_mins(1),
             get_timeout: Duration::from_secs(5),
-            watch_timeout: Duration::from_secs(60),
+            watch_timeout: Duration::from_mins(1),
             watch_jitter: Duration::from_secs(15),
             watch_grace: Duration::from_secs(15),
             brief_watch: Duration::from_secs(1),
             healthy_watch: Duration::from_secs(10),
-            silence_max: Duration::from_secs(180),
-            watch_retry: Duration::from_secs(180),
+            silence_max: Duration::from_mins(3),
+            watch_retry: Duration::from_mins(3),
             settle: Duration::from_secs(5),
             backoff_first: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
             optional_wait: Duration::from_secs(2),
             identity_wait: Duration::from_secs(5),
-            stale_after: Duration::from_secs(300),
+            stale_after: Duration::from_mins(5),
         }
     }
 }

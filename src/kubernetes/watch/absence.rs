@@ -22,8 +22,10 @@ pub(super) struct Confirmation {
     pub(super) gone: Vec<Absence>,
     /// Still there, unchanged in what makes it ours.
     pub(super) there: Vec<Absence>,
-    /// Whether anything could not be decided.
-    pub(super) undecided: Option<String>,
+    /// Could not be decided.
+    pub(super) undecided: Vec<Absence>,
+    /// Why the last of them could not.
+    pub(super) error: Option<String>,
     /// Resources that may not be read one by one.
     pub(super) get_forbidden: BTreeSet<&'static str>,
 }
@@ -35,11 +37,13 @@ enum Verdict {
     Undecided(ApiError),
 }
 
-/// Reads afresh what left. `list_only` names the resources for which `get` is known to be refused.
+/// Reads afresh what left. `list_only` names the resources for which `get` is known to be refused; what a read
+/// on its own left `undecided` is looked for in a list next.
 pub(super) async fn confirm(
     api: &Api,
     absences: Vec<Absence>,
     list_only: &BTreeSet<&'static str>,
+    undecided: &BTreeSet<Absence>,
 ) -> Confirmation {
     let mut by_source: BTreeMap<SourceId, Vec<Absence>> = BTreeMap::new();
     for absence in absences {
@@ -50,7 +54,9 @@ pub(super) async fn confirm(
         let Some(resource) = source.resource() else {
             continue;
         };
-        let one_by_one = absences.len() <= GETS_MAX && !list_only.contains(resource.name());
+        let one_by_one = absences.len() <= GETS_MAX
+            && !list_only.contains(resource.name())
+            && undecided.is_disjoint(&absences.iter().cloned().collect());
         let rest = if one_by_one {
             confirm_by_get(api, resource, absences, &mut confirmation).await
         } else {
@@ -85,7 +91,10 @@ async fn confirm_by_get(
                 confirmation.get_forbidden.insert(resource.name());
                 refused.push(absence);
             }
-            Verdict::Undecided(error) => confirmation.undecided = Some(error.chain()),
+            Verdict::Undecided(error) => {
+                confirmation.undecided.push(absence);
+                confirmation.error = Some(error.chain());
+            }
         }
     }
     refused
@@ -138,7 +147,8 @@ async fn confirm_by_list(
     let listed = match api.list(resource).await {
         Ok(listed) => listed,
         Err(error) => {
-            confirmation.undecided = Some(error.chain());
+            confirmation.undecided.extend(absences);
+            confirmation.error = Some(error.chain());
             return;
         }
     };

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, watch};
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::absence::{Confirmation, confirm};
 use super::identity::{Identity, by_address, identify};
 use super::source::Change;
-use super::view::{SourceId, View, right_missing};
+use super::view::{Absence, SourceId, View, right_missing};
 use crate::Uptime;
 use crate::desired::Finding;
 use crate::kubernetes::api::Api;
@@ -24,6 +25,9 @@ use crate::status::{SourceReport, SourceState};
 
 /// Changes taken together at most; the rest is taken right after.
 const BATCH_MAX: usize = 1024;
+
+/// Never looks again sooner for time's sake alone, so that a wait in the past cannot spin.
+const WAKE_MIN: Duration = Duration::from_millis(10);
 
 /// The task that makes snapshots.
 pub(super) struct Assembler {
@@ -38,7 +42,9 @@ pub(super) struct Assembler {
     identifying: Option<BoxFuture<'static, Identity>>,
     confirming: Option<BoxFuture<'static, Confirmation>>,
     confirm_backoff: Backoff,
-    confirm_not_before: Instant,
+    /// What a read could not decide, and when it is read again; what leaves meanwhile does not wait for it.
+    undecided: BTreeSet<Absence>,
+    undecided_again: Instant,
     /// Resources whose objects may not be read one by one, and since when that is known.
     get_forbidden: BTreeMap<&'static str, Instant>,
     rights_changed: bool,
@@ -68,7 +74,8 @@ impl Assembler {
             identity: None,
             confirming: None,
             confirm_backoff,
-            confirm_not_before: Instant::now(),
+            undecided: BTreeSet::new(),
+            undecided_again: Instant::now(),
             get_forbidden: BTreeMap::new(),
             rights_changed: false,
             complete_since: None,
@@ -124,12 +131,16 @@ impl Assembler {
         }
     }
 
-    /// Begins a fresh read of whatever left, unless one is under way or has just failed.
+    /// Begins a fresh read of whatever left, unless one is under way.
     fn confirm_absences(&mut self) {
-        if self.confirming.is_some() || Instant::now() < self.confirm_not_before {
+        if self.confirming.is_some() {
             return;
         }
-        let absences = self.view.absences();
+        let mut absences = self.view.absences();
+        self.undecided.retain(|it| absences.contains(it));
+        if Instant::now() < self.undecided_again {
+            absences.retain(|it| !self.undecided.contains(it));
+        }
         if absences.is_empty() {
             return;
         }
@@ -141,7 +152,8 @@ impl Assembler {
         self.rights_changed |= self.get_forbidden.len() != before;
         let list_only: BTreeSet<&'static str> = self.get_forbidden.keys().copied().collect();
         let api = Arc::clone(&self.api);
-        let reading = async move { confirm(&api, absences, &list_only).await };
+        let undecided = self.undecided.clone();
+        let reading = async move { confirm(&api, absences, &list_only, &undecided).await };
         self.confirming = Some(Box::pin(reading));
     }
 
@@ -160,12 +172,12 @@ impl Assembler {
             self.rights_changed = true;
             self.get_forbidden.insert(resource, Instant::now());
         }
-        match confirmation.undecided {
-            Some(error) => {
-                tracing::debug!(error, "a removal cannot be confirmed yet");
-                self.confirm_not_before = Instant::now() + self.confirm_backoff.fail();
-            }
-            None => self.confirm_backoff.succeed(),
+        if let Some(error) = confirmation.error {
+            tracing::debug!(error, "a removal cannot be confirmed yet");
+            self.undecided_again = Instant::now() + self.confirm_backoff.fail();
+            self.undecided.extend(confirmation.undecided);
+        } else if self.undecided.is_empty() {
+            self.confirm_backoff.succeed();
         }
     }
 
@@ -182,8 +194,8 @@ impl Assembler {
         let now = Instant::now();
         let timing = &self.api.timing;
         let mut wake = now + timing.stale_after / 4;
-        if self.confirming.is_none() && self.confirm_not_before > now {
-            wake = wake.min(self.confirm_not_before);
+        if self.confirming.is_none() && !self.undecided.is_empty() {
+            wake = wake.min(self.undecided_again.max(now + WAKE_MIN));
         }
         if let (Some(since), None) = (self.complete_since, &*self.snapshots.borrow()) {
             let waits = [timing.optional_wait, timing.identity_wait];

@@ -35,7 +35,7 @@ pub(super) struct Status {
 }
 
 /// An object that left its source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Absence {
     pub(super) source: SourceId,
     pub(super) key: ObjectKey,

@@ -1,0 +1,287 @@
+//! What kube 5.0.0's own watcher and client get wrong, each shown on them and then on ours.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::utils::Backoff;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Config};
+use tokio::time::{Instant, timeout};
+
+use super::apiserver::{ApiServer, Fault};
+use super::{HTTP, Timing, block_on, eventually, quick, stays, watching, watching_with};
+
+/// How long the bare watcher is looked at where it never does the right thing.
+const LOOK: Duration = Duration::from_millis(1500);
+
+/// A backoff as `watcher` documents it: reset by each success, doubled by each failure.
+struct Doubling(Duration, Duration);
+
+impl Iterator for Doubling {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.1 *= 2;
+        Some(self.1 / 2)
+    }
+}
+
+impl Backoff for Doubling {
+    fn reset(&mut self) {
+        self.1 = self.0;
+    }
+}
+
+fn bare(server: &ApiServer, retry: bool) -> Api<Node> {
+    let mut config = Config::new(server.url().parse().unwrap());
+    config.default_retry = retry;
+    Api::all(Client::try_from(config).unwrap())
+}
+
+/// Drives the bare watcher as its documentation has it, and counts errors.
+async fn drive(nodes: Api<Node>, look: Duration) -> usize {
+    let mut events = Box::pin(watcher(nodes, watcher::Config::default()).default_backoff());
+    let mut errors = 0;
+    let end = Instant::now() + look;
+    while let Ok(event) = tokio::time::timeout_at(end, events.next()).await {
+        errors += usize::from(event.unwrap().is_err());
+    }
+    errors
+}
+
+/// How many tries waits allow that double and are each at least a quarter of their bound.
+fn tries_at_most(elapsed: Duration, first: Duration) -> usize {
+    let mut tries = 1;
+    let mut waited = Duration::ZERO;
+    while waited <= elapsed {
+        waited += first * 2_u32.pow(u32::try_from(tries).unwrap() - 1) / 4;
+        tries += 1;
+    }
+    tries
+}
+
+#[test]
+fn a_watch_that_ends_at_once_is_not_asked_for_in_a_hot_loop() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::Eof);
+        drive(bare(&server, false), LOOK).await;
+        let bare = server.count("watch", "nodes");
+        assert!(bare > 50, "the bare watcher no longer spins: {bare}");
+
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::Eof);
+        let started = Instant::now();
+        let mut watched = watching(&server, quick());
+        watched.until("complete", |_| true).await;
+        tokio::time::sleep(LOOK).await;
+        let ours = server.count("watch", "nodes");
+        let most = tries_at_most(started.elapsed(), quick().backoff_first);
+        assert!(ours >= 2 && ours <= most, "{ours} watches, {most} allowed");
+        // And it is still worth something: changes are seen once it is mended.
+        server.heal();
+        server.node("late", 0);
+        watched
+            .until("mended", |it| it.nodes.contains_key("late"))
+            .await;
+    });
+}
+
+#[test]
+fn the_wait_grows_while_lists_fail() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Status(500));
+        let first = Duration::from_millis(40);
+        let growing = Doubling(first, first);
+        let nodes = bare(&server, false);
+        let started = Instant::now();
+        let mut events = Box::pin(watcher(nodes, watcher::Config::default()).backoff(growing));
+        // With waits of 40, 80, 160 … ms this would take over an hour.
+        let spinning = async {
+            while server.count("list", "nodes") < 18 {
+                let _ = events.next().await;
+            }
+        };
+        assert!(
+            timeout(Duration::from_secs(25), spinning).await.is_ok(),
+            "the bare watcher's backoff grows now: {:?}",
+            started.elapsed()
+        );
+        drop(events);
+
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Status(500));
+        let started = Instant::now();
+        let mut watched = watching(&server, quick());
+        watched.reported("nodes", "answers 500").await;
+        tokio::time::sleep(LOOK).await;
+        let ours = server.count("list", "nodes");
+        let most = tries_at_most(started.elapsed(), first);
+        assert!(ours >= 2 && ours <= most, "{ours} lists, {most} allowed");
+    });
+}
+
+#[test]
+fn a_watch_request_answered_410_leads_to_a_fresh_list() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::Status(410));
+        let errors = drive(bare(&server, false), 2 * LOOK).await;
+        assert!(
+            errors >= 2,
+            "the bare watcher was refused only {errors} times"
+        );
+        assert_eq!(
+            server.count("list", "nodes"),
+            1,
+            "the bare watcher lists anew now"
+        );
+
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::Status(410));
+        let mut watched = watching(&server, quick());
+        watched.until("complete", |_| true).await;
+        eventually("listed anew", || server.count("list", "nodes") >= 3).await;
+        server.node("late", 0);
+        watched
+            .until("listed", |it| it.nodes.contains_key("late"))
+            .await;
+    });
+}
+
+#[test]
+fn a_410_inside_a_watch_leads_to_a_fresh_list() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::GoneEvent);
+        let mut watched = watching(&server, quick());
+        watched.until("complete", |_| true).await;
+        server.node("late", 0);
+        watched
+            .until("listed", |it| it.nodes.contains_key("late"))
+            .await;
+        assert!(server.count("list", "nodes") >= 2);
+    });
+}
+
+#[test]
+fn a_refused_request_is_told_and_not_repeated_out_of_sight() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Status(503));
+        let errors = drive(bare(&server, true), LOOK).await;
+        let tries = server.count("list", "nodes");
+        assert_eq!(errors, 0, "the bare client tells of it now");
+        assert!(tries >= 3, "the bare client no longer repeats: {tries}");
+
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Status(503));
+        let mut watched = watching(
+            &server,
+            Timing {
+                backoff_first: Duration::from_mins(10),
+                backoff_max: Duration::from_mins(10),
+                ..quick()
+            },
+        );
+        watched.reported("nodes", "answers 503").await;
+        stays("one request", || server.count("list", "nodes") == 1).await;
+    });
+}
+
+#[test]
+fn an_apiserver_that_never_answers_is_given_up() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Hang);
+        let errors = drive(bare(&server, false), LOOK).await;
+        assert_eq!((errors, server.count("list", "nodes")), (0, 1));
+
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::Hang);
+        let timing = Timing {
+            header_timeout: Duration::from_millis(300),
+            ..quick()
+        };
+        let mut watched = watching(&server, timing);
+        watched.reported("nodes", "did not begin to answer").await;
+        server.heal();
+        server.node("late", 0);
+        watched
+            .until("watched", |it| it.nodes.contains_key("late"))
+            .await;
+    });
+}
+
+#[test]
+fn a_silent_watch_is_found_out_by_silence() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::Silent);
+        let nodes = bare(&server, false);
+        let seen = async {
+            let mut events = Box::pin(watcher(nodes, watcher::Config::default()));
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(watcher::Event::InitDone) => server.node("late", 0),
+                    Ok(watcher::Event::Apply(node))
+                        if node.metadata.name.as_deref() == Some("late") =>
+                    {
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+        };
+        assert!(
+            timeout(LOOK, seen).await.is_err(),
+            "the bare watcher notices now"
+        );
+
+        let timing = Timing {
+            silence_max: Duration::from_millis(400),
+            ..quick()
+        };
+        let mut watched = watching(&server, timing);
+        watched.until("complete", |_| true).await;
+        server.node("later", 0);
+        watched
+            .until("listed", |it| it.nodes.contains_key("later"))
+            .await;
+    });
+}
+
+#[test]
+fn the_independent_list_finds_what_a_silent_watch_missed_and_counts_it() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.service("web", &[(HTTP, "web")], 30_001);
+        server.fail("watch", "services", Fault::Silent);
+        let mut watched = watching_with(&server, quick(), "{}", |config| {
+            config.rescan_interval = Duration::from_millis(300);
+        });
+        watched.service("web").await;
+        server.service("other", &[(HTTP, "other")], 30_002);
+        watched.service("other").await;
+        let missed = watched.counters.watch_missed.clone();
+        assert!(missed.load(std::sync::atomic::Ordering::Relaxed) >= 1);
+        server.delete("services", "default", "web");
+        watched.without("web").await;
+    });
+}
+
+#[test]
+fn an_event_that_breaks_off_is_read_again() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("watch", "services", Fault::Cut);
+        let mut watched = watching(&server, quick());
+        watched.until("complete", |_| true).await;
+        watched.reported("services-http", "broke off").await;
+        server.service("web", &[(HTTP, "web")], 30_001);
+        server.heal();
+        watched.service("web").await;
+    });
+}
