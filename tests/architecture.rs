@@ -39,6 +39,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Every source file below a path, tests aside.
 fn sources(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
@@ -49,6 +50,7 @@ fn sources(path: &Path) -> Vec<PathBuf> {
     entries
         .flat_map(|entry| sources(&entry.unwrap().path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
+        .filter(|path| !path.ends_with("tests.rs"))
         .collect()
 }
 

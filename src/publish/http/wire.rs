@@ -14,9 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::route::{
-    Backend, ClusterId, Hostname, HttpProtocol, HttpRoute, NodeUid, ServiceRef, Uri,
-};
+use crate::route::{Backend, ClusterId, HttpProtocol, HttpRoute, NodeUid, ServiceRef, Uri};
 
 /// Announces endpoints.
 pub const REGISTER: &str = "router.register";
@@ -228,7 +226,7 @@ fn register(identity: &Identity, entry: &Entry<'_>, uris: &[String]) -> Bytes {
         private_instance_index: instance_index(&backend.node).to_string(),
         availability_zone: backend.zone.as_deref(),
         tags,
-        server_cert_domain_san: san.map(Hostname::as_str),
+        server_cert_domain_san: san.map(|name| name.as_str()),
         route_service_url: options.route_service_url.as_deref(),
         options: options.loadbalancing.map(|way| Options {
             loadbalancing: way.as_str(),
@@ -277,7 +275,7 @@ fn instance_id(cluster: &ClusterId, node: &NodeUid, service: &ServiceRef, port: 
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let mut hash = OFFSET;
-    for part in [&cluster.0, &node.0, &service.uid, &port.to_string()] {
+    for part in [cluster.0.as_str(), &node.0, &service.uid, &port.to_string()] {
         // A byte that stands in no UTF-8 text keeps `ab`+`c` apart from `a`+`bc`.
         for byte in part.bytes().chain([0xff]) {
             hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
@@ -298,20 +296,22 @@ fn instance_id(cluster: &ClusterId, node: &NodeUid, service: &ServiceRef, port: 
 /// What stands for the node in `X-CF-InstanceIndex`: the same as long as the Node object lives, and never
 /// shifted by another node's coming or going, as an ordinal would be.
 fn instance_index(node: &NodeUid) -> u32 {
-    (super::fnv(node.0.as_bytes()) & 0x7fff_ffff) as u32
+    #[expect(clippy::cast_possible_truncation, reason = "31 bits fit")]
+    let index = (super::fnv(node.0.as_bytes()) & 0x7fff_ffff) as u32;
+    index
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Backends, HttpOptions, LoadBalancing, NodePort, ServiceKey};
+    use crate::route::{Backends, Hostname, HttpOptions, LoadBalancing, NodePort, ServiceKey};
 
     fn backend() -> Backend {
         Backend {
             ip: IpAddr::from([10, 0, 0, 1]),
             port: NodePort::new(30080).unwrap(),
-            node: NodeUid("node-1".to_owned()),
-            zone: Some("z1".to_owned()),
+            node: NodeUid("node-1".into()),
+            zone: Some("z1".into()),
         }
     }
 
@@ -437,7 +437,7 @@ mod tests {
         let id = |cluster: &str, node: &str, uid: &str, port| {
             let mut service = route(HttpOptions::default()).service;
             uid.clone_into(&mut service.uid);
-            let node = NodeUid(node.to_owned());
+            let node = NodeUid(node.into());
             instance_id(&ClusterId(cluster.to_owned()), &node, &service, port)
         };
         let ids = [

@@ -18,7 +18,7 @@ fn table_with(routes: &[(&str, u16, &[u8])], options: &HttpOptions) -> Arc<Desir
         let backend = |node: &u8| Backend {
             ip: IpAddr::from([10, 0, 0, *node]),
             port: NodePort::new(*port).unwrap(),
-            node: NodeUid(format!("node-{node}")),
+            node: NodeUid(format!("node-{node}").into()),
             zone: None,
         };
         let service = ServiceRef {
