@@ -51,8 +51,6 @@ pub struct Config {
     pub log: LogConfig,
     /// Where state survives a restart. Nothing is written yet but it decides whether TLS backends may be announced.
     pub state_dir: Option<PathBuf>,
-    /// How old state may be and still be announced before Kubernetes has answered.
-    pub state_max_age: Duration,
     /// What works but should not stay: said once at start.
     pub warnings: Vec<String>,
     /// Keys nobody knows: a warning at start, a failure in `check`.
@@ -179,8 +177,6 @@ pub struct NatsConfig {
     pub messages_per_second: u32,
     /// Send the Service's UID as `app`, so that gorouter's access logs carry a source.
     pub send_app: bool,
-    /// Join a host that strangers already serve, instead of holding back.
-    pub join_foreign: bool,
 }
 
 /// One NATS server.

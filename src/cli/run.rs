@@ -51,7 +51,6 @@ async fn serve(config: Config, dropped: Dropped) -> anyhow::Result<ExitCode> {
         admin,
         log: _,
         state_dir: _,
-        state_max_age: _,
         warnings,
         unknown_keys,
     } = config;

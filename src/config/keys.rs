@@ -215,19 +215,9 @@ pub const KEYS: &[Key] = &[
     ),
     key("http.enabled", "true", "whether HTTP routes are published"),
     key(
-        "http.on_foreign_endpoint",
-        "hold",
-        "`hold` or `join` a host that strangers already serve",
-    ),
-    key(
         "state.dir",
         "none",
         "directory in which withdrawals survive a restart; TLS backends need it",
-    ),
-    key(
-        "state.max_age",
-        "10m",
-        "how old state may be and still be announced before Kubernetes has answered",
     ),
     key(
         "admin.listen",

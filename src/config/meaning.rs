@@ -27,7 +27,6 @@ const TTL_MAX: Duration = Duration::from_mins(2);
 const TTL_MIN: Duration = Duration::from_secs(5);
 const HTTP_BACKENDS: usize = 8;
 const TCP_BACKENDS: usize = 3;
-const STATE_AGE: Duration = Duration::from_mins(10);
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
 const DAY: Duration = Duration::from_hours(24);
 
@@ -38,14 +37,18 @@ const FOREIGN: &[(&str, bool)] = &[("hold", false), ("join", true)];
 pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<Config> {
     let root = reader.root(file);
     let mut warnings = Vec::new();
-    let (tcp_on, join_backend) = lane(reader, &root, "tcp", "on_foreign_backend");
-    let (http_on, join_endpoint) = lane(reader, &root, "http", "on_foreign_endpoint");
+    let tcp = reader.group(&root, "tcp");
+    let tcp_on = reader.flag(&tcp, "enabled").ok().unwrap_or(true);
+    let join = reader.choice(&tcp, "on_foreign_backend", FOREIGN);
+    let http = reader.group(&root, "http");
+    let http_on = reader.flag(&http, "enabled").ok().unwrap_or(true);
     let kubernetes = kubernetes(reader, &root, in_pod);
     let skip = reader.flag(&root, "skip_tls_verification");
     let uaa = uaa(reader, &root, tcp_on, &skip);
-    let routing_api = routing_api(reader, &root, tcp_on, &skip, join_backend);
-    let nats = super::nats::nats(reader, &root, http_on, join_endpoint);
-    let (state_dir, state_max_age) = state(reader, &root);
+    let routing_api = routing_api(reader, &root, tcp_on, &skip, join.ok().unwrap_or(false));
+    let nats = super::nats::nats(reader, &root, http_on);
+    let state = reader.group(&root, "state");
+    let state_dir: Option<std::path::PathBuf> = reader.text(&state, "dir").ok().map(Into::into);
     let routes = routes(reader, &root, state_dir.is_some());
     let admin = admin(reader, &root, &mut warnings);
     let log = log(reader, &root);
@@ -77,20 +80,9 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
         admin,
         log,
         state_dir,
-        state_max_age,
         warnings,
         unknown_keys: Vec::new(),
     })
-}
-
-fn lane(reader: &mut Reader, root: &Group<'_>, name: &str, foreign: &str) -> (bool, bool) {
-    let group = reader.group(root, name);
-    let enabled = reader.flag(&group, "enabled").ok().unwrap_or(true);
-    let join = reader
-        .choice(&group, foreign, FOREIGN)
-        .ok()
-        .unwrap_or(false);
-    (enabled, join)
 }
 
 fn kubernetes(reader: &mut Reader, root: &Group<'_>, in_pod: bool) -> KubernetesConfig {
@@ -239,13 +231,6 @@ pub(super) fn host(reader: &mut Reader, group: &Group<'_>, name: &str) -> Field<
 
 fn parse_host(text: &str) -> Result<Hostname, String> {
     Hostname::parse(text).map_err(|error| format!("is no DNS name: {error}"))
-}
-
-fn state(reader: &mut Reader, root: &Group<'_>) -> (Option<std::path::PathBuf>, Duration) {
-    let group = reader.group(root, "state");
-    let dir = reader.text(&group, "dir").ok().map(Into::into);
-    let max_age = reader.duration(&group, "max_age", Duration::from_secs(1)..=DAY);
-    (dir, max_age.ok().unwrap_or(STATE_AGE))
 }
 
 fn routes(reader: &mut Reader, root: &Group<'_>, state_survives: bool) -> Option<Options> {

@@ -15,12 +15,7 @@ const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const MESSAGES_PER_SECOND: u32 = 5000;
 
 /// The HTTP lane.
-pub(super) fn nats(
-    reader: &mut Reader,
-    root: &Group<'_>,
-    http_on: bool,
-    join_foreign: bool,
-) -> Option<NatsConfig> {
+pub(super) fn nats(reader: &mut Reader, root: &Group<'_>, http_on: bool) -> Option<NatsConfig> {
     let group = reader.group(root, "nats");
     let common = login(reader, &group);
     let mut demands_tls = false;
@@ -40,7 +35,6 @@ pub(super) fn nats(
         default_interval: interval.ok().unwrap_or(BEAT_INTERVAL),
         messages_per_second: pace.ok().unwrap_or(MESSAGES_PER_SECOND),
         send_app: send_app.ok().unwrap_or(true),
-        join_foreign,
     })
 }
 

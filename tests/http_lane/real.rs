@@ -1,7 +1,9 @@
 //! The same lane against a real nats-server, where there is one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use route_sync::config::ClientIdentity;
 
 use super::*;
 
@@ -40,6 +42,101 @@ fn program() -> Option<PathBuf> {
         eprintln!("skipped: no nats-server in ROUTE_SYNC_NATS_SERVER or the search path");
     }
     program
+}
+
+fn openssl(folder: &Path, arguments: &str) {
+    let status = Command::new("openssl")
+        .current_dir(folder)
+        .args(arguments.split(' '))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl must be there");
+    assert!(status.success(), "openssl {arguments}");
+}
+
+/// Certificates as BOSH makes them for NATS: RSA, and no address in the server's.
+fn certificates(folder: &Path) {
+    let extension =
+        |usage: &str, san: &str| format!("extendedKeyUsage={usage}\nsubjectAltName=DNS:{san}\n");
+    for ca in ["ca", "other"] {
+        openssl(
+            folder,
+            &format!(
+                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
+            ),
+        );
+    }
+    for (name, usage, san) in [
+        ("server", "serverAuth", "nats.service.cf.internal"),
+        ("client", "clientAuth", "route-sync.test"),
+    ] {
+        std::fs::write(folder.join("ext"), extension(usage, san)).unwrap();
+        openssl(
+            folder,
+            &format!(
+                "req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
+            ),
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out {name}.pem"
+            ),
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_server_with_mutual_tls_is_reached_under_another_name_and_refusals_are_explained()
+{
+    let folder = tempfile::tempdir().unwrap();
+    if program().is_none() {
+        return;
+    }
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name);
+    let text = |name: &str| file(name).display().to_string();
+    let more = [
+        "--tlsverify",
+        "--tlscert",
+        &text("server.pem"),
+        "--tlskey",
+        &text("server.key"),
+        "--tlscacert",
+        &text("ca.pem"),
+    ];
+    let server = Nats::start(free(), &more).expect("it was there before");
+    let good = TlsConfig {
+        ca_file: Some(file("ca.pem")),
+        identity: Some(ClientIdentity {
+            cert_file: file("client.pem"),
+            key_file: file("client.key"),
+        }),
+        skip_verification: false,
+        server_name: Some(Hostname::parse("nats.service.cf.internal").unwrap()),
+    };
+    let start = |tls: &TlsConfig| {
+        let config = config(&[server.addr], None, Some(tls.clone()));
+        Running::start(config, Some(table(&[("a", 30001, &[1])])))
+    };
+    start(&good).live("a").await;
+    let explained = async |expect: &str, change: &dyn Fn(&mut TlsConfig)| {
+        let mut tls = good.clone();
+        change(&mut tls);
+        let lane = start(&tls);
+        until(expect, || lane.error().contains(expect)).await;
+    };
+    explained("set `nats.tls.server_name`", &|tls| tls.server_name = None).await;
+    explained("does not hold the name", &|tls| {
+        tls.server_name = Some(Hostname::parse("uaa.service.cf.internal").unwrap());
+    })
+    .await;
+    explained("wants a client certificate", &|tls| tls.identity = None).await;
+    explained("unknown authority", &|tls| {
+        tls.ca_file = Some(file("other.pem"))
+    })
+    .await;
 }
 
 /// A port that was free a moment ago.

@@ -41,8 +41,11 @@ struct State {
     log: Vec<Published>,
     first_bytes: Vec<u8>,
     connections: u64,
-    subscriptions: BTreeMap<(u64, String), (String, mpsc::UnboundedSender<Vec<u8>>)>,
+    /// Connection and its number for the subscription, then subject and the connection's writer.
+    subscriptions: BTreeMap<(u64, String), (String, Lines)>,
 }
+
+type Lines = mpsc::UnboundedSender<Vec<u8>>;
 
 type Shared = Arc<Mutex<State>>;
 

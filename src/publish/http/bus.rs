@@ -193,12 +193,11 @@ impl Bus {
             }
             let heard = tokio::select! {
                 biased;
-                message = self.inbound.next() => match message {
-                    Some(message) => from_inbox(&self.inbox, &message),
-                    None => {
-                        self.ended = true;
-                        Some(Heard::Changed)
-                    }
+                message = self.inbound.next() => if let Some(message) = message {
+                    from_inbox(&self.inbox, &message)
+                } else {
+                    self.ended = true;
+                    Some(Heard::Changed)
                 },
                 Some(message) = self.starts.next() => Some(Heard::Started(message.payload)),
                 heard = self.signals.changed() => Some(heard),
@@ -250,10 +249,9 @@ impl Bus {
         }
         match timeout(PUBLISH_WAIT, send).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(SendError::Gone),
             // Dropping the send takes the message back: it was not queued.
             Err(_) if self.epoch() == Some(epoch) => Err(SendError::Stalled),
-            Err(_) => Err(SendError::Gone),
+            Ok(Err(_)) | Err(_) => Err(SendError::Gone),
         }
     }
 }

@@ -421,7 +421,7 @@ impl HttpLane {
         let now = self.clock.now();
         let settled = self.schedule.is_settled();
         let unconnected = self.epoch.is_none().then_some(now + LOOK);
-        let connected = self.epoch.and(self.proof.deadline(settled));
+        let connected = self.epoch.map(|_| self.proof.deadline(settled));
         [
             unconnected,
             connected,
@@ -532,11 +532,14 @@ fn tell_changes(changes: &Changes, desired: &Desired) {
     for (uri, service) in &changes.removed {
         info!(route = %uri, %service, "http route withdrawn");
     }
-    let (added, changed) = (changes.added.len(), changes.changed.len());
-    let removed = changes.removed.len();
-    if added + changed + removed > 0 {
-        let routes = desired.table.http.len();
-        info!(added, changed, removed, routes, "http table applied");
+    if *changes != Changes::default() {
+        info!(
+            added = changes.added.len(),
+            changed = changes.changed.len(),
+            removed = changes.removed.len(),
+            routes = desired.table.http.len(),
+            "http table applied"
+        );
     }
 }
 

@@ -94,7 +94,7 @@ impl Proof {
                 Step::Dead
             };
         }
-        if self.due_at(settled).is_none_or(|due| now < due) {
+        if now < self.due_at(settled) {
             return Step::Wait;
         }
         self.number += 1;
@@ -121,11 +121,9 @@ impl Proof {
     }
 
     /// When [`Self::step`] has something to say.
-    pub(super) fn deadline(&self, settled: bool) -> Option<Uptime> {
-        match self.pending {
-            Some(pending) => Some(pending.deadline),
-            None => self.due_at(settled),
-        }
+    pub(super) fn deadline(&self, settled: bool) -> Uptime {
+        self.pending
+            .map_or_else(|| self.due_at(settled), |pending| pending.deadline)
     }
 
     /// Whether everything that mattered is proven or nothing ever was sent.
@@ -133,15 +131,15 @@ impl Proof {
         self.pending.is_none() && self.news <= self.asked
     }
 
-    fn due_at(&self, settled: bool) -> Option<Uptime> {
+    fn due_at(&self, settled: bool) -> Uptime {
         let Some(asked_at) = self.asked_at else {
-            return Some(Uptime::ZERO);
+            return Uptime::ZERO;
         };
-        Some(match (self.news > self.asked, settled) {
+        match (self.news > self.asked, settled) {
             (true, true) => Uptime::ZERO,
             (true, false) => asked_at + BURST,
             (false, _) => asked_at + IDLE,
-        })
+        }
     }
 }
 
@@ -167,7 +165,7 @@ mod tests {
         let proven = proof.echoed(2, at(4)).unwrap();
         assert_eq!((proven.covers, proven.settled), (2, true));
         assert!(proof.is_complete());
-        assert_eq!(proof.deadline(true), Some(at(3) + IDLE));
+        assert_eq!(proof.deadline(true), at(3) + IDLE);
         assert_eq!(proof.step(at(5003), 2, true), Step::Ask(3));
     }
 

@@ -14,7 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::route::{Backend, ClusterId, HttpProtocol, HttpRoute, NodeUid, ServiceRef, Uri};
+use crate::route::{
+    Backend, ClusterId, Hostname, HttpProtocol, HttpRoute, NodeUid, ServiceRef, Uri,
+};
 
 /// Announces endpoints.
 pub const REGISTER: &str = "router.register";
@@ -226,7 +228,7 @@ fn register(identity: &Identity, entry: &Entry<'_>, uris: &[String]) -> Bytes {
         private_instance_index: instance_index(&backend.node).to_string(),
         availability_zone: backend.zone.as_deref(),
         tags,
-        server_cert_domain_san: san.map(|name| name.as_str()),
+        server_cert_domain_san: san.map(Hostname::as_str),
         route_service_url: options.route_service_url.as_deref(),
         options: options.loadbalancing.map(|way| Options {
             loadbalancing: way.as_str(),
@@ -296,15 +298,13 @@ fn instance_id(cluster: &ClusterId, node: &NodeUid, service: &ServiceRef, port: 
 /// What stands for the node in `X-CF-InstanceIndex`: the same as long as the Node object lives, and never
 /// shifted by another node's coming or going, as an ordinal would be.
 fn instance_index(node: &NodeUid) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "31 bits fit")]
-    let index = (super::fnv(node.0.as_bytes()) & 0x7fff_ffff) as u32;
-    index
+    (super::fnv(node.0.as_bytes()) & 0x7fff_ffff) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Backends, Hostname, HttpOptions, LoadBalancing, NodePort, ServiceKey};
+    use crate::route::{Backends, HttpOptions, LoadBalancing, NodePort, ServiceKey};
 
     fn backend() -> Backend {
         Backend {

@@ -61,13 +61,13 @@ impl Withdrawals {
         self.unsent.insert((uri.clone(), addr));
     }
 
-    /// Forgets a key that is wanted again; where it waited, if it was known.
-    pub(super) fn cancel(&mut self, uri: &Arc<Uri>, addr: SocketAddr) -> Option<Option<Band>> {
+    /// Forgets a key that is wanted again; tells where it waited, if it did.
+    pub(super) fn cancel(&mut self, uri: &Arc<Uri>, addr: SocketAddr) -> Option<Band> {
         let key = (uri.clone(), addr);
         let withdrawal = self.keys.remove(&key)?;
         self.unsent.remove(&key);
         self.timers.remove(&(withdrawal.due, key));
-        Some(withdrawal.queued)
+        withdrawal.queued
     }
 
     /// Notes that a key was sent. True if that was the last time.
