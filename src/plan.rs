@@ -364,12 +364,7 @@ impl<'a> Planner<'a> {
     }
 
     fn row(&mut self, rank: usize, row: &TcpRow, in_the_way: bool) {
-        let Input {
-            journal,
-            policy,
-            now,
-            ..
-        } = self.input;
+        let Input { journal, now, .. } = self.input;
         let confirmed = journal.confirmed.get(row).copied();
         if self.stands(row) {
             self.live(row, confirmed);
@@ -389,7 +384,6 @@ impl<'a> Planner<'a> {
             (_, Some(_)) => self.plan.restore.push(row.clone()),
             (_, None) => self.add.push((rank, row.clone())),
         }
-        debug_assert!(policy.refresh_after <= policy.ttl);
     }
 
     /// A row that stands: kept, or refreshed once due.
@@ -406,7 +400,8 @@ impl<'a> Planner<'a> {
 
     /// Asks a row to go that stands at the very place of one of ours.
     fn clear(&mut self, row: &TcpRow, wanted: &TcpRow) {
-        if self.plan.clear.iter().any(|owned| owned.get() == row) || self.tried(row) {
+        let asked = self.plan.clear.iter().any(|owned| owned.get() == row);
+        if asked || self.input.policy.hold_removals || self.tried(row) {
             return;
         }
         self.plan.clear.extend(Owned::in_the_way(row, wanted));

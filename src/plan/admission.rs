@@ -60,10 +60,10 @@ pub fn choose(groups: &[RouterGroup], name: &str, default: bool) -> Result<Route
         ([], [only]) if default => return Ok(only.clone()),
         _ => {}
     }
-    let names = names(groups);
+    let existing = names(groups);
     let message = match named.len() {
-        0 => format!("there is no router group `{name}` of type tcp; there is {names}"),
-        n => format!("{n} router groups are called `{name}`; there is {names}"),
+        0 => format!("there is no router group `{name}` of type tcp; there is {existing}"),
+        n => format!("{n} router groups are called `{name}`; there is {existing}"),
     };
     Err(
         Finding::new(Code::RouterGroupUnknown, Subject::Lane(Lane::Tcp), message)

@@ -167,7 +167,7 @@ fn a_wanted_row_that_is_nowhere_is_added() {
 fn a_row_that_lapsed_after_we_confirmed_it_is_restored_not_added() {
     let wanted = row(1024, "10.0.0.1", 30001);
     let world = World::new()
-        .want("a", &[wanted.clone()])
+        .want("a", std::slice::from_ref(&wanted))
         .confirmed(200, wanted.clone());
     let plan = world.plan(Sight::Seen);
     assert_eq!((plan.restore, plan.add), (vec![wanted], vec![]));
@@ -182,11 +182,11 @@ fn a_restart_refreshes_the_rows_it_finds_and_adds_none() {
         Some("rs-other".to_owned()),
     ] {
         let world = World::new()
-            .want("a", &[wanted.clone()])
+            .want("a", std::slice::from_ref(&wanted))
             .see(stamp.as_deref(), wanted.clone());
         let plan = world.plan(Sight::Seen);
         assert!(plan.in_sync(), "{plan:?}");
-        assert_eq!(plan.refresh, [wanted.clone()]);
+        assert_eq!(plan.refresh, std::slice::from_ref(&wanted));
     }
 }
 
@@ -195,7 +195,7 @@ fn a_row_is_kept_until_it_is_due() {
     let wanted = row(1024, "10.0.0.1", 30001);
     let world = |ago| {
         let world = World::new()
-            .want("a", &[wanted.clone()])
+            .want("a", std::slice::from_ref(&wanted))
             .see(None, wanted.clone());
         world.confirmed(ago, wanted.clone()).plan(Sight::Seen)
     };
@@ -214,7 +214,7 @@ fn an_older_jobs_row_goes_before_ours_is_added() {
     let wanted = row(1024, "10.0.0.1", 30001);
     let legacy = with_tls(0, wanted.clone());
     let mut world = World::new()
-        .want("a", &[wanted.clone()])
+        .want("a", std::slice::from_ref(&wanted))
         .see(None, legacy.clone());
     let plan = world.plan(Sight::Seen);
     assert_eq!(
@@ -262,7 +262,7 @@ fn a_strangers_port_is_not_joined() {
     let wanted = row(1024, "10.0.0.1", 30001);
     let stranger = row(1024, "192.0.2.7", 80);
     let mut world = World::new()
-        .want("a", &[wanted.clone()])
+        .want("a", std::slice::from_ref(&wanted))
         .see(Some("other"), stranger);
     let plan = world.plan(Sight::Seen);
     assert!(plan.in_sync() && plan.refresh.is_empty());
@@ -291,7 +291,7 @@ fn a_stranger_who_joins_our_port_costs_us_nothing() {
 fn a_replaced_node_leaves_only_after_its_successor_stands() {
     let (old, new) = (row(1024, "10.0.0.1", 30001), row(1024, "10.0.0.2", 30001));
     let mut world = World::new()
-        .want("a", &[new.clone()])
+        .want("a", std::slice::from_ref(&new))
         .see(Some(us().as_str()), old.clone());
     let plan = world.plan(Sight::Seen);
     assert_eq!(
@@ -306,7 +306,7 @@ fn a_replaced_node_leaves_only_after_its_successor_stands() {
 fn backends_of_two_services_never_stand_behind_one_port_for_longer_than_a_pass() {
     let (a, b) = (row(1024, "10.0.0.1", 30001), row(1024, "10.0.0.1", 30002));
     let plan = World::new()
-        .want("b", &[b.clone()])
+        .want("b", std::slice::from_ref(&b))
         .see(Some(us().as_str()), a.clone())
         .plan(Sight::Seen);
     assert_eq!(
@@ -374,7 +374,7 @@ fn the_small_input_space_is_right_throughout() {
                         }
                     }
                     if wants {
-                        world = world.want("a", &[wanted.clone()]);
+                        world = world.want("a", std::slice::from_ref(&wanted));
                     }
                     if let Some(age) = age {
                         world = world.confirmed(age, wanted.clone());

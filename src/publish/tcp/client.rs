@@ -161,14 +161,14 @@ impl Client {
 
     /// Every router group of type tcp. All are asked for, since old versions ignore a name in the query.
     pub(super) async fn router_groups(&self) -> Result<Vec<RouterGroup>, ApiError> {
-        let groups: Option<Vec<ListedGroup>> = json(self.request(GROUPS, None).await?)?;
+        let groups: Option<Vec<ListedGroup>> = json(&self.request(GROUPS, None).await?)?;
         Ok(wire::tcp_groups(groups.unwrap_or_default()))
     }
 
     /// Every row there is, of every group: a router serves them all.
     pub(super) async fn list(&self) -> Result<Observed, ApiError> {
         self.counters.lists.fetch_add(1, Relaxed);
-        let rows: Option<Vec<ListedRow>> = json(self.request(LIST, None).await?)?;
+        let rows: Option<Vec<ListedRow>> = json(&self.request(LIST, None).await?)?;
         Ok(wire::observed(rows.unwrap_or_default()))
     }
 
@@ -247,8 +247,8 @@ fn encode(rows: &[wire::SentRow<'_>]) -> Vec<u8> {
     serde_json::to_vec(rows).expect("rows of texts and numbers must be encodable")
 }
 
-fn json<T: DeserializeOwned>(body: Vec<u8>) -> Result<T, ApiError> {
-    serde_json::from_slice(&body).map_err(|error| {
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
         unavailable(
             format!("its answer cannot be read: {error}"),
             RequestId::default(),
@@ -275,7 +275,7 @@ impl Answer {
             match response.chunk().await {
                 Ok(None) => return Ok(Self { status, id, body }),
                 Ok(Some(chunk)) if body.len() + chunk.len() <= max => {
-                    body.extend_from_slice(&chunk)
+                    body.extend_from_slice(&chunk);
                 }
                 Ok(Some(_)) => {
                     return Err(unavailable(

@@ -131,10 +131,8 @@ impl State {
             }
         };
         for (port, route) in &self.calmed.table {
-            let live = match self.admission.wanted.get(port) {
-                None => None,
-                Some(wanted) => Some(wanted.rows.iter().filter(|row| stands(row)).count()),
-            };
+            let wanted = self.admission.wanted.get(port);
+            let live = wanted.map(|wanted| wanted.rows.iter().filter(|row| stands(row)).count());
             let state = match live {
                 // What no admission has judged yet is pending, not refused.
                 None if self.chosen.is_some() => RouteState::Held,

@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::batch::{BATCH_MAX, Written};
-use super::budget::{Budget, SINGLE_ROWS_MAX, SINGLES_AT_ONCE, SINGLES_WAITING_MAX};
+use super::batch::Written;
+use super::budget::Budget;
 use super::client::ApiError;
 use super::report::Told;
 use super::{Pace, TcpCounters};
@@ -16,13 +15,13 @@ use crate::config::RoutingApiConfig;
 use crate::desired::{Desired, Finding};
 use crate::plan::admission::{self, Admission, Gate, RouterGroup};
 use crate::plan::flap::{Calmed, Flaps};
-use crate::plan::{
-    InstanceId, Journal, Look, NO_TLS, Observed, Plan, Policy, Refusal, TcpRow, View,
-};
-use crate::publish::tls;
+use crate::plan::{InstanceId, Journal, Look, Observed, Plan, Policy, TcpRow, View};
 use crate::retry::Backoff;
-use crate::route::{PortRanges, RouterPort};
+use crate::route::RouterPort;
 use crate::uaa::UaaError;
+
+mod learn;
+mod write;
 
 /// Writes under way at once. Modest batches side by side are what the API is fastest with (measured).
 const WRITES_MAX: usize = 4;
@@ -104,6 +103,10 @@ struct Waiting {
 }
 
 /// The lane's mind.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of one another"
+)]
 pub(super) struct State {
     pub(super) config: RoutingApiConfig,
     pace: Pace,
@@ -132,6 +135,8 @@ pub(super) struct State {
     list_failures: u32,
     /// Something failed since the last list: what stands is not known for sure.
     suspect: bool,
+    /// The last write failed; that reading works does not end the waiting.
+    write_failed: bool,
 
     pub(super) journal: Journal,
     pub(super) busy: BTreeSet<TcpRow>,
@@ -217,6 +222,7 @@ impl State {
             list_asked: false,
             list_failures: 0,
             suspect: false,
+            write_failed: false,
             journal: Journal::default(),
             busy: BTreeSet::new(),
             writes: 0,
@@ -270,7 +276,7 @@ impl State {
             return (ops, wake.min(self.not_before));
         }
         self.look(now, &mut ops, &mut wake);
-        let writable = self.chosen.is_some() && !(self.suspect && !self.unreadable());
+        let writable = self.chosen.is_some() && (!self.suspect || self.unreadable());
         if now < self.write_not_before {
             wake = wake.min(self.write_not_before);
         } else if writable {
@@ -374,466 +380,7 @@ impl State {
             *wake = (*wake).min(due);
         }
     }
-
-    /// Rows in the way first, then what lapsed, what is new, and what is due.
-    fn write(&mut self, now: Uptime, ops: &mut Vec<Op>, wake: &mut Uptime) {
-        let free = |rows: &[TcpRow], busy: &BTreeSet<TcpRow>| -> Vec<TcpRow> {
-            rows.iter()
-                .filter(|row| !busy.contains(row))
-                .cloned()
-                .collect()
-        };
-        let clear: Vec<_> = self
-            .plan
-            .clear
-            .iter()
-            .map(|owned| owned.get().clone())
-            .collect();
-        self.delete(free(&clear, &self.busy), true, ops);
-        let restore = free(&self.plan.restore, &self.busy);
-        // While rows that lived are missing, nothing new goes: tcp-router drops what it has pruned at its next
-        // change, so the first new row would close the lapsed ones for good.
-        let lapsed = !self.plan.restore.is_empty();
-        self.create(restore, Kind::Change, ops);
-        if !lapsed {
-            self.changes(now, ops, wake);
-        }
-        let refresh = free(&self.plan.refresh, &self.busy);
-        self.create(refresh, Kind::Refresh, ops);
-    }
-
-    /// New and surplus rows, as far as the budget goes.
-    fn changes(&mut self, now: Uptime, ops: &mut Vec<Op>, wake: &mut Uptime) {
-        let mut changed: BTreeMap<RouterPort, (Vec<TcpRow>, Vec<TcpRow>)> = BTreeMap::new();
-        for row in self.plan.add.iter().filter(|row| !self.busy.contains(*row)) {
-            changed.entry(row.port).or_default().0.push(row.clone());
-        }
-        for row in self.plan.remove.iter().map(crate::plan::Owned::get) {
-            if !self.busy.contains(row) {
-                changed.entry(row.port).or_default().1.push(row.clone());
-            }
-        }
-        self.queue(&changed);
-        let (mut add, mut remove) = (Vec::new(), Vec::new());
-        let mut singles: Vec<_> = self
-            .waiting
-            .iter()
-            .filter(|(port, waiting)| waiting.class == Class::Single && changed.contains_key(port))
-            .map(|(port, waiting)| (waiting.turn, *port))
-            .collect();
-        singles.sort_unstable();
-        for (_, port) in singles {
-            let (adds, removes) = &changed[&port];
-            let rows = (adds.len() + removes.len()).min(SINGLE_ROWS_MAX);
-            if self.writes >= WRITES_MAX || !self.budget.single(rows, now) {
-                *wake = (*wake).min(self.budget.single_at());
-                break;
-            }
-            add.extend(adds.iter().take(rows).cloned());
-            remove.extend(
-                removes
-                    .iter()
-                    .take(rows.saturating_sub(adds.len()))
-                    .cloned(),
-            );
-            if adds.len() + removes.len() > rows {
-                self.demote(port);
-            }
-        }
-        let bulk = |waiting: &BTreeMap<RouterPort, Waiting>, row: &TcpRow| {
-            changed.contains_key(&row.port)
-                && waiting
-                    .get(&row.port)
-                    .is_some_and(|waiting| waiting.class == Class::Bulk)
-        };
-        let removes = self
-            .plan
-            .remove
-            .iter()
-            .map(crate::plan::Owned::get)
-            .map(|row| (row, false));
-        for (row, is_add) in self.plan.add.iter().map(|row| (row, true)).chain(removes) {
-            let taken = self.busy.contains(row) || add.contains(row) || remove.contains(row);
-            if taken || !bulk(&self.waiting, row) {
-                continue;
-            }
-            if self.writes >= WRITES_MAX || !self.budget.bulk(now) {
-                *wake = (*wake).min(self.budget.bulk_at());
-                break;
-            }
-            if is_add { &mut add } else { &mut remove }.push(row.clone());
-        }
-        self.create(add, Kind::Change, ops);
-        self.delete(remove, false, ops);
-    }
-
-    /// Sorts ports that newly wait: few at once are single changes, many are bulk.
-    fn queue(&mut self, changed: &BTreeMap<RouterPort, (Vec<TcpRow>, Vec<TcpRow>)>) {
-        let busy: BTreeSet<_> = self.busy.iter().map(|row| row.port).collect();
-        self.waiting
-            .retain(|port, _| changed.contains_key(port) || busy.contains(port));
-        let new: Vec<_> = changed
-            .keys()
-            .filter(|port| !self.waiting.contains_key(port))
-            .copied()
-            .collect();
-        let singles = self
-            .waiting
-            .values()
-            .filter(|waiting| waiting.class == Class::Single)
-            .count();
-        let few =
-            new.len() <= SINGLES_AT_ONCE as usize && singles + new.len() <= SINGLES_WAITING_MAX;
-        for port in new {
-            self.turns += 1;
-            let class = if few { Class::Single } else { Class::Bulk };
-            self.waiting.insert(
-                port,
-                Waiting {
-                    class,
-                    turn: self.turns,
-                },
-            );
-        }
-    }
-
-    fn demote(&mut self, port: RouterPort) {
-        if let Some(waiting) = self.waiting.get_mut(&port) {
-            waiting.class = Class::Bulk;
-        }
-    }
-
-    fn create(&mut self, rows: Vec<TcpRow>, kind: Kind, ops: &mut Vec<Op>) {
-        let Some(instance) = self.instance.clone() else {
-            return;
-        };
-        for rows in rows.chunks(BATCH_MAX) {
-            let full = kind == Kind::Refresh && self.refreshes >= REFRESHES_MAX;
-            if full || self.writes >= WRITES_MAX {
-                return;
-            }
-            self.writes += 1;
-            self.refreshes += usize::from(kind == Kind::Refresh);
-            self.busy.extend(rows.iter().cloned());
-            let (rows, instance) = (rows.to_vec(), instance.clone());
-            ops.push(Op::Create {
-                rows,
-                instance,
-                ttl: self.ttl,
-                kind,
-            });
-        }
-    }
-
-    fn delete(&mut self, rows: Vec<TcpRow>, clearing: bool, ops: &mut Vec<Op>) {
-        for rows in rows.chunks(BATCH_MAX) {
-            if self.writes >= WRITES_MAX {
-                return;
-            }
-            self.writes += 1;
-            self.busy.extend(rows.iter().cloned());
-            ops.push(Op::Delete {
-                rows: rows.to_vec(),
-                clearing,
-            });
-        }
-    }
-
-    /// Learns from what came back.
-    pub(super) fn absorb(&mut self, done: Done, now: Uptime) {
-        self.told.last_attempt = Some(now);
-        match done {
-            Done::Groups(answer) => {
-                self.groups_asked = false;
-                match answer {
-                    Ok(groups) => self.learn_groups(groups, now),
-                    Err(error) => self.fail(error, now),
-                }
-            }
-            Done::List { started, answer } => {
-                self.list_asked = false;
-                match answer {
-                    Ok(rows) => self.learn_table(rows, started, now),
-                    Err(error) => {
-                        self.list_failures = self.list_failures.saturating_add(1);
-                        if self.list_failures >= LIST_FAILURES_MAX {
-                            self.list_due = now + self.pace.scope_retry;
-                        }
-                        self.fail(error, now);
-                    }
-                }
-            }
-            Done::Renewed(answer) => {
-                self.renewing = false;
-                if let Err(error) = answer {
-                    self.counters.token_failures.fetch_add(1, Relaxed);
-                    tracing::warn!(%error, "token not renewed, the old one still serves");
-                }
-            }
-            Done::Created {
-                started,
-                rows,
-                written,
-                kind,
-            } => {
-                self.release(&rows);
-                self.refreshes -= usize::from(kind == Kind::Refresh);
-                self.created(written, kind, started, now);
-            }
-            Done::Deleted {
-                rows,
-                written,
-                clearing,
-            } => {
-                self.release(&rows);
-                self.deleted(written, clearing, now);
-            }
-        }
-    }
-
-    fn release(&mut self, rows: &[TcpRow]) {
-        self.writes -= 1;
-        for row in rows {
-            self.busy.remove(row);
-        }
-    }
-
-    fn learn_groups(&mut self, groups: Vec<RouterGroup>, now: Uptime) {
-        self.missing.remove(SCOPE_GROUPS);
-        self.groups_due = now + self.pace.groups_every;
-        let (name, default) = (
-            &self.config.router_group,
-            self.config.router_group_is_default,
-        );
-        match admission::choose(&groups, name, default) {
-            Ok(chosen) => {
-                for group in &groups {
-                    if let Err(error) = PortRanges::parse(&group.reservable_ports) {
-                        tracing::warn!(group = group.name, %error, "router group's ports unreadable");
-                    }
-                }
-                if self.chosen.as_ref() != Some(&chosen) {
-                    let RouterGroup {
-                        guid,
-                        name,
-                        reservable_ports,
-                    } = &chosen;
-                    tracing::info!(group = name, %guid, ports = %reservable_ports, "router group");
-                }
-                self.chosen = Some(chosen);
-                self.group_finding = None;
-                self.groups = groups;
-                self.admission_stale = true;
-            }
-            Err(finding) => {
-                // One that was known is kept: a group that vanished for a moment must close nothing.
-                self.groups_due = now + self.pace.scope_retry;
-                self.group_finding = Some(finding);
-            }
-        }
-        self.succeed(now);
-    }
-
-    /// Takes a list for the truth, except about rows that were written while it was made.
-    fn learn_table(&mut self, mut rows: Observed, started: Uptime, now: Uptime) {
-        self.missing.remove(SCOPE_READ);
-        let instance = self.instance.as_ref().map(|id| id.as_str().to_owned());
-        self.touched.retain(|_, at| *at >= started);
-        for row in self.touched.keys() {
-            rows.entry(row.clone()).or_insert_with(|| instance.clone());
-        }
-        let lost = self
-            .journal
-            .confirmed
-            .keys()
-            .filter(|row| !rows.contains_key(*row))
-            .count();
-        if lost > 0 && self.image.is_some() {
-            self.counters.drift.fetch_add(lost as u64, Relaxed);
-            tracing::warn!(rows = lost, "confirmed rows are missing from the table");
-        }
-        let wanted: BTreeSet<_> = self
-            .admission
-            .wanted
-            .values()
-            .flat_map(|port| &port.rows)
-            .cloned()
-            .collect();
-        self.journal
-            .confirmed
-            .retain(|row, _| rows.contains_key(row) || wanted.contains(row));
-        self.journal.tried.retain(|row, _| rows.contains_key(row));
-        self.journal.refused.retain(|row, _| wanted.contains(row));
-        self.image = Some(rows);
-        self.blind = false;
-        self.suspect = false;
-        self.list_failures = 0;
-        self.listed_at = now;
-        self.list_due = now + self.pace.list_every;
-        self.admission_stale = true;
-        self.succeed(now);
-    }
-
-    fn created(&mut self, written: Written, kind: Kind, started: Uptime, now: Uptime) {
-        let stamp = self.instance.as_ref().map(|id| id.as_str().to_owned());
-        let mut added = Vec::new();
-        let count = written.confirmed.len();
-        for row in written.confirmed {
-            self.journal.refused.remove(&row);
-            self.journal.tried.remove(&row);
-            self.touched.insert(row.clone(), now);
-            let mut new = self
-                .journal
-                .confirmed
-                .insert(row.clone(), started)
-                .is_none();
-            if let Some(image) = &mut self.image {
-                new = !image.contains_key(&row);
-                image.entry(row.clone()).or_insert_with(|| stamp.clone());
-            }
-            if new {
-                added.push(row);
-            }
-        }
-        if count > 0 {
-            self.missing.remove(SCOPE_WRITE);
-            self.succeed(now);
-        }
-        self.counters
-            .rows_added
-            .fetch_add(added.len() as u64, Relaxed);
-        self.counters
-            .rows_refreshed
-            .fetch_add((count - added.len()) as u64, Relaxed);
-        if kind == Kind::Refresh && count > 0 {
-            #[expect(clippy::cast_precision_loss, reason = "an estimate of a duration")]
-            let took = now.saturating_sub(started).as_secs_f64() / count as f64;
-            // An eighth of each new value: one slow request changes nothing, a slow API soon does.
-            self.per_row += (took - self.per_row) / 8.0;
-        }
-        self.tell_added(&added);
-        for (row, message) in written.refused {
-            self.counters.rows_refused.fetch_add(1, Relaxed);
-            tracing::warn!(port = %row.port, backend = row.backend(), message, "row refused");
-            self.refuse(row, message, now + self.pace.quarantine);
-        }
-        for row in written.duplicate {
-            self.counters.duplicates.fetch_add(1, Relaxed);
-            tracing::warn!(port = %row.port, backend = row.backend(), "row stands twice");
-            let until = now + self.ttl + self.pace.prune_margin;
-            self.refuse(
-                row,
-                "it stands twice in its table until both lapse".to_owned(),
-                until,
-            );
-        }
-        if let Some(error) = written.error {
-            self.fail(error, now);
-        }
-    }
-
-    fn refuse(&mut self, row: TcpRow, message: String, until: Uptime) {
-        self.journal.refused.insert(row, Refusal { until, message });
-    }
-
-    fn deleted(&mut self, written: Written, clearing: bool, now: Uptime) {
-        let unsure = written
-            .refused
-            .into_iter()
-            .map(|(row, _)| row)
-            .chain(written.duplicate);
-        for row in unsure {
-            self.journal.tried.insert(row, now);
-        }
-        let mut removed = Vec::new();
-        for row in written.confirmed {
-            self.journal.tried.insert(row.clone(), now);
-            self.journal.confirmed.remove(&row);
-            self.touched.remove(&row);
-            // A row without our own "no TLS" may outlive its deletion on some versions: only a list tells.
-            if !clearing && row.tls_port == NO_TLS {
-                if let Some(image) = &mut self.image {
-                    image.remove(&row);
-                }
-                self.journal.tried.remove(&row);
-            }
-            removed.push(row);
-        }
-        if !removed.is_empty() {
-            self.missing.remove(SCOPE_WRITE);
-            self.counters
-                .rows_removed
-                .fetch_add(removed.len() as u64, Relaxed);
-            self.tell_removed(&removed, clearing);
-            if !self.unreadable() {
-                self.list_due = now;
-            }
-            self.succeed(now);
-        }
-        if let Some(error) = written.error {
-            self.fail(error, now);
-        }
-    }
-
-    fn succeed(&mut self, now: Uptime) {
-        self.backoff.succeed();
-        self.told.succeed(now);
-    }
-
-    /// Answers an error with the wait it calls for; nothing ever ends the lane.
-    fn fail(&mut self, error: ApiError, now: Uptime) {
-        let text = tls::chain(&error);
-        tracing::debug!(error = text, "request failed");
-        match error {
-            ApiError::MaxTtl { secs } if Duration::from_secs(secs) < self.ttl => {
-                tracing::warn!(secs, "the routing API allows a shorter TTL only; adopted");
-                self.ttl = Duration::from_secs(secs);
-                return;
-            }
-            ApiError::Unauthorized {
-                scope: Some(scope), ..
-            } => self.scope_missing(scope, now),
-            ApiError::GroupUnknown { .. } => {
-                self.groups_due = now;
-                self.not_before = now + self.backoff.fail();
-            }
-            _ => {
-                self.suspect = true;
-                self.not_before = now + self.backoff.fail();
-                // A list as soon as the wait is over; it also tells whether the API is back.
-                if !self.unreadable() {
-                    self.list_due = now;
-                }
-            }
-        }
-        self.told.fail(text);
-    }
-
-    fn scope_missing(&mut self, scope: &'static str, now: Uptime) {
-        let again = now + self.pace.scope_retry;
-        self.missing.insert(scope);
-        if scope == SCOPE_READ {
-            self.blind = true;
-            self.suspect = false;
-            self.list_due = again;
-        } else if scope == SCOPE_GROUPS {
-            self.groups_due = again;
-        } else {
-            self.write_not_before = again;
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_refresh_stretches_from_a_quarter_to_half_of_the_life() {
-        let ttl = Duration::from_secs(120);
-        assert_eq!(refresh_after(ttl, 12, 0.003), Duration::from_secs(30));
-        assert_eq!(refresh_after(ttl, 30_000, 0.003), Duration::from_secs(60));
-        let between = refresh_after(ttl, 10_000, 0.006);
-        assert_eq!(between, Duration::from_secs(40));
-    }
-}
+mod tests;

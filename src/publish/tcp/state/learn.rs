@@ -1,0 +1,317 @@
+//! What came back, and what it teaches. Whatever an answer says, the lane goes on; it decides only how long to
+//! wait, and with what.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::super::batch::Written;
+use super::super::client::ApiError;
+use super::{Done, Kind, LIST_FAILURES_MAX, SCOPE_GROUPS, SCOPE_READ, SCOPE_WRITE, State};
+use crate::Uptime;
+use crate::plan::admission::{self, RouterGroup};
+use crate::plan::{NO_TLS, Observed, Refusal, TcpRow};
+use crate::publish::tls;
+use crate::route::PortRanges;
+
+impl State {
+    /// Learns from what came back.
+    pub(in super::super) fn absorb(&mut self, done: Done, now: Uptime) {
+        self.told.last_attempt = Some(now);
+        match done {
+            Done::Groups(answer) => {
+                self.groups_asked = false;
+                match answer {
+                    Ok(groups) => self.learn_groups(groups, now),
+                    Err(error) => self.fail(&error, now),
+                }
+            }
+            Done::List { started, answer } => {
+                self.list_asked = false;
+                match answer {
+                    Ok(rows) => self.learn_table(rows, started, now),
+                    Err(error) => {
+                        self.list_failures = self.list_failures.saturating_add(1);
+                        if self.list_failures >= LIST_FAILURES_MAX {
+                            self.list_due = now + self.pace.scope_retry;
+                        }
+                        self.fail(&error, now);
+                    }
+                }
+            }
+            Done::Renewed(answer) => {
+                self.renewing = false;
+                if let Err(error) = answer {
+                    self.counters.token_failures.fetch_add(1, Relaxed);
+                    tracing::warn!(%error, "token not renewed, the old one still serves");
+                }
+            }
+            Done::Created {
+                started,
+                rows,
+                written,
+                kind,
+            } => {
+                self.release(&rows);
+                self.refreshes -= usize::from(kind == Kind::Refresh);
+                self.created(written, kind, started, now);
+            }
+            Done::Deleted {
+                rows,
+                written,
+                clearing,
+            } => {
+                self.release(&rows);
+                self.deleted(written, clearing, now);
+            }
+        }
+    }
+
+    fn release(&mut self, rows: &[TcpRow]) {
+        self.writes -= 1;
+        for row in rows {
+            self.busy.remove(row);
+        }
+    }
+
+    fn learn_groups(&mut self, groups: Vec<RouterGroup>, now: Uptime) {
+        self.missing.remove(SCOPE_GROUPS);
+        self.groups_due = now + self.pace.groups_every;
+        let (name, default) = (
+            &self.config.router_group,
+            self.config.router_group_is_default,
+        );
+        match admission::choose(&groups, name, default) {
+            Ok(chosen) => {
+                for group in &groups {
+                    if let Err(error) = PortRanges::parse(&group.reservable_ports) {
+                        tracing::warn!(group = group.name, %error, "router group's ports unreadable");
+                    }
+                }
+                if self.chosen.as_ref() != Some(&chosen) {
+                    let RouterGroup {
+                        guid,
+                        name,
+                        reservable_ports,
+                    } = &chosen;
+                    tracing::info!(group = name, %guid, ports = %reservable_ports, "router group");
+                }
+                self.chosen = Some(chosen);
+                self.group_finding = None;
+                self.groups = groups;
+                self.admission_stale = true;
+            }
+            Err(finding) => {
+                // One that was known is kept: a group that vanished for a moment must close nothing.
+                self.groups_due = now + self.pace.scope_retry;
+                self.group_finding = Some(finding);
+            }
+        }
+        self.succeed(now);
+    }
+
+    /// Takes a list for the truth, except about rows that were written while it was made.
+    fn learn_table(&mut self, mut rows: Observed, started: Uptime, now: Uptime) {
+        self.missing.remove(SCOPE_READ);
+        let instance = self.instance.as_ref().map(|id| id.as_str().to_owned());
+        self.touched.retain(|_, at| *at >= started);
+        for row in self.touched.keys() {
+            rows.entry(row.clone()).or_insert_with(|| instance.clone());
+        }
+        let lost = self
+            .journal
+            .confirmed
+            .keys()
+            .filter(|row| !rows.contains_key(*row))
+            .count();
+        if lost > 0 && self.image.is_some() {
+            self.counters.drift.fetch_add(lost as u64, Relaxed);
+            tracing::warn!(rows = lost, "confirmed rows are missing from the table");
+        }
+        let wanted: BTreeSet<_> = self
+            .admission
+            .wanted
+            .values()
+            .flat_map(|port| &port.rows)
+            .cloned()
+            .collect();
+        self.journal
+            .confirmed
+            .retain(|row, _| rows.contains_key(row) || wanted.contains(row));
+        self.journal.tried.retain(|row, _| rows.contains_key(row));
+        self.journal.refused.retain(|row, _| wanted.contains(row));
+        self.image = Some(rows);
+        self.blind = false;
+        self.suspect = false;
+        self.list_failures = 0;
+        self.listed_at = now;
+        self.list_due = now + self.pace.list_every;
+        self.admission_stale = true;
+        if self.plan.in_sync() && self.plan.refresh.is_empty() {
+            self.write_failed = false;
+        }
+        self.succeed(now);
+    }
+
+    fn created(&mut self, written: Written, kind: Kind, started: Uptime, now: Uptime) {
+        let stamp = self.instance.as_ref().map(|id| id.as_str().to_owned());
+        let mut added = Vec::new();
+        let count = written.confirmed.len();
+        for row in written.confirmed {
+            self.journal.refused.remove(&row);
+            self.journal.tried.remove(&row);
+            self.touched.insert(row.clone(), now);
+            let mut new = self
+                .journal
+                .confirmed
+                .insert(row.clone(), started)
+                .is_none();
+            if let Some(image) = &mut self.image {
+                new = !image.contains_key(&row);
+                image.entry(row.clone()).or_insert_with(|| stamp.clone());
+            }
+            if new {
+                added.push(row);
+            }
+        }
+        if count > 0 {
+            self.missing.remove(SCOPE_WRITE);
+            self.write_failed = false;
+            self.succeed(now);
+        }
+        self.counters
+            .rows_added
+            .fetch_add(added.len() as u64, Relaxed);
+        self.counters
+            .rows_refreshed
+            .fetch_add((count - added.len()) as u64, Relaxed);
+        if kind == Kind::Refresh && count > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate of a duration")]
+            let took = now.saturating_sub(started).as_secs_f64() / count as f64;
+            // An eighth of each new value: one slow request changes nothing, a slow API soon does.
+            self.per_row += (took - self.per_row) / 8.0;
+        }
+        self.tell_added(&added);
+        for (row, message) in written.refused {
+            self.counters.rows_refused.fetch_add(1, Relaxed);
+            tracing::warn!(port = %row.port, backend = row.backend(), message, "row refused");
+            self.refuse(row, message, now + self.pace.quarantine);
+        }
+        for row in written.duplicate {
+            self.counters.duplicates.fetch_add(1, Relaxed);
+            tracing::warn!(port = %row.port, backend = row.backend(), "row stands twice");
+            let until = now + self.ttl + self.pace.prune_margin;
+            self.refuse(
+                row,
+                "it stands twice in its table until both lapse".to_owned(),
+                until,
+            );
+        }
+        if let Some(error) = written.error {
+            self.write_failed = true;
+            self.fail(&error, now);
+        }
+    }
+
+    fn refuse(&mut self, row: TcpRow, message: String, until: Uptime) {
+        self.journal.refused.insert(row, Refusal { until, message });
+    }
+
+    fn deleted(&mut self, written: Written, clearing: bool, now: Uptime) {
+        let unsure = written
+            .refused
+            .into_iter()
+            .map(|(row, _)| row)
+            .chain(written.duplicate);
+        for row in unsure {
+            self.journal.tried.insert(row, now);
+        }
+        let mut removed = Vec::new();
+        for row in written.confirmed {
+            self.journal.tried.insert(row.clone(), now);
+            self.journal.confirmed.remove(&row);
+            self.touched.remove(&row);
+            // A row without our own "no TLS" may outlive its deletion on some versions: only a list tells.
+            if !clearing && row.tls_port == NO_TLS {
+                if let Some(image) = &mut self.image {
+                    image.remove(&row);
+                }
+                self.journal.tried.remove(&row);
+            }
+            removed.push(row);
+        }
+        if !removed.is_empty() {
+            self.missing.remove(SCOPE_WRITE);
+            self.write_failed = false;
+            self.counters
+                .rows_removed
+                .fetch_add(removed.len() as u64, Relaxed);
+            self.tell_removed(&removed, clearing);
+            if !self.unreadable() {
+                self.list_due = now;
+            }
+            self.succeed(now);
+        }
+        if let Some(error) = written.error {
+            self.write_failed = true;
+            self.fail(&error, now);
+        }
+    }
+
+    fn succeed(&mut self, now: Uptime) {
+        if !self.write_failed {
+            self.backoff.succeed();
+            self.told.succeed(now);
+        }
+    }
+
+    /// Answers an error with the wait it calls for; nothing ever ends the lane.
+    fn fail(&mut self, error: &ApiError, now: Uptime) {
+        let text = tls::chain(error);
+        tracing::debug!(error = text, "request failed");
+        match error {
+            ApiError::MaxTtl { secs } if Duration::from_secs(*secs) < self.ttl => {
+                tracing::warn!(secs, "the routing API allows a shorter TTL only; adopted");
+                self.ttl = Duration::from_secs(*secs);
+                self.write_failed = false;
+                return;
+            }
+            ApiError::Unauthorized {
+                scope: Some(scope), ..
+            } => {
+                self.scope_missing(scope, now);
+                // To run blind is degraded, not failing.
+                if *scope == SCOPE_READ {
+                    return;
+                }
+            }
+            ApiError::GroupUnknown { .. } => {
+                self.groups_due = now;
+                self.not_before = now + self.backoff.fail();
+            }
+            _ => {
+                self.suspect = true;
+                self.not_before = now + self.backoff.fail();
+                // A list as soon as the wait is over; it also tells whether the API is back.
+                if !self.unreadable() {
+                    self.list_due = now;
+                }
+            }
+        }
+        self.told.fail(text);
+    }
+
+    fn scope_missing(&mut self, scope: &'static str, now: Uptime) {
+        let again = now + self.pace.scope_retry;
+        self.missing.insert(scope);
+        if scope == SCOPE_READ {
+            self.blind = true;
+            self.suspect = false;
+            self.list_due = again;
+        } else if scope == SCOPE_GROUPS {
+            self.groups_due = again;
+        } else {
+            self.write_not_before = again;
+        }
+    }
+}
