@@ -132,21 +132,22 @@ impl<'a> Gate<'a> {
         }
         let group = match &route.router_group {
             None => self.chosen,
-            Some(name) => match self
-                .groups
-                .iter()
-                .filter(|group| group.name == *name)
-                .collect::<Vec<_>>()[..]
-            {
-                [group] => group,
-                _ => {
+            Some(name) => {
+                if let [group] = self
+                    .groups
+                    .iter()
+                    .filter(|group| group.name == *name)
+                    .collect::<Vec<_>>()[..]
+                {
+                    group
+                } else {
                     let message = format!(
                         "there is not one router group `{name}` of type tcp; there is {}",
                         names(self.groups)
                     );
                     return Err(find(Code::RouterGroupUnknown, message));
                 }
-            },
+            }
         };
         let RouterGroup {
             name,

@@ -134,7 +134,7 @@ async fn the_real_server_with_mutual_tls_is_reached_under_another_name_and_refus
     .await;
     explained("wants a client certificate", &|tls| tls.identity = None).await;
     explained("unknown authority", &|tls| {
-        tls.ca_file = Some(file("other.pem"))
+        tls.ca_file = Some(file("other.pem"));
     })
     .await;
 }

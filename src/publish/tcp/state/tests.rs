@@ -8,7 +8,7 @@ use crate::route::{
     ServiceRef, TcpRoute,
 };
 
-const TTL: Duration = Duration::from_secs(120);
+const TTL: Duration = Duration::from_mins(2);
 
 fn at(secs: u64) -> Uptime {
     Duration::from_secs(secs)
@@ -23,7 +23,7 @@ fn want(ports: &[u16]) -> Option<Arc<Desired>> {
         let backend = Backend {
             ip: "10.0.0.1".parse().unwrap(),
             port: NodePort::new(port + 30_000).unwrap(),
-            node: NodeUid("n".to_owned()),
+            node: NodeUid("n".into()),
             zone: None,
         };
         let service = ServiceRef {
