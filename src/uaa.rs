@@ -435,13 +435,12 @@ impl UaaError {
     /// How long to wait at least.
     fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Refused { .. } => Some(REFUSED_WAIT),
+            Self::Refused { .. } | Self::Unreadable { status: 401, .. } => Some(REFUSED_WAIT),
             Self::Status {
                 retry_after: Some(wait),
                 ..
             } => Some(*wait),
             Self::Status { status: 429, .. } => Some(LIMITED_WAIT),
-            Self::Unreadable { status: 401, .. } => Some(REFUSED_WAIT),
             _ => None,
         }
     }

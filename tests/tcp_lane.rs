@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use route_sync::config::{RoutingApiConfig, Secret, TlsConfig, UaaConfig};
 use route_sync::desired::Desired;
@@ -130,10 +132,11 @@ impl Subject {
     /// Waits until the lane says so.
     async fn until_report(&self, what: &str, check: impl Fn(&LaneReport) -> bool) -> LaneReport {
         let mut report = self.report.clone();
-        match tokio::time::timeout(DEADLINE, report.wait_for(|report| check(report))).await {
-            Ok(report) => report.unwrap().clone(),
-            Err(_) => panic!("{what}: not yet\n{:#?}", self.report.borrow()),
-        }
+        let waited = tokio::time::timeout(DEADLINE, report.wait_for(|report| check(report))).await;
+        let Ok(report) = waited else {
+            panic!("{what}: not yet\n{:#?}", self.report.borrow())
+        };
+        report.unwrap().clone()
     }
 
     async fn until_ports(&self, ports: &[u16]) {

@@ -14,6 +14,7 @@ fn at(secs: u64) -> Uptime {
     Duration::from_secs(secs)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the channel carries it")]
 fn want(ports: &[u16]) -> Option<Arc<Desired>> {
     let key = |port: &u16| ServiceKey {
         namespace: "ns".to_owned(),
