@@ -20,11 +20,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Uptime;
 use crate::desired::{Code, Finding};
-use crate::route::{NodePort, RouterPort, ServiceKey};
+use crate::route::{NodePort, RouterPort, ServiceKey, ServiceRef};
 
 pub mod admission;
 pub mod flap;
@@ -135,7 +136,7 @@ pub struct Input<'a> {
     /// Every address of every Node of our cluster.
     pub node_ips: &'a BTreeMap<IpAddr, String>,
     /// The node ports of our labelled Services.
-    pub node_ports: &'a BTreeMap<NodePort, ServiceKey>,
+    pub node_ports: &'a BTreeMap<NodePort, Arc<ServiceRef>>,
     /// What was decided.
     pub policy: Policy,
     /// When.
@@ -497,7 +498,7 @@ impl<'a> Planner<'a> {
             .is_ok_and(|ip: IpAddr| self.input.node_ips.contains_key(&ip));
         let its_port = NodePort::new(row.backend_port)
             .and_then(|port| self.input.node_ports.get(&port))
-            .is_some_and(|service| *service == wanted.service);
+            .is_some_and(|service| service.key == wanted.service);
         let ours_at_heart = wanted.rows.iter().any(|other| other.same_server(row));
         if (our_node && its_port) || ours_at_heart {
             Standing::Legacy

@@ -184,10 +184,10 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
             zone: None,
         });
         let route = TcpRoute {
-            service: ServiceRef {
+            service: Arc::new(ServiceRef {
                 key: service(port),
                 uid: format!("u{port}"),
-            },
+            }),
             router_group: None,
             backends: Backends::new(backends).unwrap(),
         };
@@ -205,7 +205,13 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
             .collect(),
         node_ports: routes
             .iter()
-            .map(|(port, _)| (NodePort::new(port + 30_000).unwrap(), service(*port)))
+            .map(|(port, _)| {
+                let service = ServiceRef {
+                    key: service(*port),
+                    uid: format!("u{port}"),
+                };
+                (NodePort::new(port + 30_000).unwrap(), Arc::new(service))
+            })
             .collect(),
         revisit: None,
     })

@@ -7,6 +7,7 @@ use crate::route::{
     Backend, Backends, ClusterId, NodePort, NodeUid, PortRanges, RouteTable, ServiceKey,
     ServiceRef, TcpRoute,
 };
+use std::sync::Arc;
 
 const TTL: Duration = Duration::from_mins(2);
 
@@ -27,10 +28,10 @@ fn want(ports: &[u16]) -> Option<Arc<Desired>> {
             node: NodeUid("n".into()),
             zone: None,
         };
-        let service = ServiceRef {
+        let service = Arc::new(ServiceRef {
             key: key(port),
             uid: String::new(),
-        };
+        });
         let backends = Backends::new([backend]).unwrap();
         (
             RouterPort::new(*port).unwrap(),
