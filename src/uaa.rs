@@ -235,16 +235,17 @@ impl TokenSource {
         Ok(())
     }
 
-    /// Drops a token that was refused, so that the next request fetches one. A token that was replaced already
-    /// changes nothing: many requests may be refused together and one fetch heals them all.
-    pub fn invalidate(&self, token: &Token) {
-        let mut kept = self.lock();
-        if kept
-            .current
-            .as_ref()
-            .is_some_and(|current| current.token == *token)
-        {
-            kept.current = None;
+    /// A token in place of one that was refused. Many requests may be refused together and one fetch heals
+    /// them all. Where none can be had the refused one stays: it may lack one scope and be good for the rest,
+    /// and routes must not lapse because UAA is away at that moment.
+    ///
+    /// # Errors
+    /// Why there is no other.
+    pub async fn replace(&self, refused: &Token) -> Result<Token, UaaError> {
+        let _flight = self.flight.lock().await;
+        match self.usable() {
+            Some(token) if token != *refused => Ok(token),
+            _ => self.attempt().await,
         }
     }
 
