@@ -245,3 +245,17 @@ async fn a_secret_that_changes_is_taken_at_the_next_request() {
     assert!(String::from_utf8_lossy(&bodies[0].body).contains("client_secret=old"));
     assert!(String::from_utf8_lossy(&bodies[1].body).contains("client_secret=new"));
 }
+
+#[tokio::test]
+async fn a_life_of_nothing_is_no_hot_loop_and_an_endless_one_no_panic() {
+    for (life, renew) in [
+        (0, Duration::from_millis(500)),
+        (i64::MAX, Duration::from_hours(1)),
+    ] {
+        let server = uaa(token(Some(life))).await;
+        let source = source(&server, "s");
+        source.token().await.unwrap();
+        let renew_in = source.renew_in().unwrap();
+        assert!(renew_in > renew, "{life}: {renew_in:?}");
+    }
+}
