@@ -236,3 +236,43 @@ fn a_failing_api_is_asked_again_after_a_wait_that_grows_and_stays_short() {
     }
     assert!(now > at(10), "twenty failures take their time: {now:?}");
 }
+
+fn refreshed(ops: &[Op]) -> Vec<u16> {
+    let refreshes = |op: &Op| match op {
+        Op::Create { rows, kind, .. } if *kind == Kind::Refresh => rows.clone(),
+        _ => Vec::new(),
+    };
+    let rows = ops.iter().flat_map(refreshes);
+    rows.map(|row| row.port.get()).collect()
+}
+
+#[test]
+fn a_stream_of_changes_never_keeps_what_lives_from_being_refreshed() {
+    let mut state = ready(&[2000]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    // Bulk, while every request takes three seconds: as soon as one ends the next change takes its place.
+    state.adopt(want(&(2000..2400).collect::<Vec<_>>()), at(1));
+    let (mut under_way, mut last) = (Vec::new(), 0);
+    for step in 4..400 {
+        let now = at(1) + Duration::from_millis(step * 250);
+        let (ops, _) = state.turn(None, now);
+        if refreshed(&ops).contains(&2000) {
+            last = step;
+        }
+        under_way.extend(ops.into_iter().map(|op| (now + at(3), op)));
+        let (done, rest) = under_way.into_iter().partition(|(end, _)| *end <= now);
+        under_way = rest;
+        let done: Vec<(Uptime, Op)> = done;
+        confirm(
+            &mut state,
+            done.into_iter().map(|(_, op)| op).collect(),
+            now,
+        );
+        if last > 0 {
+            assert!(now < at(60), "refreshed only at {now:?}");
+            return;
+        }
+    }
+    panic!("never refreshed");
+}

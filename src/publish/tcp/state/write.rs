@@ -20,15 +20,17 @@ struct Chosen {
     demoted: BTreeSet<RouterPort>,
 }
 
+/// Rows that no request is under way for.
+fn free(rows: &[TcpRow], busy: &BTreeSet<TcpRow>) -> Vec<TcpRow> {
+    rows.iter()
+        .filter(|row| !busy.contains(row))
+        .cloned()
+        .collect()
+}
+
 impl State {
     /// Rows in the way first, then what lapsed, what is new, and what is due.
     pub(super) fn write(&mut self, now: Uptime, ops: &mut Vec<Op>, wake: &mut Uptime) {
-        let free = |rows: &[TcpRow], busy: &BTreeSet<TcpRow>| -> Vec<TcpRow> {
-            rows.iter()
-                .filter(|row| !busy.contains(row))
-                .cloned()
-                .collect()
-        };
         let clear: Vec<_> = self
             .plan
             .clear
@@ -51,6 +53,7 @@ impl State {
         let refresh = free(&self.plan.refresh, &self.busy);
         self.create(&refresh, Kind::Refresh, ops);
     }
+
     /// New and surplus rows, as far as the budget goes.
     fn changes(&mut self, now: Uptime, ops: &mut Vec<Op>, wake: &mut Uptime) {
         let mut changed = Changed::new();
@@ -63,8 +66,10 @@ impl State {
             }
         }
         self.queue(&changed);
-        // With all writes under way the next one that ends wakes us; time alone changes nothing.
-        if self.writes >= WRITES_MAX {
+        // With all writes under way the next one that ends wakes us; time alone changes nothing. One is left to
+        // what is due, which slow changes on each other's heels would keep waiting until it lapses.
+        let due = self.refreshes == 0 && !free(&self.plan.refresh, &self.busy).is_empty();
+        if self.writes + usize::from(due) >= WRITES_MAX {
             return;
         }
         let mut chosen = Chosen::default();
