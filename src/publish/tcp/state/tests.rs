@@ -237,6 +237,13 @@ fn a_failing_api_is_asked_again_after_a_wait_that_grows_and_stays_short() {
     assert!(now > at(10), "twenty failures take their time: {now:?}");
 }
 
+fn gone() -> ApiError {
+    ApiError::Unavailable {
+        reason: "gone".to_owned(),
+        id: RequestId(None),
+    }
+}
+
 fn refreshed(ops: &[Op]) -> Vec<u16> {
     let refreshes = |op: &Op| match op {
         Op::Create { rows, kind, .. } if *kind == Kind::Refresh => rows.clone(),
@@ -275,4 +282,37 @@ fn a_stream_of_changes_never_keeps_what_lives_from_being_refreshed() {
         }
     }
     panic!("never refreshed");
+}
+
+#[test]
+fn a_list_that_cannot_be_had_keeps_no_living_row_from_being_refreshed() {
+    let mut state = ready(&[2000]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    let (ops, _) = state.turn(None, at(31));
+    assert_eq!(refreshed(&ops), [2000]);
+    for op in ops {
+        if let Op::Create { rows, kind, .. } = op {
+            let error = Some(gone());
+            let written = Written {
+                error,
+                ..Written::default()
+            };
+            let started = at(31);
+            state.absorb(
+                Done::Created {
+                    started,
+                    rows,
+                    written,
+                    kind,
+                },
+                at(31),
+            );
+        }
+    }
+    // The list is asked for and hangs; something new waits for it, what lives does not.
+    state.adopt(want(&[2000, 2001]), at(37));
+    let (ops, _) = state.turn(None, at(37));
+    assert!(ops.iter().any(|op| matches!(op, Op::List)), "{ops:?}");
+    assert_eq!((refreshed(&ops), created(&ops)), (vec![2000], vec![2000]));
 }

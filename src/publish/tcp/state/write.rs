@@ -54,6 +54,16 @@ impl State {
         self.create(&refresh, Kind::Refresh, ops);
     }
 
+    /// While nobody knows what stands, what lives by our own clock is kept alive, and nothing else is touched.
+    pub(super) fn keep_alive(&mut self, now: Uptime, ops: &mut Vec<Op>) {
+        let mut rows = free(&self.plan.refresh, &self.busy);
+        rows.retain(|row| {
+            let confirmed = self.journal.confirmed.get(row);
+            confirmed.is_some_and(|at| *at + self.ttl > now)
+        });
+        self.create(&rows, Kind::Refresh, ops);
+    }
+
     /// New and surplus rows, as far as the budget goes.
     fn changes(&mut self, now: Uptime, ops: &mut Vec<Op>, wake: &mut Uptime) {
         let mut changed = Changed::new();
