@@ -228,15 +228,19 @@ impl State {
         }
         let mut removed = Vec::new();
         for row in written.confirmed {
-            self.journal.tried.insert(row.clone(), now);
+            // Until a list shows it gone: who writes it anew must not draw us into a hot loop. Who cannot read
+            // never sees it again.
+            if self.image.is_some() {
+                self.journal.tried.insert(row.clone(), now);
+            }
             self.journal.confirmed.remove(&row);
             self.touched.remove(&row);
             // A row without our own "no TLS" may outlive its deletion on some versions: only a list tells.
-            if !clearing && row.tls_port == NO_TLS {
-                if let Some(image) = &mut self.image {
-                    image.remove(&row);
-                }
-                self.journal.tried.remove(&row);
+            if !clearing
+                && row.tls_port == NO_TLS
+                && let Some(image) = &mut self.image
+            {
+                image.remove(&row);
             }
             removed.push(row);
         }

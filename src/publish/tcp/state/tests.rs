@@ -237,6 +237,12 @@ fn a_failing_api_is_asked_again_after_a_wait_that_grows_and_stays_short() {
     assert!(now > at(10), "twenty failures take their time: {now:?}");
 }
 
+/// Answers a list.
+fn list(state: &mut State, answer: Result<Observed, ApiError>, now: Uptime) {
+    let started = now;
+    state.absorb(Done::List { started, answer }, now);
+}
+
 fn gone() -> ApiError {
     ApiError::Unavailable {
         reason: "gone".to_owned(),
@@ -315,4 +321,41 @@ fn a_list_that_cannot_be_had_keeps_no_living_row_from_being_refreshed() {
     let (ops, _) = state.turn(None, at(37));
     assert!(ops.iter().any(|op| matches!(op, Op::List)), "{ops:?}");
     assert_eq!((refreshed(&ops), created(&ops)), (vec![2000], vec![2000]));
+}
+
+#[test]
+fn a_row_that_comes_back_after_its_deletion_is_not_deleted_in_a_hot_loop() {
+    let mut state = ready(&[2000]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    let table = state.image.clone().unwrap();
+    state.adopt(want(&[]), at(1));
+    let mut deletions = 0;
+    for second in 1..=30 {
+        let (ops, _) = state.turn(None, at(second));
+        for op in ops {
+            match op {
+                Op::Delete { rows, clearing } => {
+                    deletions += 1;
+                    let confirmed = rows.clone();
+                    let written = Written {
+                        confirmed,
+                        ..Written::default()
+                    };
+                    state.absorb(
+                        Done::Deleted {
+                            rows,
+                            written,
+                            clearing,
+                        },
+                        at(second),
+                    );
+                }
+                // Another writer keeps it alive.
+                Op::List => list(&mut state, Ok(table.clone()), at(second)),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(deletions, 1);
 }
