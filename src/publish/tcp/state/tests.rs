@@ -359,3 +359,33 @@ fn a_row_that_comes_back_after_its_deletion_is_not_deleted_in_a_hot_loop() {
     }
     assert_eq!(deletions, 1);
 }
+
+#[test]
+fn rows_of_two_router_groups_never_share_a_request() {
+    // The API refuses a whole request for one group that it does not know any more.
+    let mut state = ready(&[2000, 2001]);
+    let mut desired = (*want(&[2000, 2001]).unwrap()).clone();
+    let route = desired.table.tcp.get_mut(&RouterPort::new(2001).unwrap());
+    route.unwrap().router_group = Some("other".to_owned());
+    state.adopt(Some(Arc::new(desired)), at(0));
+    let group = |guid: &str, name: &str| RouterGroup {
+        guid: guid.to_owned(),
+        name: name.to_owned(),
+        reservable_ports: "1024-9000".to_owned(),
+    };
+    let groups = vec![group("g", "default-tcp"), group("h", "other")];
+    state.absorb(Done::Groups(Ok(groups)), at(0));
+    let (ops, _) = state.turn(None, at(0));
+    let groups = |op: &Op| match op {
+        Op::Create { rows, .. } => rows.iter().map(|row| row.group.clone()).collect(),
+        _ => BTreeSet::new(),
+    };
+    let groups: Vec<_> = ops.iter().map(groups).collect();
+    assert_eq!(
+        groups,
+        [
+            BTreeSet::from(["g".to_owned()]),
+            BTreeSet::from(["h".to_owned()])
+        ]
+    );
+}

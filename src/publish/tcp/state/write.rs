@@ -179,15 +179,21 @@ impl State {
         let Some(instance) = self.instance.clone() else {
             return;
         };
-        for rows in rows.chunks(BATCH_MAX) {
+        // One group to a request: the API refuses a request whole for one group that it no longer knows.
+        let mut by_group: BTreeMap<&str, Vec<&TcpRow>> = BTreeMap::new();
+        for row in rows {
+            by_group.entry(&row.group).or_default().push(row);
+        }
+        for rows in by_group.values().flat_map(|rows| rows.chunks(BATCH_MAX)) {
             let full = kind == Kind::Refresh && self.refreshes >= REFRESHES_MAX;
             if full || self.writes >= WRITES_MAX {
                 return;
             }
             self.writes += 1;
             self.refreshes += usize::from(kind == Kind::Refresh);
+            let rows: Vec<_> = rows.iter().copied().cloned().collect();
             self.busy.extend(rows.iter().cloned());
-            let (rows, instance) = (rows.to_vec(), instance.clone());
+            let instance = instance.clone();
             ops.push(Op::Create {
                 rows,
                 instance,
