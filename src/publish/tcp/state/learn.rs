@@ -14,6 +14,10 @@ use crate::plan::{NO_TLS, Observed, Refusal, TcpRow};
 use crate::publish::tls;
 use crate::route::PortRanges;
 
+/// Deletions are looked after this often: a bulk of them, eight a second, must not list the whole table each
+/// time.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
 impl State {
     /// Learns from what came back.
     pub(in super::super) fn absorb(&mut self, done: Done, now: Uptime) {
@@ -252,7 +256,8 @@ impl State {
                 .fetch_add(removed.len() as u64, Relaxed);
             self.tell_removed(&removed, clearing);
             if !self.unreadable() {
-                self.list_due = now;
+                let soon = now.max(self.listed_at + VERIFY_EVERY);
+                self.list_due = self.list_due.min(soon);
             }
             self.succeed(now);
         }

@@ -389,3 +389,54 @@ fn rows_of_two_router_groups_never_share_a_request() {
         ]
     );
 }
+
+#[test]
+fn many_rows_of_an_older_job_are_cleared_within_the_budget() {
+    let ports: Vec<_> = (2000..2400).collect();
+    let mut state = ready(&ports);
+    let (ops, _) = state.turn(None, at(0));
+    assert_eq!(created(&ops).len(), 4, "bulk");
+    let old_job: Observed = state
+        .admission
+        .wanted
+        .values()
+        .flat_map(|port| &port.rows)
+        .map(|row| {
+            (
+                TcpRow {
+                    tls_port: 0,
+                    ..row.clone()
+                },
+                None,
+            )
+        })
+        .collect();
+    list(&mut state, Ok(old_job), at(1));
+    let mut cleared = 0;
+    for second in 2..12 {
+        let (ops, _) = state.turn(None, at(second));
+        for op in ops {
+            if let Op::Delete { rows, clearing } = op {
+                assert!(clearing);
+                cleared += rows.len();
+                let confirmed = rows.clone();
+                let written = Written {
+                    confirmed,
+                    ..Written::default()
+                };
+                state.absorb(
+                    Done::Deleted {
+                        rows,
+                        written,
+                        clearing,
+                    },
+                    at(second),
+                );
+            }
+        }
+    }
+    assert!(
+        (20..=84).contains(&cleared),
+        "{cleared} rows in ten seconds"
+    );
+}
