@@ -92,7 +92,9 @@ pub fn on_stage(stage: Stage, scenario: impl AsyncFn(&mut Foundation)) {
         foundation.stage = stage;
         foundation.clear().await.expect("what earlier scenarios left must go");
         println!("-- {stage:?}");
+        let start = std::time::Instant::now();
         let outcome = std::panic::AssertUnwindSafe(scenario(foundation)).catch_unwind().await;
+        println!("-- {stage:?} took {:.1} s", start.elapsed().as_secs_f64());
         if let Err(panic) = outcome {
             // What it stopped may still be stopped: the next scenario gets a new foundation.
             *slot = None;
