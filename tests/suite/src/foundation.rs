@@ -32,6 +32,8 @@ pub const EXAMPLE_TOKEN: &str = "example-token";
 pub const POOR_TOKEN: &str = "poor-token";
 /// Its name.
 pub const POOR_USER: &str = "poor";
+/// Longer than any run of the tests.
+const EVENT_STREAM_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The routers that no registry has.
 const HANDED_IN: [&str; 3] = ["gorouter", "routing-api", "cf-tcp-router"];
 
@@ -332,7 +334,10 @@ impl Boxed {
             client_id: CLIENT.0.to_owned(),
             client_secret: CLIENT.1.to_owned(),
         };
-        let tcp = TcpRouterOptions::new(&routing_api.url(), stack.pki.http_client()?, token);
+        // The stack's client gives up within seconds, and with it every stream of events: a router that
+        // looks away until its next list opens ports a minute late.
+        let client = stack.pki.http_client_with(|client| client.timeout(EVENT_STREAM_MAX))?;
+        let tcp = TcpRouterOptions::new(&routing_api.url(), client, token);
         let tcp_router = TcpRouter::start(tcp).await?;
         Ok(Self { tcp_router, http_router, routing_api, mtls })
     }
