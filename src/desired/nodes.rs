@@ -65,18 +65,24 @@ pub(super) fn eligible<'a>(
     memory.nodes.retain(|uid, _| known.contains(uid));
     let deadlines = nodes.values().filter_map(|node| memory.stand(node, now));
     let revisit = deadlines.min();
-    let out: Vec<&str> = candidates
+    let out = candidates
         .iter()
         .filter(|candidate| !memory.in_use(candidate.node))
+        .count();
+    // Nodes that fail together are reported one after the other, so those whose grace still runs count too:
+    // else the first few would have left before the rest made it a majority.
+    let failing: Vec<&str> = candidates
+        .iter()
+        .filter(|candidate| !candidate.node.ready || !memory.in_use(candidate.node))
         .map(|candidate| candidate.name)
         .collect();
-    let held = !out.is_empty() && out.len() * 2 > candidates.len();
+    let held = out > 0 && failing.len() * 2 > candidates.len();
     if held {
-        findings.push(held_finding(&out, candidates.len()));
+        findings.push(held_finding(&failing, candidates.len()));
     }
     let served = |candidate: &EligibleNode<'_>| memory.served.contains(&candidate.node.uid);
     // Nobody was served yet and nobody is ready: then all of them, rather than none.
-    let nobody = out.len() == candidates.len() && !candidates.iter().any(served);
+    let nobody = out == candidates.len() && !candidates.iter().any(served);
     let keep = |candidate: &EligibleNode<'_>| {
         memory.in_use(candidate.node) || (held && (nobody || served(candidate)))
     };

@@ -595,6 +595,21 @@ fn when_most_nodes_are_not_ready_at_once_the_last_set_is_kept() {
 }
 
 #[test]
+fn nodes_that_stop_being_ready_one_after_the_other_are_held_together() {
+    let mut passes = Passes::new(service("a/x", 30001).http("x"), 3);
+    passes.at(0);
+    for (second, index) in [(1, 1), (3, 2), (5, 3)] {
+        passes.node(index).ready = false;
+        passes.at(second);
+    }
+    for second in [11, 13, 15, 60] {
+        let held = passes.at(second);
+        assert_eq!(addresses(&held).len(), 3, "second {second}");
+        assert_eq!(show(&held)[1..], ["cluster nodes-not-ready-held"]);
+    }
+}
+
+#[test]
 fn when_every_node_is_not_ready_from_the_start_all_are_taken() {
     let mut passes = Passes::new(service("a/x", 30001).http("x"), 3);
     for index in 1..=3 {
