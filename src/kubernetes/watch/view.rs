@@ -179,8 +179,9 @@ impl View {
         let last = entries.objects.get_mut(&item.key);
         let same = last.as_ref().is_some_and(|last| last.uid == item.uid);
         if item.deleting && source != SourceId::Nodes && source.required() {
-            // It counts as gone, once a fresh read says so too.
-            if same {
+            // It counts as gone, once a fresh read says so too. Under another UID it is not the one we know,
+            // which must have gone before.
+            if last.is_some() {
                 entries.absent.insert(item.key);
             }
             return;
@@ -215,15 +216,8 @@ impl View {
         entries.objects.insert(item.key, entry);
     }
 
-    /// One object that is no longer delivered.
-    pub(super) fn deleted(&mut self, source: SourceId, key: &ObjectKey, uid: &str) {
-        let entries = self.sources.entry(source).or_default();
-        if entries.objects.get(key).is_some_and(|it| it.uid == uid) {
-            self.left(source, key);
-        }
-    }
-
-    fn left(&mut self, source: SourceId, key: &ObjectKey) {
+    /// One object that is no longer delivered. Whatever UID it left under, nothing has that name now.
+    pub(super) fn left(&mut self, source: SourceId, key: &ObjectKey) {
         let entries = self.sources.entry(source).or_default();
         if source.required() {
             entries.absent.insert(key.clone());
