@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::view::{SourceId, View};
+use super::view::{SourceId, Status, View};
 use crate::desired::Code;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::kubernetes::wire::{Event, Item, Kind, Object, ObjectKey, event, item, page};
@@ -135,6 +135,21 @@ fn of_two_copies_the_later_wins_and_each_label_is_its_sources_affair() {
     assert_eq!(merged.http_label.as_deref(), Some("b"));
     assert_eq!(merged.tcp_label.as_deref(), Some("2"));
     assert_eq!(merged.ports[0].node_port.unwrap().get(), 30_002);
+}
+
+#[test]
+fn endpoints_outlive_a_refusal_until_they_are_stale() {
+    let mut view = complete();
+    let source = SourceId::HttpEndpoints;
+    let forbidden = Status {
+        forbidden: Some("list"),
+        ..Status::new(source)
+    };
+    view.set_status(source, forbidden);
+    view.set_stale(source, false);
+    assert!(snapshot(&view).endpoints.is_some());
+    view.set_stale(source, true);
+    assert_eq!(snapshot(&view).endpoints, None);
 }
 
 #[test]
