@@ -262,7 +262,7 @@ impl HttpLane {
         match heard {
             Heard::Started(body) => {
                 add(&self.counters.router_starts, 1);
-                self.routers.started(&body);
+                self.routers.started(&body, now);
                 self.schedule.router_started(now, fastrand::f64());
                 info!(router = wire::router_told(&body).id, "router started");
             }
