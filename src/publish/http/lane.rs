@@ -315,8 +315,7 @@ impl HttpLane {
         {
             self.unsent(error).await;
         }
-        if self.routers.interval() != self.schedule.interval() {
-            self.schedule.set_interval(self.routers.interval());
+        if self.schedule.set_interval(self.routers.interval()) {
             let interval = self.schedule.interval();
             info!(
                 ?interval,

@@ -204,12 +204,14 @@ impl Schedule {
         }
     }
 
-    /// Adopts another interval between two beats of one endpoint.
-    pub fn set_interval(&mut self, interval: Duration) {
-        if slots(interval) != self.slots {
+    /// Adopts another interval between two beats of one endpoint, in whole ticks. Whether it is another.
+    pub fn set_interval(&mut self, interval: Duration) -> bool {
+        let another = slots(interval) != self.slots;
+        if another {
             self.slots = slots(interval);
             self.beats = self.messages.keys().map(|key| self.beat_of(*key)).collect();
         }
+        another
     }
 
     /// The next message, if one is due and the pace allows it.

@@ -324,6 +324,15 @@ fn beats_are_spread_over_the_interval() {
 }
 
 #[test]
+fn an_interval_of_no_whole_ticks_is_adopted_once() {
+    let mut schedule = schedule();
+    // A quarter of a prune threshold of 25 s.
+    let odd = Duration::from_millis(6250);
+    assert!(schedule.set_interval(odd));
+    assert!(!schedule.set_interval(odd));
+}
+
+#[test]
 fn a_shorter_interval_is_kept_from_then_on() {
     let mut schedule = schedule();
     schedule.connected(secs(1));
