@@ -264,10 +264,18 @@ impl Schedule {
         self.sent
     }
 
-    /// Whether nothing but beats is left to send.
+    /// Whether a table was ever taken.
+    #[must_use]
+    pub fn has_table(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Whether there is a table of which nothing but beats is left to send.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.connected && self.queue.first().is_none_or(|job| job.band == Band::Beat)
+        self.has_table()
+            && self.connected
+            && self.queue.first().is_none_or(|job| job.band == Band::Beat)
     }
 
     /// The interval between two beats of one endpoint.
