@@ -383,7 +383,11 @@ impl<'a> Reader<'a> {
             let named = |port: &&ServicePort| {
                 port.name.as_deref() == Some(reference) || Some(port.port) == number
             };
-            let Some(port) = self.service.ports.iter().find(named) else {
+            // One number may stand for TCP and for UDP, as DNS has it: then the one that routers can use.
+            let usable = |port: &&ServicePort| port.protocol == Protocol::Tcp;
+            let mut ports = self.service.ports.iter().filter(named);
+            let tcp = ports.clone().find(usable);
+            let Some(port) = tcp.or_else(|| ports.next()) else {
                 self.tell(
                     Code::PortUnknown,
                     format!("the Service has no port `{reference}`"),

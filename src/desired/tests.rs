@@ -151,6 +151,16 @@ fn check(services: &[Build], expect: &[&str]) {
 }
 
 #[test]
+fn a_number_that_stands_for_tcp_and_udp_means_tcp() {
+    let ports = [
+        port(Some("dns"), 53, Some(30_053), Protocol::Udp),
+        port(Some("dns-tcp"), 53, Some(30_054), Protocol::Tcp),
+    ];
+    let dns = service("ns/dns", 30_000).tcp("5300").ports(&ports);
+    check(&[dns.annotate("port", "53")], &["5300 -> ns/dns {30054}"]);
+}
+
+#[test]
 fn a_udp_node_port_hides_no_tcp_one_of_the_same_number() {
     let udp = [port(None, 53, Some(30_080), Protocol::Udp)];
     let web = service("a/web", 30_080).http("web");
