@@ -176,6 +176,18 @@ fn a_udp_node_port_hides_no_tcp_one_of_the_same_number() {
 }
 
 #[test]
+fn a_route_services_address_is_bounded() {
+    let url = |length: usize| format!("https://rs.test/{}", "x".repeat(length));
+    let web = |length| {
+        service("ns/web", 30_000)
+            .http("web")
+            .annotate("route-service-url", &url(length))
+    };
+    check(&[web(900)], &["web.apps.test -> ns/web {30000}"]);
+    check(&[web(200_000)], &["service ns/web annotation-invalid"]);
+}
+
+#[test]
 fn a_label_makes_a_route_in_its_lane_and_both_labels_make_both() {
     check(
         &[service("a/x", 30001).http("web").tcp("02222")],
