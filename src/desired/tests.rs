@@ -151,6 +151,43 @@ fn check(services: &[Build], expect: &[&str]) {
 }
 
 #[test]
+fn a_number_that_stands_for_tcp_and_udp_means_tcp() {
+    let ports = [
+        port(Some("dns"), 53, Some(30_053), Protocol::Udp),
+        port(Some("dns-tcp"), 53, Some(30_054), Protocol::Tcp),
+    ];
+    let dns = service("ns/dns", 30_000).tcp("5300").ports(&ports);
+    check(&[dns.annotate("port", "53")], &["5300 -> ns/dns {30054}"]);
+}
+
+#[test]
+fn a_udp_node_port_hides_no_tcp_one_of_the_same_number() {
+    let udp = [port(None, 53, Some(30_080), Protocol::Udp)];
+    let web = service("a/web", 30_080).http("web");
+    let dns = service("b/dns", 30_000).tcp("5300").ports(&udp);
+    let desired = derive(
+        &cluster(&[web, dns], &nodes(1)),
+        &mut Memory::default(),
+        &options(),
+        Uptime::ZERO,
+    );
+    let holder = &desired.node_ports[&NodePort::new(30_080).unwrap()];
+    assert_eq!(holder.key.to_string(), "a/web");
+}
+
+#[test]
+fn a_route_services_address_is_bounded() {
+    let url = |length: usize| format!("https://rs.test/{}", "x".repeat(length));
+    let web = |length| {
+        service("ns/web", 30_000)
+            .http("web")
+            .annotate("route-service-url", &url(length))
+    };
+    check(&[web(900)], &["web.apps.test -> ns/web {30000}"]);
+    check(&[web(200_000)], &["service ns/web annotation-invalid"]);
+}
+
+#[test]
 fn a_label_makes_a_route_in_its_lane_and_both_labels_make_both() {
     check(
         &[service("a/x", 30001).http("web").tcp("02222")],
