@@ -647,6 +647,22 @@ fn nodes_that_stop_being_ready_one_after_the_other_are_held_together() {
 }
 
 #[test]
+fn a_node_that_left_long_ago_keeps_no_other_from_leaving() {
+    let mut passes = Passes::new(service("a/x", 30001).http("x"), 3);
+    passes.at(0);
+    passes.node(1).ready = false;
+    passes.at(1);
+    assert_eq!(addresses(&passes.at(11)), ["10.0.0.2", "10.0.0.3"]);
+    passes.node(2).ready = false;
+    passes.at(1000);
+    assert_eq!(addresses(&passes.at(1010)), ["10.0.0.3"]);
+    // The last one stays, whatever it says.
+    passes.node(3).ready = false;
+    passes.at(2000);
+    assert_eq!(addresses(&passes.at(2010)), ["10.0.0.3"]);
+}
+
+#[test]
 fn when_every_node_is_not_ready_from_the_start_all_are_taken() {
     let mut passes = Passes::new(service("a/x", 30001).http("x"), 3);
     for index in 1..=3 {
