@@ -163,6 +163,13 @@ pub fn registrations(identity: &Identity, entries: &[Entry<'_>]) -> Vec<Registra
     messages
 }
 
+/// Renders one message of [`registrations`] again: the same entry and uris, the same bytes.
+#[must_use]
+pub fn registration(identity: &Identity, entry: &Entry<'_>, uris: &[Arc<Uri>]) -> Bytes {
+    let uris: Vec<String> = uris.iter().map(ToString::to_string).collect();
+    register(identity, entry, &uris)
+}
+
 /// Renders the withdrawal of some uris of one endpoint; several messages where the limits ask for it.
 #[must_use]
 pub fn unregistrations(addr: SocketAddr, tls: bool, uris: &[Arc<Uri>]) -> Vec<Bytes> {
