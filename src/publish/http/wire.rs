@@ -488,4 +488,20 @@ mod tests {
             6,
         );
     }
+
+    #[test]
+    fn a_message_rendered_again_has_the_same_bytes() {
+        let names: Vec<_> = (0..500).map(|n| uri(&format!("h{n}.apps.test"))).collect();
+        let first = render(HttpOptions::default(), &names);
+        assert!(first.len() > 1, "one message proves nothing of a split");
+        for message in first {
+            let entry = Entry {
+                uri: &message.uris[0],
+                route: &route(HttpOptions::default()),
+                backend: &backend(),
+            };
+            let again = registration(&identity(), &entry, &message.uris);
+            assert_eq!(again, message.payload);
+        }
+    }
 }
