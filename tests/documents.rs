@@ -1,6 +1,7 @@
 //! What is written about the program is what the program does. `UPDATE=1 cargo test --test documents` writes
-//! the tables of README anew.
+//! the tables of docs/reference.md anew.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,26 +28,30 @@ fn printed(table: &str) -> String {
 }
 
 /// What stands before a table's content, the content, and what follows.
-fn split<'a>(readme: &'a str, table: &str) -> [&'a str; 3] {
+fn split<'a>(page: &'a str, table: &str) -> [&'a str; 3] {
     let marker = format!("<!-- table: {table} -->\n");
-    let start = readme.find(&marker);
-    let start =
-        start.unwrap_or_else(|| panic!("README.md has no `{}`", marker.trim())) + marker.len();
-    let length = readme[start..]
+    let start = page.find(&marker);
+    let start = start.unwrap_or_else(|| panic!("docs/reference.md has no `{}`", marker.trim()))
+        + marker.len();
+    let length = page[start..]
         .find("<!-- end -->")
         .expect("a table must end");
-    let (before, rest) = readme.split_at(start);
+    let (before, rest) = page.split_at(start);
     let (content, after) = rest.split_at(length);
     [before, content, after]
 }
 
 #[test]
-fn the_tables_of_the_readme_are_those_of_the_code() {
+fn the_tables_of_the_reference_are_those_of_the_code() {
     for table in ["config", "metrics", "findings"] {
-        let (readme, printed) = (read("README.md"), printed(table));
-        let [before, written, after] = split(&readme, table);
+        let (page, printed) = (read("docs/reference.md"), printed(table));
+        let [before, written, after] = split(&page, table);
         if std::env::var_os("UPDATE").is_some() {
-            fs::write(file("README.md"), format!("{before}{printed}{after}")).unwrap();
+            fs::write(
+                file("docs/reference.md"),
+                format!("{before}{printed}{after}"),
+            )
+            .unwrap();
         } else {
             assert_eq!(written, printed, "UPDATE=1 cargo test --test documents");
         }
@@ -125,4 +130,61 @@ fn the_full_example_writes_the_defaults_where_it_says_so() {
         (full.admin, full.log.level),
         (minimal.admin, minimal.log.level)
     );
+}
+
+/// Every `fn` of every test there is, in this package and in the tests' own.
+fn test_names() -> BTreeSet<String> {
+    fn collect(path: &Path, names: &mut BTreeSet<String>) {
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                collect(&entry.unwrap().path(), names);
+            }
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(path).unwrap();
+            let mut is_test = false;
+            for line in text.lines().map(str::trim) {
+                is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+                if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
+                    names.extend(rest.split('(').next().map(str::to_owned));
+                    is_test = false;
+                }
+            }
+        }
+    }
+    let mut names = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        collect(&file(folder), &mut names);
+    }
+    names
+}
+
+#[test]
+fn every_standing_rule_names_tests_that_exist_or_says_why_there_is_none() {
+    let (text, tests) = (read("tests/rules.md"), test_names());
+    let mut rules = BTreeSet::new();
+    for line in text
+        .lines()
+        .filter(|line| line.starts_with("| HTTP ") || line.starts_with("| TCP "))
+    {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let (rule, held_by) = (cells[1], cells[3]);
+        assert!(rules.insert(rule.to_owned()), "{rule} stands twice");
+        if let Some(reason) = held_by.strip_prefix('—') {
+            assert!(reason.trim().len() > 10, "{rule} gives no reason");
+            continue;
+        }
+        let named: Vec<&str> = held_by
+            .split('`')
+            .filter(|part| !part.trim().is_empty())
+            .collect();
+        assert!(!named.is_empty(), "{rule} names no test");
+        for name in named {
+            assert!(
+                tests.contains(name),
+                "{rule} names `{name}`, which is no test"
+            );
+        }
+    }
+    let all = (1..=30).flat_map(|n| [format!("HTTP {n}"), format!("TCP {n}")]);
+    assert_eq!(rules, all.collect());
 }

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Code, Finding, Subject};
+use crate::desired::{Code, Finding, HTTP_LABEL, Subject, TCP_LABEL};
 use crate::kubernetes::api::Resource;
 use crate::kubernetes::snapshot::{Endpoints, Node, Service, Snapshot};
-use crate::kubernetes::wire::{HTTP_LABEL, Item, Kind, Object, ObjectKey, TCP_LABEL};
+use crate::kubernetes::wire::{Item, Kind, Object, ObjectKey};
 use crate::route::{ClusterId, ServiceKey};
 
 /// One of the lists that are kept.
@@ -54,7 +54,7 @@ pub(super) struct View {
 #[derive(Default)]
 struct Entries {
     synced: bool,
-    entries: BTreeMap<ObjectKey, Entry>,
+    objects: BTreeMap<ObjectKey, Entry>,
     absent: BTreeSet<ObjectKey>,
     status: Option<Status>,
     stale: bool,
@@ -136,7 +136,7 @@ impl Status {
         let consequence = match (self.forbidden?, source.required()) {
             ("watch", _) => "it is polled instead",
             (_, true) => "what was last known of it stays",
-            (_, false) => "where pods are is unknown, so every node counts",
+            (_, false) => "what was last known of pods counts for minutes, then every node does",
         };
         Some(right_missing(self.forbidden?, resource, consequence))
     }
@@ -165,7 +165,7 @@ impl View {
             self.applied(source, item);
         }
         let entries = self.sources.entry(source).or_default();
-        let gone = entries.entries.keys().filter(|key| !listed.contains(key));
+        let gone = entries.objects.keys().filter(|key| !listed.contains(key));
         let gone: Vec<ObjectKey> = gone.cloned().collect();
         self.changed |= !std::mem::replace(&mut entries.synced, true);
         for key in gone {
@@ -176,11 +176,12 @@ impl View {
     /// One object as it is now.
     pub(super) fn applied(&mut self, source: SourceId, item: Item) {
         let entries = self.sources.entry(source).or_default();
-        let last = entries.entries.get_mut(&item.key);
+        let last = entries.objects.get_mut(&item.key);
         let same = last.as_ref().is_some_and(|last| last.uid == item.uid);
         if item.deleting && source != SourceId::Nodes && source.required() {
-            // It counts as gone, once a fresh read says so too.
-            if same {
+            // It counts as gone, once a fresh read says so too. Under another UID it is not the one we know,
+            // which must have gone before.
+            if last.is_some() {
                 entries.absent.insert(item.key);
             }
             return;
@@ -212,23 +213,16 @@ impl View {
             object,
             unreadable,
         };
-        entries.entries.insert(item.key, entry);
+        entries.objects.insert(item.key, entry);
     }
 
-    /// One object that is no longer delivered.
-    pub(super) fn deleted(&mut self, source: SourceId, key: &ObjectKey, uid: &str) {
-        let entries = self.sources.entry(source).or_default();
-        if entries.entries.get(key).is_some_and(|it| it.uid == uid) {
-            self.left(source, key);
-        }
-    }
-
-    fn left(&mut self, source: SourceId, key: &ObjectKey) {
+    /// One object that is no longer delivered. Whatever UID it left under, nothing has that name now.
+    pub(super) fn left(&mut self, source: SourceId, key: &ObjectKey) {
         let entries = self.sources.entry(source).or_default();
         if source.required() {
             entries.absent.insert(key.clone());
         } else {
-            self.changed |= entries.entries.remove(key).is_some();
+            self.changed |= entries.objects.remove(key).is_some();
         }
     }
 
@@ -241,7 +235,7 @@ impl View {
                 Some(Absence {
                     source,
                     key: key.clone(),
-                    uid: entries.entries.get(key)?.uid.clone(),
+                    uid: entries.objects.get(key)?.uid.clone(),
                 })
             };
             absent.filter_map(absence).collect::<Vec<_>>()
@@ -253,11 +247,11 @@ impl View {
     pub(super) fn confirmed(&mut self, absence: &Absence) {
         let entries = self.sources.entry(absence.source).or_default();
         let same = entries
-            .entries
+            .objects
             .get(&absence.key)
             .is_some_and(|entry| entry.uid == absence.uid);
         if same && entries.absent.remove(&absence.key) {
-            entries.entries.remove(&absence.key);
+            entries.objects.remove(&absence.key);
             self.changed = true;
         }
     }
@@ -270,12 +264,6 @@ impl View {
 
     pub(super) fn set_status(&mut self, source: SourceId, status: Status) {
         let entries = self.sources.entry(source).or_default();
-        if !source.required() && status.forbidden == Some("list") {
-            // What was seen before the right was lost grows old and no one could tell.
-            self.changed |= entries.synced;
-            entries.synced = false;
-            entries.entries.clear();
-        }
         let before = entries.status.as_ref().and_then(|it| it.finding(source));
         self.changed |= before != status.finding(source);
         entries.status = Some(status);
@@ -285,6 +273,14 @@ impl View {
         let entries = self.sources.entry(source).or_default();
         self.changed |= entries.stale != stale;
         entries.stale = stale;
+        let forbidden = entries.status.as_ref().and_then(|it| it.forbidden);
+        if stale && entries.synced && !source.required() && forbidden == Some("list") {
+            // An apiserver that starts may refuse for a moment; a right that stays lost makes what was seen
+            // before it grow old, and no one could tell.
+            self.changed = true;
+            entries.synced = false;
+            entries.objects.clear();
+        }
     }
 
     pub(super) fn status(&self, source: SourceId) -> Option<&Status> {
@@ -335,7 +331,7 @@ impl View {
         self.sources
             .get(&source)
             .into_iter()
-            .flat_map(|it| it.entries.iter())
+            .flat_map(|it| it.objects.iter())
     }
 
     /// A Service comes from up to two sources. Its labels are each source's own affair, so that a label is
@@ -422,7 +418,7 @@ impl View {
             if entries.stale {
                 findings.push(stale(*source));
             }
-            for (key, entry) in &entries.entries {
+            for (key, entry) in &entries.objects {
                 if let Some(reason) = &entry.unreadable {
                     findings.push(undecodable(*source, key, reason, entry.object.is_some()));
                 }

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -21,13 +22,13 @@ fn table_with(routes: &[(&str, u16, &[u8])], options: &HttpOptions) -> Arc<Desir
             node: NodeUid(format!("node-{node}").into()),
             zone: None,
         };
-        let service = ServiceRef {
+        let service = Arc::new(ServiceRef {
             key: ServiceKey {
                 namespace: "default".to_owned(),
                 name: format!("svc-{port}"),
             },
             uid: format!("uid-{port}"),
-        };
+        });
         let route = HttpRoute {
             service,
             backends: Backends::new(nodes.iter().map(backend)).unwrap(),
@@ -320,6 +321,24 @@ fn beats_are_spread_over_the_interval() {
     assert_eq!(per_second.values().sum::<usize>(), 1000);
     // 50 a second on average; a hash that clumps would fail by far.
     assert!(per_second.len() == 20 && per_second.values().all(|n| (20..100).contains(n)));
+}
+
+#[test]
+fn nothing_is_settled_before_the_first_table() {
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    assert!(!schedule.is_settled());
+    schedule.apply(&table(&[]), secs(2));
+    assert!(schedule.is_settled());
+}
+
+#[test]
+fn an_interval_of_no_whole_ticks_is_adopted_once() {
+    let mut schedule = schedule();
+    // A quarter of a prune threshold of 25 s.
+    let odd = Duration::from_millis(6250);
+    assert!(schedule.set_interval(odd));
+    assert!(!schedule.set_interval(odd));
 }
 
 #[test]
