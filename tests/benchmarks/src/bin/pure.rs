@@ -7,6 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,13 @@ fn key(index: u16) -> ServiceKey {
     }
 }
 
+fn service_ref(index: u16) -> Arc<ServiceRef> {
+    Arc::new(ServiceRef {
+        key: key(index),
+        uid: format!("5f0d7c1e-33aa-4b6f-9d1b-{index:012}"),
+    })
+}
+
 fn snapshot() -> Snapshot {
     let node = |index: u8| {
         let node = Node {
@@ -166,10 +174,7 @@ fn snapshot() -> Snapshot {
     };
     let service = |index: u16| {
         let service = Service {
-            service: ServiceRef {
-                key: key(index),
-                uid: format!("5f0d7c1e-33aa-4b6f-9d1b-{index:012}"),
-            },
+            service: service_ref(index),
             created_seconds: 1_700_000_000 + i64::from(index),
             http_label: Some(format!("host-{index}")),
             tcp_label: None,
@@ -226,7 +231,7 @@ struct Table {
     observed: Observed,
     journal: Journal,
     node_ips: BTreeMap<IpAddr, String>,
-    node_ports: BTreeMap<NodePort, ServiceKey>,
+    node_ports: BTreeMap<NodePort, Arc<ServiceRef>>,
 }
 
 // === impl Table ===
@@ -271,7 +276,7 @@ impl Table {
                 .map(|node| (node_ip(node), format!("node-{node}")))
                 .collect(),
             node_ports: (0..SERVICES)
-                .map(|index| (node_port(index), key(index)))
+                .map(|index| (node_port(index), service_ref(index)))
                 .collect(),
             instance,
         }
