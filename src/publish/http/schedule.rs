@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::wire::{self, Identity};
+use super::wire::{self, Entry, Identity};
 use crate::Uptime;
 use crate::desired::Desired;
 use crate::route::{Backend, ClusterId, HttpRoute, ServiceKey, Uri};
@@ -103,7 +103,9 @@ struct MessageKey {
 
 struct Message {
     uris: Box<[Arc<Uri>]>,
-    payload: Bytes,
+    /// Of the rendered message. The bytes themselves are made anew for each sending: kept for every endpoint of
+    /// the largest cluster they would be a fifth of the process.
+    fingerprint: u64,
     tls: bool,
     /// How soon any of its routes prefers this backend; 0 is the first.
     rank: u16,
@@ -402,6 +404,7 @@ impl Schedule {
     // --- sending -------------------------------------------------------------------------------------------------
 
     fn send_registration(&mut self, key: MessageKey, band: Band) -> Outgoing {
+        let payload = self.render(key);
         let message = self.messages.get_mut(&key).expect("it must be wanted");
         message.queued = None;
         for uri in &message.uris {
@@ -416,10 +419,24 @@ impl Schedule {
         }
         Outgoing {
             subject: wire::REGISTER,
-            payload: message.payload.clone(),
+            payload,
             beat: band == Band::Beat,
             number: self.sent,
         }
+    }
+
+    /// The same bytes at each call, until a table changes one of the message's routes.
+    fn render(&self, key: MessageKey) -> Bytes {
+        let wanted = self.wanted.as_ref().expect("a message must have a table");
+        let uris = &self.messages[&key].uris;
+        let route = &wanted.table.http[&*uris[0]];
+        let backend = route.backends.iter().find(|b| address(b) == key.addr);
+        let entry = Entry {
+            uri: &uris[0],
+            route,
+            backend: backend.expect("an endpoint must be its route's"),
+        };
+        wire::registration(&self.identity, &entry, uris)
     }
 
     /// Withdraws one key, and with it those that wait right behind it for the same endpoint.
