@@ -48,6 +48,7 @@ impl Schedule {
                     .insert(uri.clone());
             }
         }
+        self.tls_revision += 1;
         for (addr, uris) in std::mem::take(&mut pass.endpoints) {
             self.rebuild(addr, uris, desired, now, &mut pass);
         }
@@ -206,6 +207,10 @@ impl Schedule {
             };
             self.enqueue(*key, band);
         }
+        self.enqueue_withdrawals();
+    }
+
+    pub(super) fn enqueue_withdrawals(&mut self) {
         for (uri, addr) in self.withdrawals.unsent() {
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
             self.withdrawals.queued(&uri, addr, Band::Withdrawal);
