@@ -9,7 +9,7 @@
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
 //! | yes    | same `ip:port`, other identity| ours or legacy     | clear it first, add once a list shows it gone   |
 //! | yes    | other backends                | a stranger's       | hold, unless we already serve the port or join  |
-//! | yes    | other node, same node port    | ours               | remove once one wanted row stands               |
+//! | yes    | other node, same node port    | ours               | keep alive; remove once one wanted row stands   |
 //! | yes    | other node port               | ours               | remove at once: another Service's or a dead one |
 //! | no     | a row                         | ours               | remove; keep refreshing while removals are held |
 //! | no     | a row                         | not ours           | nothing, ever                                   |
@@ -460,7 +460,9 @@ impl<'a> Planner<'a> {
             if self.input.policy.hold_removals {
                 self.plan.held.insert(row.port);
                 self.live(row, self.input.journal.confirmed.get(row).copied());
-            } else if !self.last_of_its_port(row) && !self.tried(row) {
+            } else if self.last_of_its_port(row) {
+                self.keep_alive(row);
+            } else if !self.tried(row) {
                 self.plan.remove.push(owned);
             }
         }
@@ -475,6 +477,17 @@ impl<'a> Planner<'a> {
                 .all(|other| other.backend_port == row.backend_port)
                 && !port.rows.iter().any(|other| self.stands(other))
         })
+    }
+
+    /// A row that nobody wants, but that its port cannot do without yet. One of a router group that is no
+    /// longer ours is left to itself: the API may not know that group any more.
+    fn keep_alive(&mut self, row: &TcpRow) {
+        let wanted = self.input.wanted.get(&row.port);
+        let current =
+            wanted.is_some_and(|port| port.rows.iter().any(|other| other.group == row.group));
+        if current && self.stands(row) {
+            self.live(row, self.input.journal.confirmed.get(row).copied());
+        }
     }
 
     fn stands(&self, row: &TcpRow) -> bool {

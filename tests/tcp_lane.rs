@@ -364,6 +364,26 @@ async fn without_the_right_to_read_it_runs_blind_and_deletes_only_its_own() {
 }
 
 #[tokio::test]
+async fn without_the_right_to_read_an_absent_uaa_costs_no_row_while_the_token_lives() {
+    // Each retry of the list is refused; that must not cost the token that writes are made with.
+    let lane = Subject::start(2, &[(2000, 1)], |api| {
+        api.scopes.remove("routing.routes.read");
+    })
+    .await;
+    lane.until_ports(&[2000]).await;
+    lane.api().lock().uaa_down = true;
+    let refused = lane.counters.unauthorized.load(Relaxed);
+    lane.holds(Duration::from_secs(6), "the row lives", |api| {
+        api.ports() == BTreeSet::from([2000])
+    })
+    .await;
+    assert!(
+        lane.counters.unauthorized.load(Relaxed) > refused,
+        "the list was tried meanwhile"
+    );
+}
+
+#[tokio::test]
 async fn one_refused_row_harms_none_of_the_others() {
     let routes: Vec<_> = (2000..2020).map(|port| (port, 1)).collect();
     let good: Vec<_> = (2000..2020).filter(|port| *port != 2007).collect();

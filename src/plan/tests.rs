@@ -299,6 +299,11 @@ fn a_replaced_node_leaves_only_after_its_successor_stands() {
         (plan.add.as_slice(), plan.remove.len()),
         ([new].as_slice(), 0)
     );
+    assert_eq!(
+        plan.refresh,
+        std::slice::from_ref(&old),
+        "its successor may be long in coming"
+    );
     world.apply(&plan);
     assert_eq!(owned(&world.plan(Sight::Seen).remove), [old]);
 }

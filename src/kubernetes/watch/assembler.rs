@@ -120,8 +120,8 @@ impl Assembler {
                 self.view.applied(source, item);
                 self.heard.insert(source, now);
             }
-            Change::Deleted(source, key, uid) => {
-                self.view.deleted(source, &key, &uid);
+            Change::Deleted(source, key) => {
+                self.view.left(source, &key);
                 self.heard.insert(source, now);
             }
             Change::Heard(source) => {

@@ -39,7 +39,7 @@ pub(super) enum Change {
     /// An object as it is now.
     Applied(SourceId, Item),
     /// An object left.
-    Deleted(SourceId, ObjectKey, String),
+    Deleted(SourceId, ObjectKey),
     /// Nothing changed, but the apiserver spoke.
     Heard(SourceId),
     /// How the source fares.
@@ -302,7 +302,7 @@ impl Source {
                 self.proceed(&item.resource_version);
                 self.touched.insert(item.key.clone());
                 self.known.remove(&item.key);
-                Change::Deleted(self.id, item.key, item.uid)
+                Change::Deleted(self.id, item.key)
             }
             Event::Bookmark(version) => {
                 self.proceed(&version);

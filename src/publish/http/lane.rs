@@ -68,7 +68,6 @@ pub(super) struct HttpLane {
     files_at: Uptime,
     files: Vec<Option<std::time::SystemTime>>,
     error: Option<String>,
-    applied: bool,
     overloaded: bool,
 }
 
@@ -101,7 +100,6 @@ impl HttpLane {
             files_at: clock.now(),
             files: Vec::new(),
             error: None,
-            applied: false,
             overloaded: false,
             config,
             clock,
@@ -151,7 +149,9 @@ impl HttpLane {
     /// Sends what still waits, and waits for the proof, both for a second at most.
     pub(super) async fn finish(&mut self) {
         let all = async {
-            while self.epoch.is_some() && !(self.schedule.is_settled() && self.proof.is_complete())
+            while self.epoch.is_some()
+                && self.schedule.has_table()
+                && !(self.schedule.is_settled() && self.proof.is_complete())
             {
                 self.wait().await;
                 self.step().await;
@@ -286,7 +286,7 @@ impl HttpLane {
         match heard {
             Heard::Started(body) => {
                 add(&self.counters.router_starts, 1);
-                self.routers.started(&body);
+                self.routers.started(&body, now);
                 self.schedule.router_started(now, fastrand::f64());
                 info!(router = wire::router_told(&body).id, "router started");
             }
@@ -318,7 +318,7 @@ impl HttpLane {
         add(&self.counters.echoes, 1);
         set(&self.counters.echo_micros, proven.took.as_micros());
         self.schedule.confirm(proven.covers, now);
-        let confirmed = self.applied && proven.settled;
+        let confirmed = proven.settled;
         self.report.send_if_modified(|report| {
             let first = confirmed && !report.confirmed_once;
             report.confirmed_once |= confirmed;
@@ -339,8 +339,7 @@ impl HttpLane {
         {
             self.unsent(error).await;
         }
-        if self.routers.interval() != self.schedule.interval() {
-            self.schedule.set_interval(self.routers.interval());
+        if self.schedule.set_interval(self.routers.interval()) {
             let interval = self.schedule.interval();
             info!(
                 ?interval,

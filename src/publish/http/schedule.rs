@@ -207,12 +207,14 @@ impl Schedule {
         }
     }
 
-    /// Adopts another interval between two beats of one endpoint.
-    pub fn set_interval(&mut self, interval: Duration) {
-        if slots(interval) != self.slots {
+    /// Adopts another interval between two beats of one endpoint, in whole ticks. Whether it is another.
+    pub fn set_interval(&mut self, interval: Duration) -> bool {
+        let another = slots(interval) != self.slots;
+        if another {
             self.slots = slots(interval);
             self.beats = self.messages.keys().map(|key| self.beat_of(*key)).collect();
         }
+        another
     }
 
     /// The next message, if one is due and the pace allows it.
@@ -265,10 +267,18 @@ impl Schedule {
         self.sent
     }
 
-    /// Whether nothing but beats is left to send.
+    /// Whether a table was ever taken.
+    #[must_use]
+    pub fn has_table(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Whether there is a table of which nothing but beats is left to send.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.connected && self.queue.first().is_none_or(|job| job.band == Band::Beat)
+        self.has_table()
+            && self.connected
+            && self.queue.first().is_none_or(|job| job.band == Band::Beat)
     }
 
     /// The interval between two beats of one endpoint.

@@ -49,7 +49,6 @@ impl HttpLane {
                 }
             }
         }
-        self.applied = true;
         self.judge_load();
     }
 

@@ -394,6 +394,24 @@ fn beats_are_spread_over_the_interval() {
 }
 
 #[test]
+fn nothing_is_settled_before_the_first_table() {
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    assert!(!schedule.is_settled());
+    schedule.apply(&table(&[]), secs(2));
+    assert!(schedule.is_settled());
+}
+
+#[test]
+fn an_interval_of_no_whole_ticks_is_adopted_once() {
+    let mut schedule = schedule();
+    // A quarter of a prune threshold of 25 s.
+    let odd = Duration::from_millis(6250);
+    assert!(schedule.set_interval(odd));
+    assert!(!schedule.set_interval(odd));
+}
+
+#[test]
 fn a_shorter_interval_is_kept_from_then_on() {
     let mut schedule = schedule();
     schedule.connected(secs(1));
