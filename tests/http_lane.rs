@@ -1,6 +1,8 @@
 //! The HTTP lane against a NATS server: one in this process always, a real one where `ROUTE_SYNC_NATS_SERVER` or
 //! the search path has it.
 
+#[path = "http_lane/journal.rs"]
+mod journal;
 #[path = "http_lane/real.rs"]
 mod real;
 #[path = "http_lane/server.rs"]
@@ -78,6 +80,7 @@ fn config(addrs: &[SocketAddr], password: Option<&str>, tls: Option<TlsConfig>) 
         default_interval: Duration::from_secs(20),
         messages_per_second: 5000,
         send_app: true,
+        state_dir: None,
     }
 }
 

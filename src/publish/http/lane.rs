@@ -3,24 +3,29 @@
 //! Owns the connection, the report and the counters. Everything that could be decided without them is decided
 //! elsewhere.
 
+mod record;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::bus::{Bus, BusError, Heard, SendError};
+use super::bus::{Bus, Heard, SendError};
+use super::journal::Journal;
 use super::proof::{Proof, Step};
 use super::routers::Routers;
 use super::schedule::{Changes, Schedule};
+use super::tls_keys::{Held, TlsKeys};
 use super::wire;
-use super::{HttpCounters, add, set};
+use super::{HttpCounters, add, chain, set};
 use crate::Uptime;
 use crate::config::NatsConfig;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
-use crate::route::Lane;
-use crate::status::LaneReport;
+use crate::route::{Lane, Uri};
+use crate::status::{LaneReport, RouteReport, RouteState};
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -45,6 +50,14 @@ pub(super) struct HttpLane {
     schedule: Schedule,
     proof: Proof,
     routers: Routers,
+    journal: Option<Journal>,
+    /// The newest table, held routes included.
+    desired: Option<Arc<Desired>>,
+    held: BTreeMap<Uri, Held>,
+    held_told: BTreeMap<String, RouteReport>,
+    /// What the journal must hold, and the schedule's revision it was taken at.
+    needed: TlsKeys,
+    needed_at: Option<u64>,
     bus: Option<Bus>,
     open_at: Uptime,
     /// The connection the schedule is told of.
@@ -63,6 +76,7 @@ pub(super) struct HttpLane {
 impl HttpLane {
     pub(super) fn new(
         config: NatsConfig,
+        journal: Option<Journal>,
         report: watch::Sender<LaneReport>,
         clock: Clock,
         counters: Arc<HttpCounters>,
@@ -72,6 +86,12 @@ impl HttpLane {
             schedule: Schedule::new(config.send_app, interval, config.messages_per_second),
             proof: Proof::default(),
             routers: Routers::new(interval),
+            journal,
+            desired: None,
+            held: BTreeMap::new(),
+            held_told: BTreeMap::new(),
+            needed: TlsKeys::default(),
+            needed_at: None,
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
@@ -88,13 +108,6 @@ impl HttpLane {
         }
     }
 
-    /// Takes the newest table.
-    pub(super) fn apply(&mut self, desired: &Arc<Desired>) {
-        let changes = self.schedule.apply(desired, self.clock.now());
-        tell_changes(&changes, desired);
-        self.judge_load();
-    }
-
     /// Does everything that is due.
     pub(super) async fn step(&mut self) {
         self.open().await;
@@ -103,20 +116,32 @@ impl HttpLane {
         self.greet().await;
         self.send().await;
         self.prove().await;
+        self.record();
         self.tell();
     }
 
     /// Waits until something is due or NATS says something, and takes that in.
     pub(super) async fn wait(&mut self) {
         let deadline = self.deadline();
-        let Some(bus) = &mut self.bus else {
-            self.clock.sleep_until(deadline).await;
-            return;
+        let (bus, journal, clock) = (&mut self.bus, &mut self.journal, self.clock);
+        let hear = async {
+            match bus {
+                Some(bus) => bus.hear().await,
+                None => std::future::pending().await,
+            }
         };
+        let written = async {
+            match journal {
+                Some(journal) => journal.written(clock).await,
+                None => std::future::pending().await,
+            }
+        };
+        // A write ends seldom, so that it cannot starve what NATS says.
         let heard = tokio::select! {
             biased;
-            heard = bus.hear() => heard,
-            () = self.clock.sleep_until(deadline) => return,
+            () = written => return,
+            heard = hear => heard,
+            () = clock.sleep_until(deadline) => return,
         };
         self.hear(heard);
     }
@@ -426,6 +451,7 @@ impl HttpLane {
             self.schedule.next_deadline(),
             self.routers.deadline(),
             self.leave_at,
+            self.journal.as_ref().and_then(Journal::deadline),
             self.config.tls.is_some().then_some(self.files_at),
         ]
         .into_iter()
@@ -453,6 +479,8 @@ impl HttpLane {
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();
+        let held = self.held_reports();
+        let was_held = std::mem::replace(&mut self.held_told, held.clone());
         self.report.send_if_modified(|report| {
             let mut changed = !reports.is_empty();
             for (uri, route) in reports {
@@ -469,6 +497,14 @@ impl HttpLane {
                 report.consecutive_failures = failures;
                 report.last_attempt = Some(self.clock.now());
             }
+            changed |= was_held != held;
+            for uri in was_held.keys().filter(|uri| !held.contains_key(*uri)) {
+                let told = report.routes.get(uri);
+                if told.is_some_and(|route| route.state == RouteState::Held) {
+                    report.routes.remove(uri);
+                }
+            }
+            report.routes.extend(held);
             changed |= report.findings != findings || report.facts != facts;
             report.findings = findings;
             report.facts = facts;
@@ -481,11 +517,12 @@ impl HttpLane {
         let finding = |error: &String| {
             Finding::new(Code::LaneDown, Subject::Lane(Lane::Http), error.as_str())
         };
-        down.map(finding).into_iter().collect()
+        let down = down.map(finding).into_iter();
+        down.chain(self.held_findings()).collect()
     }
 
-    fn facts(&self) -> std::collections::BTreeMap<&'static str, String> {
-        let mut facts = std::collections::BTreeMap::new();
+    fn facts(&self) -> BTreeMap<&'static str, String> {
+        let mut facts = BTreeMap::new();
         let seconds = self.schedule.interval().as_secs_f64();
         facts.insert("interval", format!("{seconds} s"));
         facts.insert("routers", self.routers.count().to_string());
@@ -498,6 +535,7 @@ impl HttpLane {
             };
             facts.insert("delivery", delivery.to_owned());
         }
+        facts.extend(self.journal_fact().map(|fact| ("journal", fact)));
         facts
     }
 
@@ -539,16 +577,4 @@ fn tell_changes(changes: &Changes, desired: &Desired) {
             "http table applied"
         );
     }
-}
-
-/// The whole chain of causes in one line.
-fn chain(error: &BusError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

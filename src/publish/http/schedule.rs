@@ -12,6 +12,7 @@
 //! Everything is keyed by (uri, host:port), as gorouter keys its pools. What is wanted is never withdrawn: a
 //! key is either in a wanted message or among the withdrawals, never in both.
 
+mod adopt;
 mod apply;
 mod pace;
 mod withdrawals;
@@ -83,6 +84,7 @@ pub struct Schedule {
     sent: u64,
     unconfirmed: VecDeque<(u64, Arc<Uri>)>,
     touched: BTreeSet<Arc<Uri>>,
+    tls_revision: u64,
 }
 
 /// A route as people see it, as long as it is wanted or being withdrawn.
@@ -167,6 +169,7 @@ impl Schedule {
             sent: 0,
             unconfirmed: VecDeque::new(),
             touched: BTreeSet::new(),
+            tls_revision: 0,
         }
     }
 
@@ -296,6 +299,12 @@ impl Schedule {
     #[must_use]
     pub fn withdrawal_count(&self) -> usize {
         self.withdrawals.len()
+    }
+
+    /// Whether a route is wanted or being withdrawn.
+    #[must_use]
+    pub fn knows(&self, uri: &Uri) -> bool {
+        self.routes.contains_key(uri)
     }
 
     /// The routes whose report changed since the last call; `None` for those that are no more.
@@ -467,6 +476,7 @@ impl Schedule {
         let mut payloads = wire::unregistrations(addr, tls, &uris);
         for uri in &uris {
             if self.withdrawals.sent(uri, addr, now) {
+                self.tls_revision += u64::from(tls);
                 self.forget_if_gone(uri);
                 self.touched.insert(uri.clone());
             }

@@ -47,6 +47,7 @@ impl Schedule {
                 pass.endpoints.insert((address(backend), uri.clone()));
             }
         }
+        self.tls_revision += 1;
         let mut endpoints = std::mem::take(&mut pass.endpoints).into_iter().peekable();
         while let Some((addr, uri)) = endpoints.next() {
             let mut uris = BTreeSet::from([uri]);
@@ -211,6 +212,10 @@ impl Schedule {
             };
             self.enqueue(*key, band);
         }
+        self.enqueue_withdrawals();
+    }
+
+    pub(super) fn enqueue_withdrawals(&mut self) {
         for (uri, addr) in self.withdrawals.unsent() {
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
             self.withdrawals.queued(&uri, addr, Band::Withdrawal);
