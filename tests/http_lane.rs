@@ -404,6 +404,34 @@ async fn without_a_right_to_an_inbox_the_lane_goes_on_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn routes_the_server_does_not_let_us_publish_are_never_live_and_the_lane_is_down() {
+    let behaviour = Behaviour {
+        deny_publish: Some("router.register"),
+        routers: vec![r#"{"id":"r1","minimumRegisterIntervalInSeconds":1}"#.to_owned()],
+        ..Behaviour::default()
+    };
+    let server = Server::start(behaviour).await;
+    let first = Some(table(&[("a", 30001, &[1])]));
+    let lane = Running::start(config(&[server.addr], None, None), first);
+    until("told", || lane.error().contains("`router.register`")).await;
+    let down = || {
+        let report = lane.report.borrow();
+        report.findings.iter().any(|it| it.code == Code::LaneDown)
+    };
+    until("down", down).await;
+    assert_eq!(lane.counters.connected.load(Ordering::Relaxed), 1);
+    let echoes = || lane.counters.echoes.load(Ordering::Relaxed);
+    let seen = echoes();
+    until("another echo", || echoes() > seen).await;
+    assert_eq!(lane.state("a"), Some(RouteState::Pending));
+    assert!(down());
+    server.change(|behaviour| behaviour.deny_publish = None);
+    lane.live("a").await;
+    until("mended", || lane.error().is_empty() && !down()).await;
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_sends_what_waits_and_withdraws_nothing() {
     let server = Server::start(Behaviour::default()).await;
     let hosts: Vec<String> = (0..900).map(|n| format!("h{n}")).collect();

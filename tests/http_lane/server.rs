@@ -29,6 +29,8 @@ pub(crate) struct Behaviour {
     pub demand_tls: bool,
     /// Refuse subscriptions to inboxes.
     pub deny_inbox: bool,
+    /// Refuse what is published on this subject.
+    pub deny_publish: Option<&'static str>,
     /// Read nothing and say nothing.
     pub frozen: bool,
     /// What each router answers to a greeting; none means that nobody listens.
@@ -226,6 +228,12 @@ async fn read(
                 let mut payload = vec![0; size.parse::<usize>().ok()? + 2];
                 reader.read_exact(&mut payload).await.ok()?;
                 payload.truncate(payload.len() - 2);
+                if lock(state).behaviour.deny_publish == Some(subject.as_str()) {
+                    let error = "-ERR 'Permissions Violation for Publish to";
+                    tx.send(format!("{error} \"{subject}\"'\r\n").into_bytes())
+                        .ok()?;
+                    continue;
+                }
                 published(state, id, subject, reply, payload);
             }
             _ => {}

@@ -172,6 +172,12 @@ impl Bus {
         !self.signals.inbox_denied()
     }
 
+    /// The subject the server said within the time given that we may not publish to: an echo proves nothing then.
+    #[must_use]
+    pub(super) fn denied(&self, within: Duration) -> Option<&'static str> {
+        self.signals.denied(within)
+    }
+
     /// Hands all bytes to the operating system. Proves far less than an echo: a frozen server takes them, too.
     ///
     /// # Errors

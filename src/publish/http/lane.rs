@@ -34,6 +34,9 @@ const LAME_DUCK_SPREAD: Duration = Duration::from_secs(5);
 const FILES_LOOK: Duration = Duration::from_secs(30);
 /// A client that cannot be set up is tried again after this: a file may come.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
+/// Every message goes out once per interval, and a server that denies it says so each time. Silence for so many
+/// intervals means that the right was granted.
+const DENIED_INTERVALS: u32 = 2;
 /// How long a stop may wait for the last echo. gorouter does not mind; the platform kills after 20 s.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ pub(super) struct HttpLane {
     files_at: Uptime,
     files: Vec<Option<std::time::SystemTime>>,
     error: Option<String>,
+    /// The subject the server does not let us publish to, for as long as it says so.
+    denied: Option<&'static str>,
     overloaded: bool,
 }
 
@@ -80,6 +85,7 @@ impl HttpLane {
             files_at: clock.now(),
             files: Vec::new(),
             error: None,
+            denied: None,
             overloaded: false,
             config,
             clock,
@@ -190,14 +196,39 @@ impl HttpLane {
                 add(&self.counters.connections, 1);
             }
         }
+        self.look_for_denial(now);
         let error = self.bus.as_ref().and_then(Bus::error);
+        let error = error.filter(|_| self.denied.is_none());
         if let Some(error) = error.filter(|error| Some(error) != self.error.as_ref()) {
             self.fail(error);
         }
     }
 
+    /// A message that is denied arrives nowhere, and the echo comes back all the same.
+    fn look_for_denial(&mut self, now: Uptime) {
+        let within = self.schedule.interval() * DENIED_INTERVALS;
+        let bus = self.bus.as_ref().filter(|_| self.epoch.is_some());
+        let denied = bus.and_then(|bus| bus.denied(within));
+        if denied == self.denied {
+            return;
+        }
+        self.denied = denied;
+        match denied {
+            Some(subject) => {
+                if subject == wire::REGISTER {
+                    self.schedule.doubt(now);
+                }
+                self.fail(format!(
+                    "NATS denies publishing to `{subject}`; hint: grant it to the user of `nats`"
+                ));
+            }
+            None => self.error = None,
+        }
+    }
+
     fn lost(&mut self, now: Uptime) {
         self.epoch = None;
+        self.denied = None;
         self.leave_at = None;
         self.schedule.disconnected(now);
         self.routers.disconnected();
@@ -292,6 +323,10 @@ impl HttpLane {
         };
         add(&self.counters.echoes, 1);
         set(&self.counters.echo_micros, proven.took.as_micros());
+        self.look_for_denial(now);
+        if self.denied == Some(wire::REGISTER) {
+            return;
+        }
         self.schedule.confirm(proven.covers, now);
         let confirmed = proven.settled;
         self.report.send_if_modified(|report| {
@@ -477,7 +512,8 @@ impl HttpLane {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let down = self.error.as_ref().filter(|_| self.epoch.is_none());
+        let down = self.epoch.is_none() || self.denied.is_some();
+        let down = self.error.as_ref().filter(|_| down);
         let finding = |error: &String| {
             Finding::new(Code::LaneDown, Subject::Lane(Lane::Http), error.as_str())
         };

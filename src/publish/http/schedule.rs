@@ -173,11 +173,16 @@ impl Schedule {
         self.connected = false;
         self.restart_at = None;
         self.queue.clear();
-        self.unconfirmed.clear();
         for message in self.messages.values_mut() {
             message.queued = None;
         }
         self.withdrawals.start_over(now);
+        self.doubt(now);
+    }
+
+    /// What was sent was refused, whatever the echo says: no route counts as announced before it is sent again.
+    pub fn doubt(&mut self, now: Uptime) {
+        self.unconfirmed.clear();
         for (uri, route) in &mut self.routes {
             route.announced = None;
             if route.state == RouteState::Live {
