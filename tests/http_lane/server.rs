@@ -31,6 +31,8 @@ pub(crate) struct Behaviour {
     pub deny_inbox: bool,
     /// Refuse what is published on this subject.
     pub deny_publish: Option<&'static str>,
+    /// Bytes of one message at most; 0 stands for the usual 1 MiB.
+    pub max_payload: usize,
     /// Read nothing and say nothing.
     pub frozen: bool,
     /// What each router answers to a greeting; none means that nobody listens.
@@ -142,11 +144,18 @@ async fn serve(stream: TcpStream, state: Shared) {
         state.connections += 1;
         state.connections
     };
-    let demand_tls = lock(&state).behaviour.demand_tls;
+    let (demand_tls, max_payload) = {
+        let behaviour = &lock(&state).behaviour;
+        let max_payload = match behaviour.max_payload {
+            0 => 1 << 20,
+            bytes => bytes,
+        };
+        (behaviour.demand_tls, max_payload)
+    };
     let (reader, mut writer) = stream.into_split();
     let info = format!(
         "INFO {{\"server_id\":\"S\",\"version\":\"2.15.0\",\"proto\":1,\"headers\":true,\
-         \"max_payload\":1048576,\"tls_required\":{demand_tls}}}\r\n"
+         \"max_payload\":{max_payload},\"tls_required\":{demand_tls}}}\r\n"
     );
     if writer.write_all(info.as_bytes()).await.is_err() {
         return;

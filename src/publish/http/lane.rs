@@ -361,17 +361,24 @@ impl HttpLane {
     }
 
     async fn send(&mut self) {
-        let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
-            return;
-        };
         for _ in 0..SEND_CHUNK {
+            let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
+                return;
+            };
             let Some(message) = self.schedule.pop(self.clock.now()) else {
                 return;
             };
             let sent = bus.publish(epoch, message.subject, message.payload).await;
-            if let Err(error) = sent {
-                self.unsent(error).await;
-                return;
+            match sent {
+                Ok(()) => {}
+                Err(error @ SendError::TooLarge { .. }) => {
+                    self.refused(message.number, error);
+                    continue;
+                }
+                Err(error) => {
+                    self.unsent(error).await;
+                    return;
+                }
             }
             self.proof.sent(message.number, message.beat);
             let counter = match (message.subject, message.beat) {
@@ -380,6 +387,17 @@ impl HttpLane {
                 (_, false) => &self.counters.announcements,
             };
             add(counter, 1);
+        }
+    }
+
+    /// The server never takes this message: those behind it must not wait for it. It is told where it is news, as
+    /// its beats are refused, too.
+    fn refused(&mut self, number: u64, error: SendError) {
+        add(&self.counters.send_failures, 1);
+        self.schedule.refused(number);
+        let error = error.to_string();
+        if self.denied.is_none() && self.error.as_ref() != Some(&error) {
+            self.fail(error);
         }
     }
 
@@ -444,6 +462,8 @@ impl HttpLane {
         match error {
             SendError::Gone => self.lost(self.clock.now()),
             SendError::Stalled => self.give_up(&error.to_string()).await,
+            // No greeting and no echo is as large as that.
+            SendError::TooLarge { .. } => self.fail(error.to_string()),
         }
     }
 

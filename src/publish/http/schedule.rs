@@ -263,6 +263,15 @@ impl Schedule {
         }
     }
 
+    /// The message taken out last was not sent: it announced nothing. Its beats try again.
+    pub fn refused(&mut self, number: u64) {
+        while let Some((_, uri)) = self.unconfirmed.pop_back_if(|(sent, _)| *sent == number) {
+            if let Some(route) = self.routes.get_mut(&uri) {
+                route.announced = None;
+            }
+        }
+    }
+
     /// The number of the last message taken out.
     #[must_use]
     pub fn sent(&self) -> u64 {
