@@ -83,6 +83,9 @@ pub struct Schedule {
     sent: u64,
     unconfirmed: VecDeque<(u64, Arc<Uri>)>,
     touched: BTreeSet<Arc<Uri>>,
+    /// Keys wanted again while there was no connection. A withdrawal of theirs may still wait inside the client
+    /// library, which sends it ahead of everything once it connects.
+    recalled: BTreeSet<(SocketAddr, Arc<Uri>)>,
 }
 
 /// A route as people see it, as long as it is wanted or being withdrawn.
@@ -165,6 +168,7 @@ impl Schedule {
             sent: 0,
             unconfirmed: VecDeque::new(),
             touched: BTreeSet::new(),
+            recalled: BTreeSet::new(),
         }
     }
 
@@ -193,7 +197,8 @@ impl Schedule {
     }
 
     /// A connection stands: everything goes out anew, replacements and withdrawals first, because a client
-    /// library may have replayed an announcement that is no longer true.
+    /// library may have replayed an announcement that is no longer true; and before them what it may have
+    /// withdrawn although it is wanted again.
     pub fn connected(&mut self, now: Uptime) {
         self.connected = true;
         self.ticked = tick(now);
@@ -260,6 +265,10 @@ impl Schedule {
                 (route.state, route.since) = (RouteState::Live, now);
                 self.touched.insert(uri);
             }
+        }
+        // Until then another loss may bring the replay about again.
+        if self.sent > 0 && self.queue.first().is_none_or(|job| job.band != Band::First) {
+            self.recalled.clear();
         }
     }
 
@@ -334,10 +343,15 @@ impl Schedule {
             }
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
         }
-        let keys: Vec<_> = self.messages.keys().copied().collect();
-        for key in keys {
-            let bridge = bridges.contains(&key);
-            self.enqueue(key, if bridge { Band::First } else { Band::Sweep });
+        let first = |(key, message): (&MessageKey, &Message)| {
+            let recalled = |uri: &Arc<Uri>| self.recalled.contains(&(key.addr, uri.clone()));
+            let first = bridges.contains(key)
+                || (!self.recalled.is_empty() && message.uris.iter().any(recalled));
+            (*key, if first { Band::First } else { Band::Sweep })
+        };
+        let all: Vec<_> = self.messages.iter().map(first).collect();
+        for (key, band) in all {
+            self.enqueue(key, band);
         }
     }
 
@@ -477,6 +491,9 @@ impl Schedule {
     }
 
     fn cancel_withdrawal(&mut self, uri: &Arc<Uri>, addr: SocketAddr) {
+        if !self.connected && self.withdrawals.holds(uri, addr) {
+            self.recalled.insert((addr, uri.clone()));
+        }
         if let Some(band) = self.withdrawals.cancel(uri, addr) {
             self.queue.remove(&withdrawal(band, uri, addr));
         }
