@@ -241,6 +241,11 @@ impl Bus {
         self.signals.error()
     }
 
+    /// Forgets why there was no connection.
+    pub(super) fn stands(&self) {
+        self.signals.stands();
+    }
+
     /// Failed attempts to connect since the last connection.
     #[must_use]
     pub(super) fn failures(&self) -> u32 {

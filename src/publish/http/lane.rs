@@ -190,6 +190,7 @@ impl HttpLane {
                 info!(server = bus.server(), "nats connected");
                 self.epoch = Some(epoch);
                 self.error = None;
+                bus.stands();
                 self.proof.restart();
                 self.routers.connected(now);
                 self.schedule.connected(now);

@@ -176,6 +176,14 @@ impl Signals {
         lock(&self.state).error.clone()
     }
 
+    /// A connection was seen to stand. The event that says so may come late or never, and until then what went
+    /// wrong before it would be taken for what goes wrong now.
+    pub(super) fn stands(&self) {
+        let mut state = lock(&self.state);
+        state.error = None;
+        state.failures = 0;
+    }
+
     pub(super) fn failures(&self) -> u32 {
         lock(&self.state).failures
     }
@@ -323,6 +331,16 @@ mod tests {
             "has expired",
         );
         check("IO error: connection refused", "connection refused");
+    }
+
+    #[test]
+    fn a_connection_that_stands_has_no_failure_from_before_it() {
+        let signals = Signals::new(false);
+        let addr: ServerAddr = "nats.test:4222".parse().unwrap();
+        signals.failed(&addr, "IO error: connection refused");
+        assert!(signals.error().is_some());
+        signals.stands();
+        assert_eq!((signals.error(), signals.failures()), (None, 0));
     }
 
     #[test]
