@@ -302,6 +302,41 @@ fn two_apiservers_that_disagree_are_not_listed_in_a_hot_loop() {
 }
 
 #[test]
+fn a_watch_that_lived_excuses_the_lists_that_failed_before_it() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Status(500));
+        server.fail("watch", "nodes", Fault::Silent);
+        let timing = Timing {
+            healthy_watch: Duration::from_millis(100),
+            watch_timeout: Duration::from_secs(1),
+            watch_jitter: Duration::ZERO,
+            watch_grace: Duration::from_millis(200),
+            ..quick()
+        };
+        let mut watched = watching(&server, timing);
+        let started = Instant::now();
+        let at_least = async |verb, count| {
+            while server.count(verb, "nodes") < count {
+                assert!(
+                    started.elapsed() < super::DEADLINE,
+                    "never {count} × {verb}"
+                );
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        // One failure more would be taken for a watch that keeps failing.
+        at_least("list", 6).await;
+        server.mend("list", "nodes");
+        watched.until("complete", |_| true).await;
+        // The first watch lives for a second and then turns out to be dead.
+        at_least("watch", 2).await;
+        let restarts = watched.counters.watch_restarts.clone();
+        assert_eq!(restarts.load(std::sync::atomic::Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
 fn an_event_that_breaks_off_is_read_again() {
     block_on(async {
         let server = ApiServer::start().await;

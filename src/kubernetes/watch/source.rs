@@ -9,7 +9,8 @@
 //!                 └── poll ◀── `watch` is forbidden
 //! ```
 //!
-//! The waits grow across lists: a list that succeeds does not excuse a watch that fails. kube's own watcher
+//! The waits grow across lists: a list that succeeds does not excuse a watch that fails; a watch that lives
+//! excuses everything before it. kube's own watcher
 //! (kube-runtime 5.0.0) resets its backoff with each list, asks again without any wait when a watch ends at
 //! once, and never lists anew when the watch request itself is answered 410; hence this loop.
 
@@ -240,6 +241,7 @@ impl Source {
         }
         let mut events = 0_u64;
         loop {
+            let to_excuse = self.status.error.is_some() || self.backoff.failures() > 0;
             let silent = self.last_heard + self.api.timing.silence_max;
             let line = tokio::select! {
                 // What was delivered first: a re-list is judged by it.
@@ -252,7 +254,7 @@ impl Source {
                     continue;
                 }
                 () = self.relist.notified() => return Ended::Relist("asked to"),
-                () = sleep_until(started + healthy), if self.status.error.is_some() => {
+                () = sleep_until(started + healthy), if to_excuse => {
                     self.recovered().await;
                     continue;
                 }
