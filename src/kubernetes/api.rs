@@ -3,7 +3,6 @@
 //! It knows which answers mean what and when the client has to be made anew. What follows from an answer is
 //! its callers' affair.
 
-use std::error::Error as _;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -398,22 +397,6 @@ impl ApiError {
             return true;
         }
         is_tls(&**error)
-    }
-
-    /// The whole chain of causes on one line.
-    pub(super) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let next = error.to_string();
-            // hyper repeats its cause's words in its own.
-            if !text.ends_with(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            cause = error.source();
-        }
-        text
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::WatchCounters;
 use super::view::{SourceId, Status};
+use crate::causes::chain;
 use crate::kubernetes::api::{Api, ApiError, Listed, Resource};
 use crate::kubernetes::wire::{Event, Item, Kind, ObjectKey};
 use crate::retry::Backoff;
@@ -192,7 +193,7 @@ impl Source {
             match self.watch_once(resource, &mut rescan).await {
                 Ended::Closed => {}
                 Ended::Brief => self.failed_watch("the watch ended at once").await,
-                Ended::Failed(error) => self.failed_watch(&error.chain()).await,
+                Ended::Failed(error) => self.failed_watch(&chain(&error)).await,
                 Ended::Gone => {
                     // The first time at once: a fresh list is just what is asked for.
                     let wait = self.backoff.fail();
@@ -334,7 +335,7 @@ impl Source {
                 false
             }
             Step::Listed(Err(error)) => {
-                let error = error.chain();
+                let error = chain(&error);
                 tracing::debug!(source = self.id.name(), error, "re-list failed");
                 *rescan = Rescan::due(interval);
                 false
@@ -411,7 +412,7 @@ impl Source {
 
     /// Remembers a failed request and waits.
     async fn failed(&mut self, verb: &'static str, error: &ApiError) {
-        self.status.error = Some(format!("{verb}: {}", error.chain()));
+        self.status.error = Some(format!("{verb}: {}", chain(error)));
         if let ("list", ApiError::Forbidden(_)) = (verb, error) {
             self.status.forbidden = Some("list");
         }

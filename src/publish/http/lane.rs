@@ -9,13 +9,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::bus::{Bus, BusError, Heard, SendError};
+use super::bus::{Bus, Heard, SendError};
 use super::proof::{Proof, Step};
 use super::routers::Routers;
 use super::schedule::{Changes, Schedule};
 use super::wire;
 use super::{HttpCounters, add, set};
 use crate::Uptime;
+use crate::causes::chain;
 use crate::config::NatsConfig;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
@@ -596,16 +597,4 @@ fn tell_changes(changes: &Changes, desired: &Desired) {
             "http table applied"
         );
     }
-}
-
-/// The whole chain of causes in one line.
-fn chain(error: &BusError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
