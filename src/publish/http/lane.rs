@@ -19,8 +19,9 @@ use super::routers::Routers;
 use super::schedule::{Changes, Schedule};
 use super::tls_keys::{Held, TlsKeys};
 use super::wire;
-use super::{HttpCounters, add, chain, set};
+use super::{HttpCounters, add, set};
 use crate::Uptime;
+use crate::causes::chain;
 use crate::config::NatsConfig;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
@@ -39,6 +40,9 @@ const LAME_DUCK_SPREAD: Duration = Duration::from_secs(5);
 const FILES_LOOK: Duration = Duration::from_secs(30);
 /// A client that cannot be set up is tried again after this: a file may come.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
+/// Every message goes out once per interval, and a server that denies it says so each time. Silence for so many
+/// intervals means that the right was granted.
+const DENIED_INTERVALS: u32 = 2;
 /// How long a stop may wait for the last echo. gorouter does not mind; the platform kills after 20 s.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
@@ -68,6 +72,8 @@ pub(super) struct HttpLane {
     files_at: Uptime,
     files: Vec<Option<std::time::SystemTime>>,
     error: Option<String>,
+    /// The subject the server does not let us publish to, for as long as it says so.
+    denied: Option<&'static str>,
     overloaded: bool,
 }
 
@@ -100,6 +106,7 @@ impl HttpLane {
             files_at: clock.now(),
             files: Vec::new(),
             error: None,
+            denied: None,
             overloaded: false,
             config,
             clock,
@@ -209,20 +216,46 @@ impl HttpLane {
                 info!(server = bus.server(), "nats connected");
                 self.epoch = Some(epoch);
                 self.error = None;
+                bus.stands();
                 self.proof.restart();
                 self.routers.connected(now);
                 self.schedule.connected(now);
                 add(&self.counters.connections, 1);
             }
         }
+        self.look_for_denial(now);
         let error = self.bus.as_ref().and_then(Bus::error);
+        let error = error.filter(|_| self.denied.is_none());
         if let Some(error) = error.filter(|error| Some(error) != self.error.as_ref()) {
             self.fail(error);
         }
     }
 
+    /// A message that is denied arrives nowhere, and the echo comes back all the same.
+    fn look_for_denial(&mut self, now: Uptime) {
+        let within = self.schedule.interval() * DENIED_INTERVALS;
+        let bus = self.bus.as_ref().filter(|_| self.epoch.is_some());
+        let denied = bus.and_then(|bus| bus.denied(within));
+        if denied == self.denied {
+            return;
+        }
+        self.denied = denied;
+        match denied {
+            Some(subject) => {
+                if subject == wire::REGISTER {
+                    self.schedule.doubt(now);
+                }
+                self.fail(format!(
+                    "NATS denies publishing to `{subject}`; hint: grant it to the user of `nats`"
+                ));
+            }
+            None => self.error = None,
+        }
+    }
+
     fn lost(&mut self, now: Uptime) {
         self.epoch = None;
+        self.denied = None;
         self.leave_at = None;
         self.schedule.disconnected(now);
         self.routers.disconnected();
@@ -317,6 +350,10 @@ impl HttpLane {
         };
         add(&self.counters.echoes, 1);
         set(&self.counters.echo_micros, proven.took.as_micros());
+        self.look_for_denial(now);
+        if self.denied == Some(wire::REGISTER) {
+            return;
+        }
         self.schedule.confirm(proven.covers, now);
         let confirmed = proven.settled;
         self.report.send_if_modified(|report| {
@@ -351,17 +388,24 @@ impl HttpLane {
     }
 
     async fn send(&mut self) {
-        let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
-            return;
-        };
         for _ in 0..SEND_CHUNK {
+            let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
+                return;
+            };
             let Some(message) = self.schedule.pop(self.clock.now()) else {
                 return;
             };
             let sent = bus.publish(epoch, message.subject, message.payload).await;
-            if let Err(error) = sent {
-                self.unsent(error).await;
-                return;
+            match sent {
+                Ok(()) => {}
+                Err(error @ SendError::TooLarge { .. }) => {
+                    self.refused(message.number, error);
+                    continue;
+                }
+                Err(error) => {
+                    self.unsent(error).await;
+                    return;
+                }
             }
             self.proof.sent(message.number, message.beat);
             let counter = match (message.subject, message.beat) {
@@ -370,6 +414,17 @@ impl HttpLane {
                 (_, false) => &self.counters.announcements,
             };
             add(counter, 1);
+        }
+    }
+
+    /// The server never takes this message: those behind it must not wait for it. It is told where it is news, as
+    /// its beats are refused, too.
+    fn refused(&mut self, number: u64, error: SendError) {
+        add(&self.counters.send_failures, 1);
+        self.schedule.refused(number);
+        let error = error.to_string();
+        if self.denied.is_none() && self.error.as_ref() != Some(&error) {
+            self.fail(error);
         }
     }
 
@@ -434,6 +489,8 @@ impl HttpLane {
         match error {
             SendError::Gone => self.lost(self.clock.now()),
             SendError::Stalled => self.give_up(&error.to_string()).await,
+            // No greeting and no echo is as large as that.
+            SendError::TooLarge { .. } => self.fail(error.to_string()),
         }
     }
 
@@ -513,7 +570,8 @@ impl HttpLane {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let down = self.error.as_ref().filter(|_| self.epoch.is_none());
+        let down = self.epoch.is_none() || self.denied.is_some();
+        let down = self.error.as_ref().filter(|_| down);
         let finding = |error: &String| {
             Finding::new(Code::LaneDown, Subject::Lane(Lane::Http), error.as_str())
         };

@@ -85,6 +85,9 @@ pub struct Schedule {
     unconfirmed: VecDeque<(u64, Arc<Uri>)>,
     touched: BTreeSet<Arc<Uri>>,
     tls_revision: u64,
+    /// Keys wanted again while there was no connection. A withdrawal of theirs may still wait inside the client
+    /// library, which sends it ahead of everything once it connects.
+    recalled: BTreeSet<(SocketAddr, Arc<Uri>)>,
 }
 
 /// A route as people see it, as long as it is wanted or being withdrawn.
@@ -170,6 +173,7 @@ impl Schedule {
             unconfirmed: VecDeque::new(),
             touched: BTreeSet::new(),
             tls_revision: 0,
+            recalled: BTreeSet::new(),
         }
     }
 
@@ -178,11 +182,16 @@ impl Schedule {
         self.connected = false;
         self.restart_at = None;
         self.queue.clear();
-        self.unconfirmed.clear();
         for message in self.messages.values_mut() {
             message.queued = None;
         }
         self.withdrawals.start_over(now);
+        self.doubt(now);
+    }
+
+    /// What was sent was refused, whatever the echo says: no route counts as announced before it is sent again.
+    pub fn doubt(&mut self, now: Uptime) {
+        self.unconfirmed.clear();
         for (uri, route) in &mut self.routes {
             route.announced = None;
             if route.state == RouteState::Live {
@@ -193,7 +202,8 @@ impl Schedule {
     }
 
     /// A connection stands: everything goes out anew, replacements and withdrawals first, because a client
-    /// library may have replayed an announcement that is no longer true.
+    /// library may have replayed an announcement that is no longer true; and before them what it may have
+    /// withdrawn although it is wanted again.
     pub fn connected(&mut self, now: Uptime) {
         self.connected = true;
         self.ticked = tick(now);
@@ -259,6 +269,19 @@ impl Schedule {
             if route.announced == Some(sent) && route.state == RouteState::Pending {
                 (route.state, route.since) = (RouteState::Live, now);
                 self.touched.insert(uri);
+            }
+        }
+        // Until then another loss may bring the replay about again.
+        if self.sent > 0 && self.queue.first().is_none_or(|job| job.band != Band::First) {
+            self.recalled.clear();
+        }
+    }
+
+    /// The message taken out last was not sent: it announced nothing. Its beats try again.
+    pub fn refused(&mut self, number: u64) {
+        while let Some((_, uri)) = self.unconfirmed.pop_back_if(|(sent, _)| *sent == number) {
+            if let Some(route) = self.routes.get_mut(&uri) {
+                route.announced = None;
             }
         }
     }
@@ -331,10 +354,15 @@ impl Schedule {
             }
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
         }
-        let keys: Vec<_> = self.messages.keys().copied().collect();
-        for key in keys {
-            let bridge = bridges.contains(&key);
-            self.enqueue(key, if bridge { Band::First } else { Band::Sweep });
+        let first = |(key, message): (&MessageKey, &Message)| {
+            let recalled = |uri: &Arc<Uri>| self.recalled.contains(&(key.addr, uri.clone()));
+            let first = bridges.contains(key)
+                || (!self.recalled.is_empty() && message.uris.iter().any(recalled));
+            (*key, if first { Band::First } else { Band::Sweep })
+        };
+        let all: Vec<_> = self.messages.iter().map(first).collect();
+        for (key, band) in all {
+            self.enqueue(key, band);
         }
     }
 
@@ -490,6 +518,9 @@ impl Schedule {
     }
 
     fn cancel_withdrawal(&mut self, uri: &Arc<Uri>, addr: SocketAddr) {
+        if !self.connected && self.withdrawals.holds(uri, addr) {
+            self.recalled.insert((addr, uri.clone()));
+        }
         if let Some(band) = self.withdrawals.cancel(uri, addr) {
             self.queue.remove(&withdrawal(band, uri, addr));
         }

@@ -321,6 +321,33 @@ fn a_new_connection_gets_replacements_then_withdrawals_then_the_rest() {
 }
 
 #[test]
+fn what_is_wanted_again_while_down_goes_first_because_its_withdrawal_may_be_replayed() {
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    let all: &[(&str, u16, &[u8])] = &[
+        ("a", 30001, &[1]),
+        ("b", 30002, &[1]),
+        ("z", 30003, &[1, 2]),
+    ];
+    schedule.apply(&table(all), secs(1));
+    drain(&mut schedule, secs(1));
+    schedule.apply(&table(&[all[0], all[1], ("z", 30003, &[1])]), secs(2));
+    assert_eq!(drain(&mut schedule, secs(2)), ["-z@2:30003"]);
+    schedule.disconnected(secs(3));
+    schedule.apply(&table(all), secs(4));
+    schedule.connected(secs(5));
+    assert_eq!(drain(&mut schedule, secs(5))[0], "+z@2:30003");
+    // Nothing proved that it arrived.
+    schedule.disconnected(secs(6));
+    schedule.connected(secs(7));
+    assert_eq!(drain(&mut schedule, secs(7))[0], "+z@2:30003");
+    schedule.confirm(schedule.sent(), secs(7));
+    schedule.disconnected(secs(8));
+    schedule.connected(secs(9));
+    assert_eq!(drain(&mut schedule, secs(9))[0], "+a@1:30001");
+}
+
+#[test]
 fn however_many_routers_start_one_sweep_answers_them() {
     let mut schedule = schedule();
     schedule.connected(secs(1));
