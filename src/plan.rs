@@ -6,6 +6,8 @@
 //! | wanted | observed on the port          | whose              | plan says                                       |
 //! |--------|-------------------------------|--------------------|-------------------------------------------------|
 //! | yes    | nothing                       |                    | add; restore if this process had confirmed it   |
+//! | yes    | unseen                        |                    | wait 75 s from the start; restore what was      |
+//! |        |                               |                    | wanted then, add what came later                |
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
 //! | yes    | same `ip:port`, other identity| ours or legacy     | clear it first, add once a list shows it gone   |
 //! | yes    | other backends                | a stranger's       | hold, unless we already serve the port or join  |
@@ -82,6 +84,8 @@ pub enum View<'a> {
     Blind {
         /// When a first row may be published.
         creates_from: Uptime,
+        /// Rows wanted since the start: those of the process before us most likely stand, and lapse soon.
+        inherited: &'a BTreeSet<TcpRow>,
     },
     /// The last list, with what we have done since.
     Seen(&'a Observed),
@@ -149,7 +153,7 @@ pub struct Input<'a> {
 pub struct Plan {
     /// Rows at the very place of one of ours, to be gone before it is added.
     pub clear: Vec<Owned<TcpRow>>,
-    /// Rows that lived and lapsed; they go before anything new.
+    /// Rows that lived and lapsed, or that a start cannot see but most likely stand; they go before anything new.
     pub restore: Vec<TcpRow>,
     /// Rows never seen before.
     pub add: Vec<TcpRow>,
@@ -378,9 +382,12 @@ impl<'a> Planner<'a> {
         }
         match (self.input.view, confirmed) {
             (View::Unknown, _) => {}
-            (View::Blind { creates_from }, None) if now < creates_from => {
+            (View::Blind { creates_from, .. }, None) if now < creates_from => {
                 self.plan.held.insert(row.port);
                 self.plan.wait_until(creates_from);
+            }
+            (View::Blind { inherited, .. }, None) if inherited.contains(row) => {
+                self.plan.restore.push(row.clone());
             }
             (_, Some(_)) => self.plan.restore.push(row.clone()),
             (_, None) => self.add.push((rank, row.clone())),

@@ -42,6 +42,7 @@ struct World {
     wanted: BTreeMap<RouterPort, WantedPort>,
     observed: Observed,
     journal: Journal,
+    inherited: BTreeSet<TcpRow>,
     policy: Policy,
 }
 
@@ -59,6 +60,7 @@ impl World {
             wanted: BTreeMap::new(),
             observed: Observed::new(),
             journal: Journal::default(),
+            inherited: BTreeSet::new(),
             policy: Policy {
                 join_foreign: false,
                 hold_removals: false,
@@ -103,8 +105,12 @@ impl World {
                 Sight::Unknown => View::Unknown,
                 Sight::BlindEarly => View::Blind {
                     creates_from: NOW + Duration::from_secs(9),
+                    inherited: &self.inherited,
                 },
-                Sight::Blind => View::Blind { creates_from: NOW },
+                Sight::Blind => View::Blind {
+                    creates_from: NOW,
+                    inherited: &self.inherited,
+                },
                 Sight::Seen => View::Seen(&self.observed),
             },
             journal: &self.journal,
@@ -172,6 +178,21 @@ fn a_row_that_lapsed_after_we_confirmed_it_is_restored_not_added() {
         .confirmed(200, wanted.clone());
     let plan = world.plan(Sight::Seen);
     assert_eq!((plan.restore, plan.add), (vec![wanted], vec![]));
+}
+
+#[test]
+fn who_cannot_read_restores_what_a_start_finds_wanted_and_adds_what_comes_later() {
+    let (old, new) = (row(1024, "10.0.0.1", 30001), row(1025, "10.0.0.1", 30002));
+    let mut world = World::new()
+        .want("a", std::slice::from_ref(&old))
+        .want("b", std::slice::from_ref(&new));
+    world.inherited.insert(old.clone());
+    assert!(
+        world.plan(Sight::BlindEarly).in_sync(),
+        "an older job's rows may stand"
+    );
+    let plan = world.plan(Sight::Blind);
+    assert_eq!((plan.restore, plan.add), (vec![old], vec![new]));
 }
 
 #[test]

@@ -38,6 +38,9 @@ const LIST_FAILURES_MAX: u32 = 3;
 /// Waits after a failure: the first and the longest. Routes lapse within two minutes, so never longer.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
+/// Where nothing was inherited.
+static NO_ROWS: BTreeSet<TcpRow> = BTreeSet::new();
+
 const SCOPE_GROUPS: &str = crate::uaa::SCOPES[0];
 const SCOPE_READ: &str = crate::uaa::SCOPES[1];
 const SCOPE_WRITE: &str = crate::uaa::SCOPES[2];
@@ -127,6 +130,8 @@ pub(super) struct State {
     /// The table as the last list showed it and as confirmed requests changed it since.
     pub(super) image: Option<Observed>,
     pub(super) blind: bool,
+    /// What was wanted when rows were first published without a table: rows of the process before us.
+    inherited: Option<BTreeSet<TcpRow>>,
     /// Rows confirmed since some list started, which that list may not know.
     touched: BTreeMap<TcpRow, Uptime>,
     list_due: Uptime,
@@ -216,6 +221,7 @@ impl State {
             groups_asked: false,
             image: None,
             blind: false,
+            inherited: None,
             touched: BTreeMap::new(),
             list_due: now,
             listed_at: now,
@@ -324,10 +330,15 @@ impl State {
             self.admission = admission::admit(&self.calmed.table, gate);
             self.admission_stale = false;
         }
+        self.inherit(now);
+        let blind = View::Blind {
+            creates_from: self.creates_from(),
+            inherited: self.inherited.as_ref().unwrap_or(&NO_ROWS),
+        };
         let view = match &self.image {
-            _ if self.blind => self.blind_view(),
+            _ if self.blind => blind,
             Some(image) => View::Seen(image),
-            None if self.unreadable() => self.blind_view(),
+            None if self.unreadable() => blind,
             None => View::Unknown,
         };
         self.plan = crate::plan::plan(crate::plan::Input {
@@ -342,9 +353,17 @@ impl State {
         });
     }
 
-    fn blind_view(&self) -> View<'static> {
-        View::Blind {
-            creates_from: self.started + self.pace.legacy_life,
+    fn creates_from(&self) -> Uptime {
+        self.started + self.pace.legacy_life
+    }
+
+    /// Takes what is wanted as what already stands, once and only where no table was ever read: after a restart
+    /// row by row within the budget, the last would lapse before its turn.
+    fn inherit(&mut self, now: Uptime) {
+        let first = self.inherited.is_none() && self.image.is_none() && self.unreadable();
+        if first && now >= self.creates_from() {
+            let rows = self.admission.wanted.values().flat_map(|port| &port.rows);
+            self.inherited = Some(rows.cloned().collect());
         }
     }
 

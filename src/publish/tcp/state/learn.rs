@@ -164,6 +164,9 @@ impl State {
         for row in written.confirmed {
             self.journal.refused.remove(&row);
             self.journal.tried.remove(&row);
+            if let Some(inherited) = &mut self.inherited {
+                inherited.remove(&row);
+            }
             self.touched.insert(row.clone(), now);
             let mut new = self
                 .journal

@@ -440,3 +440,32 @@ fn many_rows_of_an_older_job_are_cleared_within_the_budget() {
         "{cleared} rows in ten seconds"
     );
 }
+
+/// A lane that may not read the table back.
+fn blind(ports: &[u16]) -> State {
+    let mut state = ready(ports);
+    state.image = None;
+    let unauthorized = ApiError::Unauthorized {
+        scope: Some(SCOPE_READ),
+        message: String::new(),
+        id: RequestId(None),
+    };
+    list(&mut state, Err(unauthorized), at(0));
+    state
+}
+
+#[test]
+fn a_restart_that_cannot_read_renews_every_row_at_once_and_adds_later_ones_within_the_budget() {
+    let ports: Vec<_> = (2000..2300).collect();
+    let mut state = blind(&ports);
+    let (ops, wake) = state.turn(None, at(74));
+    assert_eq!(created(&ops), Vec::<u16>::new(), "an older job's may stand");
+    assert!(wake <= at(75), "{wake:?}");
+    let (ops, _) = state.turn(None, at(75));
+    assert_eq!(created(&ops).len(), 300);
+    confirm(&mut state, ops, at(76));
+    let more: Vec<_> = (2000..2400).collect();
+    state.adopt(want(&more), at(80));
+    let later = created(&state.turn(None, at(80)).0);
+    assert!((1..10).contains(&later.len()), "{later:?}");
+}
