@@ -10,6 +10,7 @@
 //! |        |                               |                    | wanted then, add what came later                |
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
 //! | yes    | same `ip:port`, other identity| ours or legacy     | clear it first, add once a list shows it gone   |
+//! | yes    | the same after it was cleared | legacy            | its writer still runs: take ours out, wait      |
 //! | yes    | other backends                | a stranger's       | hold, unless we already serve the port or join  |
 //! | yes    | other node, same node port    | ours               | keep alive; remove once one wanted row stands   |
 //! | yes    | other node port               | ours               | remove at once: another Service's or a dead one |
@@ -100,6 +101,19 @@ pub struct Journal {
     pub refused: BTreeMap<TcpRow, Refusal>,
     /// When a row was last asked to go.
     pub tried: BTreeMap<TcpRow, Uptime>,
+    /// Rows that stood in the way of ours, for as long as whoever wrote them may write them again.
+    pub cleared: BTreeMap<TcpRow, Cleared>,
+}
+
+/// What became of a row that stood in the way of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleared {
+    /// Asked to go; no list has shown it gone yet.
+    Asked,
+    /// Gone since then.
+    Gone(Uptime),
+    /// Gone and written again: its writer still runs, and would write it again after each deletion.
+    Back,
 }
 
 /// Why a row is left alone for a while.
@@ -311,17 +325,26 @@ impl<'a> Planner<'a> {
                 self.plan.wait_until(refusal.until);
                 continue;
             }
-            let mut in_the_way = false;
+            let (mut in_the_way, mut yields) = (false, false);
             for (other, standing) in &judged {
                 if *other != row && other.same_server(row) {
                     in_the_way = true;
-                    self.clear(other, row);
-                    if *standing != Standing::Ours {
+                    let theirs = *standing != Standing::Ours;
+                    if theirs && self.input.journal.cleared.get(*other) == Some(&Cleared::Back) {
+                        yields = true;
+                    } else {
+                        self.clear(other, row);
+                    }
+                    if theirs {
                         legacy.push(row.backend());
                     }
                 }
             }
-            self.row(rank, row, in_the_way);
+            let ours = standing.iter().find(|(other, _)| *other == row);
+            match ours.filter(|_| yields) {
+                Some((_, stamp)) => self.give_way(row, *stamp),
+                None => self.row(rank, row, in_the_way),
+            }
         }
         if !legacy.is_empty() {
             let message = format!(
@@ -403,6 +426,21 @@ impl<'a> Planner<'a> {
                 self.plan.wait_until(due);
             }
             _ => self.plan.refresh.push(row.clone()),
+        }
+    }
+
+    /// Takes a row of ours out of the way of an older job's that comes back: both together would keep HAProxy from
+    /// every change of every tenant, and the older job's leads to the same place.
+    fn give_way(&mut self, row: &TcpRow, stamp: Option<&str>) {
+        self.plan.held.insert(row.port);
+        self.plan.look(Look::Soon);
+        let Input {
+            instance, journal, ..
+        } = self.input;
+        if let Some(owned) = Owned::prove(row, stamp, instance, journal)
+            && !self.tried(row)
+        {
+            self.plan.remove.push(owned);
         }
     }
 
@@ -536,6 +574,9 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        if !self.input.journal.cleared.is_empty() && matches!(self.input.view, View::Seen(_)) {
+            self.plan.look(Look::Soon);
+        }
         self.add.sort();
         self.plan.add = self.add.into_iter().map(|(_, row)| row).collect();
         self.plan.findings.sort();

@@ -259,6 +259,35 @@ fn an_older_jobs_row_goes_before_ours_is_added() {
 }
 
 #[test]
+fn an_older_jobs_row_that_comes_back_never_stands_beside_ours_for_long() {
+    let wanted = row(1024, "10.0.0.1", 30001);
+    let legacy = with_tls(0, wanted.clone());
+    let mut world = World::new()
+        .want("a", std::slice::from_ref(&wanted))
+        .see(Some(us().as_str()), wanted.clone());
+    world
+        .journal
+        .cleared
+        .insert(legacy.clone(), Cleared::Gone(NOW));
+    let plan = world.plan(Sight::Seen);
+    assert!(plan.in_sync(), "{plan:?}");
+    assert_eq!(plan.look_again, Some(Look::Soon), "it may come back");
+
+    world = world.see(None, legacy.clone());
+    world.journal.cleared.insert(legacy.clone(), Cleared::Back);
+    let plan = world.plan(Sight::Seen);
+    assert_eq!(owned(&plan.remove), std::slice::from_ref(&wanted));
+    assert_eq!(owned(&plan.clear), Vec::new(), "it would come back again");
+    assert_eq!(codes(&plan), ["legacy-rows"]);
+
+    world.observed.remove(&wanted);
+    let plan = world.plan(Sight::Seen);
+    assert!(plan.in_sync() && plan.held.len() == 1, "{plan:?}");
+    world.observed.remove(&legacy);
+    assert_eq!(world.plan(Sight::Seen).add, [wanted]);
+}
+
+#[test]
 fn a_changed_router_group_replaces_each_row_deletion_first() {
     // A deletion under another tag takes the backend out of tcp-router although the new row lives.
     let old = TcpRow {

@@ -10,7 +10,7 @@ use super::super::client::ApiError;
 use super::{Done, Kind, LIST_FAILURES_MAX, SCOPE_GROUPS, SCOPE_READ, SCOPE_WRITE, State};
 use crate::Uptime;
 use crate::plan::admission::{self, RouterGroup};
-use crate::plan::{NO_TLS, Observed, Refusal, TcpRow};
+use crate::plan::{Cleared, NO_TLS, Observed, Refusal, TcpRow};
 use crate::publish::tls;
 use crate::route::PortRanges;
 
@@ -144,6 +144,7 @@ impl State {
             .retain(|row, _| rows.contains_key(row) || wanted.contains(row));
         self.journal.tried.retain(|row, _| rows.contains_key(row));
         self.journal.refused.retain(|row, _| wanted.contains(row));
+        self.follow_cleared(&rows, now);
         self.image = Some(rows);
         self.blind = false;
         self.suspect = false;
@@ -155,6 +156,20 @@ impl State {
             self.write_failed = false;
         }
         self.succeed(now);
+    }
+
+    /// An older job that still runs writes its rows again, within its TTL at the latest.
+    fn follow_cleared(&mut self, rows: &Observed, now: Uptime) {
+        let life = self.pace.legacy_life;
+        self.journal.cleared.retain(|row, cleared| {
+            *cleared = match (*cleared, rows.contains_key(row)) {
+                (Cleared::Asked, true) => Cleared::Asked,
+                (Cleared::Gone(_) | Cleared::Back, true) => Cleared::Back,
+                (Cleared::Gone(since), false) => Cleared::Gone(since),
+                (Cleared::Asked | Cleared::Back, false) => Cleared::Gone(now),
+            };
+            !matches!(*cleared, Cleared::Gone(since) if since + life <= now)
+        });
     }
 
     fn created(&mut self, written: Written, kind: Kind, started: Uptime, now: Uptime) {
@@ -239,6 +254,10 @@ impl State {
             // never sees it again.
             if self.image.is_some() {
                 self.journal.tried.insert(row.clone(), now);
+            }
+            if clearing {
+                let cleared = &mut self.journal.cleared;
+                cleared.entry(row.clone()).or_insert(Cleared::Asked);
             }
             self.journal.confirmed.remove(&row);
             self.touched.remove(&row);

@@ -469,3 +469,67 @@ fn a_restart_that_cannot_read_renews_every_row_at_once_and_adds_later_ones_withi
     let later = created(&state.turn(None, at(80)).0);
     assert!((1..10).contains(&later.len()), "{later:?}");
 }
+
+/// Deletes from the table what is asked to go, and tells the lane.
+fn delete(state: &mut State, table: &mut Observed, ops: &[Op], now: Uptime) {
+    for op in ops {
+        if let Op::Delete { rows, clearing } = op {
+            table.retain(|row, _| !rows.contains(row));
+            let (rows, clearing) = (rows.clone(), *clearing);
+            let confirmed = rows.clone();
+            let written = Written {
+                confirmed,
+                ..Written::default()
+            };
+            let done = Done::Deleted {
+                rows,
+                written,
+                clearing,
+            };
+            state.absorb(done, now);
+        }
+    }
+}
+
+#[test]
+fn an_older_job_that_still_runs_is_found_out_soon_and_keeps_its_port() {
+    let mut state = ready(&[2000]);
+    let legacy = {
+        state.turn(None, at(0));
+        let row = state.admission.wanted.values().next().unwrap().rows[0].clone();
+        TcpRow { tls_port: 0, ..row }
+    };
+    let mut state = ready(&[2000]);
+    let mut table = Observed::from([(legacy.clone(), None)]);
+    list(&mut state, Ok(table.clone()), at(0));
+    let mut both = 0;
+    for second in 1..=300 {
+        let now = at(second);
+        // The older job refreshes each half minute, until it is stopped.
+        if second % 30 == 20 && second < 200 {
+            table.insert(legacy.clone(), None);
+        } else if second == 260 {
+            table.remove(&legacy);
+        }
+        let (ops, _) = state.turn(None, now);
+        for op in &ops {
+            if let Op::Create { rows, .. } = op {
+                table.extend(rows.iter().map(|row| (row.clone(), None)));
+            }
+        }
+        delete(&mut state, &mut table, &ops, now);
+        if ops.iter().any(|op| matches!(op, Op::List)) {
+            list(&mut state, Ok(table.clone()), now);
+        }
+        confirm(&mut state, ops, now);
+        both += u32::from(table.len() == 2);
+        let told = state
+            .plan
+            .findings
+            .iter()
+            .any(|finding| finding.code.as_str() == "legacy-rows");
+        assert!(told || !(30..260).contains(&second), "{second}: {table:?}");
+    }
+    assert!(both <= 6, "both stand for {both} s");
+    assert!(table.keys().all(|row| row.tls_port == -1), "{table:?}");
+}
