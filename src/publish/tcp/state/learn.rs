@@ -301,9 +301,15 @@ impl State {
         let text = tls::chain(error);
         tracing::debug!(error = text, "request failed");
         match error {
-            ApiError::MaxTtl { secs } if Duration::from_secs(*secs) < self.ttl => {
-                tracing::warn!(secs, "the routing API allows a shorter TTL only; adopted");
-                self.ttl = Duration::from_secs(*secs);
+            // Several batches may be told at once; what the first one taught is no outage for the others.
+            ApiError::MaxTtl { secs } if Duration::from_secs(*secs) <= self.ttl => {
+                if Duration::from_secs(*secs) < self.ttl {
+                    tracing::warn!(secs, "the routing API allows a shorter TTL only; adopted");
+                    self.ttl = Duration::from_secs(*secs);
+                } else {
+                    // One that keeps saying so is not asked in a hot loop.
+                    self.write_not_before = now + self.backoff.fail();
+                }
                 self.write_failed = false;
                 return;
             }

@@ -533,3 +533,19 @@ fn an_older_job_that_still_runs_is_found_out_soon_and_keeps_its_port() {
     assert!(both <= 6, "both stand for {both} s");
     assert!(table.keys().all(|row| row.tls_port == -1), "{table:?}");
 }
+
+#[test]
+fn several_batches_that_meet_a_shorter_ttl_at_once_are_no_outage() {
+    let mut state = ready(&[2000, 2001]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    for _ in 0..2 {
+        state.absorb(Done::Groups(Err(ApiError::MaxTtl { secs: 60 })), at(1));
+    }
+    assert_eq!(state.ttl, at(60));
+    let findings = state.report(at(1)).findings;
+    assert!(findings.is_empty(), "{findings:?}");
+    state.adopt(want(&[2000, 2001, 2002]), at(3));
+    let (ops, _) = state.turn(None, at(3));
+    assert_eq!(created(&ops), [2002], "no list is awaited");
+}
