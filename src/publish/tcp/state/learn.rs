@@ -217,7 +217,12 @@ impl State {
         for (row, message) in written.refused {
             self.counters.rows_refused.fetch_add(1, Relaxed);
             tracing::warn!(port = %row.port, backend = row.backend(), message, "row refused");
-            self.refuse(row, message, now + self.pace.quarantine);
+            // What still stands gets the further tries that its life has room for.
+            let wait = match kind {
+                Kind::Change => self.pace.quarantine,
+                Kind::Refresh => self.refresh_after().min(self.pace.quarantine),
+            };
+            self.refuse(row, message, now + wait);
         }
         for row in written.duplicate {
             self.counters.duplicates.fetch_add(1, Relaxed);

@@ -549,3 +549,31 @@ fn several_batches_that_meet_a_shorter_ttl_at_once_are_no_outage() {
     let (ops, _) = state.turn(None, at(3));
     assert_eq!(created(&ops), [2002], "no list is awaited");
 }
+
+#[test]
+fn a_living_row_whose_refresh_is_refused_is_tried_again_while_it_lives() {
+    let mut state = ready(&[2000]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    let (ops, _) = state.turn(None, at(30));
+    assert_eq!(refreshed(&ops), [2000]);
+    for op in ops {
+        if let Op::Create { rows, kind, .. } = op {
+            let refused = rows.iter().map(|row| (row.clone(), "no".to_owned()));
+            let written = Written {
+                refused: refused.collect(),
+                ..Written::default()
+            };
+            let started = at(30);
+            let done = Done::Created {
+                started,
+                rows,
+                written,
+                kind,
+            };
+            state.absorb(done, at(30));
+        }
+    }
+    assert_eq!(refreshed(&state.turn(None, at(31)).0), Vec::<u16>::new());
+    assert_eq!(refreshed(&state.turn(None, at(60)).0), [2000]);
+}
