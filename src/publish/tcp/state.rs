@@ -155,6 +155,8 @@ pub(super) struct State {
     budget: Budget,
     waiting: BTreeMap<RouterPort, Waiting>,
     turns: u64,
+    /// Whose turn it is in bulk.
+    removal_next: bool,
 
     backoff: Backoff,
     not_before: Uptime,
@@ -239,6 +241,7 @@ impl State {
             budget: Budget::new(now),
             waiting: BTreeMap::new(),
             turns: 0,
+            removal_next: false,
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
             not_before: now,
             write_not_before: now,

@@ -577,3 +577,49 @@ fn a_living_row_whose_refresh_is_refused_is_tried_again_while_it_lives() {
     assert_eq!(refreshed(&state.turn(None, at(31)).0), Vec::<u16>::new());
     assert_eq!(refreshed(&state.turn(None, at(60)).0), [2000]);
 }
+
+#[test]
+fn in_bulk_the_rows_of_a_dead_node_go_side_by_side_with_their_successors() {
+    let nodes = |first: u8| {
+        let ports: Vec<_> = (2000..2200).collect();
+        let mut desired = (*want(&ports).unwrap()).clone();
+        for route in desired.table.tcp.values_mut() {
+            let port = route.backends.iter().next().unwrap().port;
+            let backend = |n: u8| Backend {
+                ip: std::net::Ipv4Addr::new(10, 0, 0, n).into(),
+                port,
+                node: NodeUid(format!("n{n}").into()),
+                zone: None,
+            };
+            route.backends = Backends::new([first, 2, 3].map(backend)).unwrap();
+        }
+        Some(Arc::new(desired))
+    };
+    let mut state = ready(&[]);
+    state.adopt(nodes(1), at(0));
+    state.turn(None, at(0));
+    let rows = state.admission.wanted.values().flat_map(|port| &port.rows);
+    let us = state.instance.as_ref().map(ToString::to_string);
+    let mut table: Observed = rows.map(|row| (row.clone(), us.clone())).collect();
+    let mut state = ready(&[]);
+    state.adopt(nodes(4), at(0));
+    list(&mut state, Ok(table.clone()), at(0));
+    let (mut added, mut removed) = (0, 0);
+    for step in 0..80 {
+        let now = Duration::from_millis(step * 125);
+        let before = table.len();
+        let (ops, _) = state.turn(None, now);
+        delete(&mut state, &mut table, &ops, now);
+        removed += before - table.len();
+        added += ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Create { rows, kind, .. } if *kind == Kind::Change => Some(rows.len()),
+                _ => None,
+            })
+            .sum::<usize>();
+        confirm(&mut state, ops, now);
+    }
+    assert!(added + removed > 60, "{added} {removed}");
+    assert!(added.abs_diff(removed) <= 2, "{added} {removed}");
+}
