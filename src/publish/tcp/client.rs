@@ -108,6 +108,9 @@ struct Endpoint {
     method: &'static Method,
     path: &'static str,
     scope: &'static str,
+    /// What it answers when it did what it was asked (measured). Anything else, a friendly 200 of somebody in
+    /// between included, confirms nothing.
+    success: StatusCode,
     body_max: usize,
 }
 
@@ -115,24 +118,28 @@ const GROUPS: Endpoint = Endpoint {
     method: &Method::GET,
     path: "/routing/v1/router_groups",
     scope: "routing.router_groups.read",
+    success: StatusCode::OK,
     body_max: BODY_MAX * 16,
 };
 const LIST: Endpoint = Endpoint {
     method: &Method::GET,
     path: "/routing/v1/tcp_routes",
     scope: "routing.routes.read",
+    success: StatusCode::OK,
     body_max: LIST_MAX,
 };
 const CREATE: Endpoint = Endpoint {
     method: &Method::POST,
     path: "/routing/v1/tcp_routes/create",
     scope: "routing.routes.write",
+    success: StatusCode::CREATED,
     body_max: BODY_MAX,
 };
 const DELETE: Endpoint = Endpoint {
     method: &Method::POST,
     path: "/routing/v1/tcp_routes/delete",
     scope: "routing.routes.write",
+    success: StatusCode::NO_CONTENT,
     body_max: BODY_MAX,
 };
 
@@ -234,7 +241,7 @@ impl Client {
         };
         if !answer
             .as_ref()
-            .is_ok_and(|answer| answer.status.is_success())
+            .is_ok_and(|answer| answer.status == endpoint.success)
         {
             self.counters.failures.fetch_add(1, Relaxed);
         }
@@ -289,7 +296,7 @@ impl Answer {
 
     fn judge(self, endpoint: Endpoint) -> Result<Vec<u8>, ApiError> {
         let Self { status, id, body } = self;
-        if status.is_success() {
+        if status == endpoint.success {
             return Ok(body);
         }
         let error = serde_json::from_slice::<ErrorBody>(&body)
@@ -338,5 +345,34 @@ impl RequestId {
             .as_ref()
             .map(|id| format!(" (request `{id}`)"))
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(endpoint: Endpoint, status: u16, body: &str) -> Result<Vec<u8>, ApiError> {
+        let answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            id: RequestId::default(),
+            body: body.as_bytes().to_vec(),
+        };
+        answer.judge(endpoint)
+    }
+
+    #[test]
+    fn only_the_apis_own_status_confirms_a_write() {
+        for (endpoint, right) in [(GROUPS, 200), (LIST, 200), (CREATE, 201), (DELETE, 204)] {
+            for status in [200, 201, 202, 204] {
+                let judged = judge(endpoint, status, "<html>");
+                assert_eq!(
+                    judged.is_ok(),
+                    status == right,
+                    "{} {status}",
+                    endpoint.path
+                );
+            }
+        }
     }
 }
