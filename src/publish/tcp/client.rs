@@ -43,7 +43,7 @@ pub enum ApiError {
     #[error("no token")]
     Token(#[source] UaaError),
     /// The request itself is refused; nothing of it was stored.
-    #[error("the routing API refuses the request: {message}{}", .id.said())]
+    #[error("the routing API refuses the request: {message}")]
     Refused {
         /// In its words.
         message: String,
@@ -57,7 +57,7 @@ pub enum ApiError {
         secs: u64,
     },
     /// It does not know the router group.
-    #[error("the routing API does not know the router group: {message}{}", .id.said())]
+    #[error("the routing API does not know the router group: {message}")]
     GroupUnknown {
         /// In its words.
         message: String,
@@ -65,7 +65,7 @@ pub enum ApiError {
         id: RequestId,
     },
     /// Two rows of one identity stand in its table; neither can be written until they lapse.
-    #[error("the routing API holds a row twice: {message}{}", .id.said())]
+    #[error("the routing API holds a row twice: {message}")]
     Duplicate {
         /// In its words.
         message: String,
@@ -73,7 +73,7 @@ pub enum ApiError {
         id: RequestId,
     },
     /// Even a new token is refused.
-    #[error("the routing API refuses our token: {message}{}", .id.said())]
+    #[error("the routing API refuses our token: {message}")]
     Unauthorized {
         /// The scope that the request needs, where that is what is missing.
         scope: Option<&'static str>,
@@ -83,7 +83,7 @@ pub enum ApiError {
         id: RequestId,
     },
     /// No answer, or one of somebody in between.
-    #[error("the routing API is unavailable: {reason}{}", .id.said())]
+    #[error("the routing API is unavailable: {reason}")]
     Unavailable {
         /// What happened.
         reason: String,
@@ -337,14 +337,20 @@ fn max_ttl(message: &str) -> Option<u64> {
     digits.parse().ok().filter(|secs| *secs > 0)
 }
 
-// === impl RequestId ===
+// === impl ApiError ===
 
-impl RequestId {
-    fn said(&self) -> String {
-        self.0
-            .as_ref()
-            .map(|id| format!(" (request `{id}`)"))
-            .unwrap_or_default()
+impl ApiError {
+    /// The API's own id of the request, for the log: in a message it would make each failure another one.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Token(_) | Self::MaxTtl { .. } => None,
+            Self::Refused { id, .. }
+            | Self::GroupUnknown { id, .. }
+            | Self::Duplicate { id, .. }
+            | Self::Unauthorized { id, .. }
+            | Self::Unavailable { id, .. } => id.0.as_deref(),
+        }
     }
 }
 
@@ -374,5 +380,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_request_id_is_no_part_of_a_message() {
+        let error = |id: &str| {
+            let answer = Answer {
+                status: StatusCode::BAD_GATEWAY,
+                id: RequestId(Some(id.to_owned())),
+                body: Vec::new(),
+            };
+            answer.judge(LIST).unwrap_err()
+        };
+        assert_eq!(error("a").to_string(), error("b").to_string());
+        assert_eq!(error("a").request_id(), Some("a"));
     }
 }

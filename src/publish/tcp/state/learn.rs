@@ -304,7 +304,13 @@ impl State {
     /// Answers an error with the wait it calls for; nothing ever ends the lane.
     fn fail(&mut self, error: &ApiError, now: Uptime) {
         let text = tls::chain(error);
-        tracing::debug!(error = text, "request failed");
+        let request = error.request_id();
+        // One line for a run of alike failures, with an id to look for in the API's own log.
+        if self.told.last_error.as_ref() == Some(&text) {
+            tracing::debug!(lane = "tcp", error = text, request, "request failed");
+        } else {
+            tracing::info!(lane = "tcp", error = text, request, "request failed");
+        }
         match error {
             // Several batches may be told at once; what the first one taught is no outage for the others.
             ApiError::MaxTtl { secs } if Duration::from_secs(*secs) <= self.ttl => {

@@ -623,3 +623,18 @@ fn in_bulk_the_rows_of_a_dead_node_go_side_by_side_with_their_successors() {
     assert!(added + removed > 60, "{added} {removed}");
     assert!(added.abs_diff(removed) <= 2, "{added} {removed}");
 }
+
+#[test]
+fn failures_that_differ_only_in_their_request_are_one_finding() {
+    let mut state = ready(&[2000]);
+    let mut told = BTreeSet::new();
+    for request in 0..3 {
+        let error = ApiError::Unavailable {
+            reason: "status 502".to_owned(),
+            id: RequestId(Some(format!("request-{request}"))),
+        };
+        list(&mut state, Err(error), at(request));
+        told.insert(state.report(at(request)).findings);
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+}
