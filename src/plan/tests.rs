@@ -641,6 +641,7 @@ fn ports_are_admitted_only_where_nothing_can_break() {
             &BTreeMap::from([(port, route("a", 30001))]),
             Gate {
                 groups: std::slice::from_ref(&group),
+                vanished: &[],
                 chosen: &group,
                 reserved: &PortRanges::parse("1100").unwrap(),
                 live: &live.then_some(port).into_iter().collect(),

@@ -308,6 +308,7 @@ impl Observation {
             .unwrap_or_default();
         let gate = Gate {
             groups: &self.groups,
+            vanished: &[],
             chosen: &chosen,
             reserved: &config.reserved_ports,
             live: &live,

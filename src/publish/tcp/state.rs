@@ -122,6 +122,8 @@ pub(super) struct State {
     pub(super) instance: Option<InstanceId>,
 
     groups: Vec<RouterGroup>,
+    /// Those that are listed no more while rows of ours stand in them.
+    vanished: Vec<RouterGroup>,
     pub(super) chosen: Option<RouterGroup>,
     pub(super) group_finding: Option<Finding>,
     groups_due: Uptime,
@@ -217,6 +219,7 @@ impl State {
             calmed: Calmed::default(),
             instance: None,
             groups: Vec::new(),
+            vanished: Vec::new(),
             chosen: None,
             group_finding: None,
             groups_due: now,
@@ -326,6 +329,7 @@ impl State {
             );
             let gate = Gate {
                 groups: &self.groups,
+                vanished: &self.vanished,
                 chosen: &chosen,
                 reserved: &self.config.reserved_ports,
                 live: &live,

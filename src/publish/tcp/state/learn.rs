@@ -53,10 +53,17 @@ impl State {
             Done::Created {
                 started,
                 rows,
-                written,
+                mut written,
                 kind,
             } => {
                 self.release(&rows);
+                let vanished = |row: &TcpRow| self.vanished.iter().any(|g| g.guid == row.group);
+                if let Some(ApiError::GroupUnknown { message, .. }) = &written.error
+                    && rows.iter().all(vanished)
+                {
+                    self.set_aside(rows, &message.clone(), now);
+                    written.error = None;
+                }
                 self.refreshes -= usize::from(kind == Kind::Refresh);
                 self.created(written, kind, started, now);
             }
@@ -102,7 +109,8 @@ impl State {
                 }
                 self.chosen = Some(chosen);
                 self.group_finding = None;
-                self.groups = groups;
+                let before = std::mem::replace(&mut self.groups, groups);
+                self.remember(before, now);
                 self.admission_stale = true;
             }
             Err(finding) => {
@@ -112,6 +120,39 @@ impl State {
             }
         }
         self.succeed(now);
+    }
+
+    /// Keeps what was known of groups that are listed no more, for as long as rows of ours stand in them.
+    fn remember(&mut self, before: Vec<RouterGroup>, now: Uptime) {
+        let mut known = std::mem::take(&mut self.vanished);
+        for group in &before {
+            if admission::only(&before, &group.name).is_some() {
+                known.retain(|other| other.name != group.name);
+                known.push(group.clone());
+            }
+        }
+        known.retain(|group| {
+            let rows = self.journal.confirmed.iter();
+            let stands =
+                rows.filter(|(row, _)| row.group == group.guid)
+                    .any(|(row, at)| match &self.image {
+                        Some(image) => image.contains_key(row),
+                        None => *at + self.ttl > now,
+                    });
+            stands && admission::only(&self.groups, &group.name).is_none()
+        });
+        self.vanished = known;
+    }
+
+    /// Leaves rows alone for a while whose group is not listed and not known to the API either: their refusal
+    /// must not make everybody else wait.
+    fn set_aside(&mut self, rows: Vec<TcpRow>, message: &str, now: Uptime) {
+        self.groups_due = now;
+        self.list_due = now;
+        let until = now + self.refresh_after();
+        for row in rows {
+            self.refuse(row, message.to_owned(), until);
+        }
     }
 
     /// Takes a list for the truth, except about rows that were written while it was made.

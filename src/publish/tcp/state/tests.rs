@@ -638,3 +638,62 @@ fn failures_that_differ_only_in_their_request_are_one_finding() {
     }
     assert_eq!(told.len(), 1, "{told:?}");
 }
+
+#[test]
+fn a_router_group_that_vanishes_from_one_listing_closes_no_port() {
+    let group = |guid: &str, name: &str| RouterGroup {
+        guid: guid.to_owned(),
+        name: name.to_owned(),
+        reservable_ports: "1024-9000".to_owned(),
+    };
+    let both = || vec![group("g", "default-tcp"), group("h", "other")];
+    let wanted = |ports: &[u16]| {
+        let mut desired = (*want(ports).unwrap()).clone();
+        for route in desired.table.tcp.values_mut() {
+            route.router_group = Some("other".to_owned());
+        }
+        Some(Arc::new(desired))
+    };
+    let mut state = ready(&[]);
+    state.adopt(wanted(&[2000]), at(0));
+    state.absorb(Done::Groups(Ok(both())), at(0));
+    let (ops, _) = state.turn(None, at(0));
+    assert_eq!(created(&ops), [2000]);
+    confirm(&mut state, ops, at(0));
+
+    state.adopt(wanted(&[2000, 2001]), at(1));
+    state.absorb(Done::Groups(Ok(vec![group("g", "default-tcp")])), at(1));
+    let (ops, _) = state.turn(None, at(1));
+    assert!(ops.is_empty(), "nothing closes, nothing opens: {ops:?}");
+    let (ops, _) = state.turn(None, at(30));
+    assert_eq!(refreshed(&ops), [2000]);
+    let findings = state.report(at(30)).findings;
+    let unknown = |finding: &&Finding| finding.code.as_str() == "router-group-unknown";
+    assert_eq!(findings.iter().filter(unknown).count(), 2, "{findings:?}");
+
+    // Gone for good: the API refuses its rows, and nobody else waits for that.
+    for op in ops {
+        if let Op::Create { rows, kind, .. } = op {
+            let error = Some(ApiError::GroupUnknown {
+                message: "not found".to_owned(),
+                id: RequestId(None),
+            });
+            let written = Written {
+                error,
+                ..Written::default()
+            };
+            let started = at(30);
+            let done = Done::Created {
+                started,
+                rows,
+                written,
+                kind,
+            };
+            state.absorb(done, at(30));
+        }
+    }
+    assert_eq!(state.not_before, at(0));
+
+    state.absorb(Done::Groups(Ok(both())), at(31));
+    assert_eq!(created(&state.turn(None, at(31)).0), [2001]);
+}
