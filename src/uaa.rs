@@ -53,15 +53,13 @@ const LIFE_MAX: Duration = Duration::from_hours(24);
 /// No server may silence us for longer.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
-/// Where the secret comes from: asked at each request, so that it may be rotated on disk.
-pub type SecretSource = Arc<dyn Fn() -> Secret + Send + Sync>;
-
 /// A source of tokens of one client.
 pub struct TokenSource {
     http: reqwest::Client,
     token_url: TokenUrl,
     client_id: ClientId,
-    secret: SecretSource,
+    /// As it was last read: it is read again for each request, so that it may be rotated on disk.
+    secret: std::sync::Mutex<Secret>,
     kept: std::sync::Mutex<Kept>,
     /// Held across a fetch, so that there is never more than one.
     flight: Mutex<()>,
@@ -155,15 +153,6 @@ impl TokenSource {
     /// # Errors
     /// Where the URL or a TLS file cannot be used.
     pub fn new(config: &UaaConfig) -> Result<Self, UaaSetupError> {
-        let secret = config.client_secret.clone();
-        Self::with_secret(config, Arc::new(move || secret.clone()))
-    }
-
-    /// The same with a secret that may change.
-    ///
-    /// # Errors
-    /// Where the URL or a TLS file cannot be used.
-    pub fn with_secret(config: &UaaConfig, secret: SecretSource) -> Result<Self, UaaSetupError> {
         let token_url = TokenUrl::new(format!("{}/oauth/token", config.url))
             .map_err(|_| UaaSetupError::Url(config.url.clone()))?;
         let http = tls::client(&config.tls)?
@@ -174,7 +163,7 @@ impl TokenSource {
             http,
             token_url,
             client_id: ClientId::new(config.client_id.clone()),
-            secret,
+            secret: std::sync::Mutex::new(config.client_secret.clone()),
             kept: std::sync::Mutex::new(Kept {
                 current: None,
                 failed: None,
@@ -287,7 +276,7 @@ impl TokenSource {
 
     async fn fetch(&self) -> Result<Current, UaaError> {
         let client = BasicClient::new(self.client_id.clone())
-            .set_client_secret(ClientSecret::new((self.secret)().expose().to_owned()))
+            .set_client_secret(ClientSecret::new(self.secret().expose().to_owned()))
             .set_token_uri(self.token_url.clone())
             .set_auth_type(AuthType::RequestBody);
         let http = Adapter {
@@ -324,6 +313,21 @@ impl TokenSource {
         });
         let text = Secret::new(answer.access_token().secret().clone());
         Ok(Current::new(Token { text, scopes }, asked, life))
+    }
+
+    /// The secret as it is now; where it cannot be read, as it was.
+    fn secret(&self) -> Secret {
+        let mut secret = self
+            .secret
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match secret.read_again() {
+            Ok(read) => *secret = read,
+            Err(error) => {
+                tracing::warn!(error, "client secret not read again, the last one serves");
+            }
+        }
+        secret.clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {

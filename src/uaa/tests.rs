@@ -225,25 +225,25 @@ async fn every_bad_answer_has_its_kind_and_its_wait() {
 #[tokio::test]
 async fn a_secret_that_changes_is_taken_at_the_next_request() {
     let server = uaa(token(Some(600))).await;
-    let config = UaaConfig {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    std::fs::write(&file, "old\n").unwrap();
+    let source = TokenSource::new(&UaaConfig {
         url: server.uri(),
         client_id: "id".to_owned(),
-        client_secret: Secret::new("unused".to_owned()),
+        client_secret: Secret::read(&file).unwrap(),
         tls: TlsConfig::default(),
-    };
-    let secret = Arc::new(std::sync::Mutex::new("old"));
-    let read = secret.clone();
-    let source = TokenSource::with_secret(
-        &config,
-        Arc::new(move || Secret::new((*read.lock().unwrap()).to_owned())),
-    );
+    });
     let source = source.unwrap();
     let token = source.token().await.unwrap();
-    *secret.lock().unwrap() = "new";
+    std::fs::write(&file, "new\n").unwrap();
+    let token = source.replace(&token).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
     source.replace(&token).await.unwrap();
     let bodies: Vec<_> = server.received_requests().await.unwrap();
     assert!(String::from_utf8_lossy(&bodies[0].body).contains("client_secret=old"));
     assert!(String::from_utf8_lossy(&bodies[1].body).contains("client_secret=new"));
+    assert!(String::from_utf8_lossy(&bodies[2].body).contains("client_secret=new"));
 }
 
 #[tokio::test]
