@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use crate::Uptime;
 use crate::desired::{Code, Finding};
-use crate::route::{NodePort, RouterPort, ServiceKey, ServiceRef};
+use crate::route::{NodePort, RouterPort, ServiceKey, ServiceRef, stable_hash};
 
 pub mod admission;
 pub mod flap;
@@ -130,7 +130,7 @@ pub struct Refusal {
 pub struct Policy {
     /// Join ports that strangers serve.
     pub join_foreign: bool,
-    /// Remove nothing for now.
+    /// Remove nothing for now, and keep alive what should go.
     pub hold_removals: bool,
     /// How long a row lives without a refresh.
     pub ttl: Duration,
@@ -273,7 +273,7 @@ impl Policy {
         const STEPS: u64 = 1000;
         let text = format!("{}/{}/{}", row.port, row.ip, row.backend_port);
         let early = self.refresh_after / 10
-            * u32::try_from(ownership::hash(&text) % STEPS).unwrap_or(0)
+            * u32::try_from(stable_hash(text.as_bytes()) % STEPS).unwrap_or(0)
             / u32::try_from(STEPS).unwrap_or(1);
         confirmed + self.refresh_after.saturating_sub(early)
     }
@@ -419,9 +419,9 @@ impl<'a> Planner<'a> {
 
     /// A row that stands: kept, or refreshed once due.
     fn live(&mut self, row: &TcpRow, confirmed: Option<Uptime>) {
-        let Policy { slack, .. } = self.input.policy;
-        match confirmed.map(|at| self.input.policy.due(row, at)) {
-            Some(due) if due > self.input.now + slack => {
+        let Input { policy, now, .. } = self.input;
+        match confirmed.map(|at| policy.due(row, at)) {
+            Some(due) if due > now + policy.slack => {
                 self.plan.keep.push(row.clone());
                 self.plan.wait_until(due);
             }
