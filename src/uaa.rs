@@ -36,6 +36,8 @@ pub const SCOPES: [&str; 3] = [
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A token is some kilobytes; whatever is longer is no token.
 const BODY_MAX: usize = 64 * 1024;
+/// Characters of UAA's own words in an error: they end up in logs and findings.
+const DESCRIPTION_MAX: usize = 256;
 /// How long before its end a token is no longer used: longer than clocks differ and requests take.
 const UNUSABLE_BEFORE_END: Duration = Duration::from_secs(30);
 /// How long before its end a token is renewed at the latest, where its life is long enough.
@@ -296,7 +298,7 @@ impl TokenSource {
             RequestTokenError::ServerResponse(refusal) => UaaError::Refused {
                 status,
                 error: refusal.error().to_string(),
-                description: refusal.error_description().cloned().unwrap_or_default(),
+                description: said(refusal.error_description()),
             },
             RequestTokenError::Parse(error, _) => UaaError::Unreadable {
                 status,
@@ -384,6 +386,12 @@ impl Adapter {
         *answer.headers_mut() = response.headers().clone();
         Ok(answer)
     }
+}
+
+/// What of a refusal's text is repeated.
+fn said(text: Option<&String>) -> String {
+    text.map(|text| text.chars().take(DESCRIPTION_MAX).collect())
+        .unwrap_or_default()
 }
 
 /// `Retry-After` in seconds; its form as a date is not sent by UAA, gorouter or the routing API.

@@ -259,3 +259,13 @@ async fn a_life_of_nothing_is_no_hot_loop_and_an_endless_one_no_panic() {
         assert!(renew_in > renew, "{life}: {renew_in:?}");
     }
 }
+
+#[tokio::test]
+async fn of_a_long_refusal_only_the_beginning_is_repeated() {
+    let text = "x".repeat(60_000);
+    let body = json!({"error": "unauthorized", "error_description": text});
+    let server = uaa(ResponseTemplate::new(401).set_body_json(body)).await;
+    let error = source(&server, "s").token().await.unwrap_err().to_string();
+    assert!(error.len() < 400, "{} characters", error.len());
+    assert!(error.contains("unauthorized"));
+}

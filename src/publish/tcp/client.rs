@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::TcpCounters;
@@ -225,7 +225,7 @@ impl Client {
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
             )
-            .header(header::AUTHORIZATION, format!("bearer {token}"))
+            .header(header::AUTHORIZATION, bearer(token)?)
             .header(header::ACCEPT, "application/json");
         if let Some(body) = body {
             request = request
@@ -247,6 +247,18 @@ impl Client {
         }
         answer
     }
+}
+
+/// The header that carries the token; sensitive, so that no library shows it.
+fn bearer(token: &str) -> Result<HeaderValue, ApiError> {
+    let mut value = HeaderValue::try_from(format!("bearer {token}")).map_err(|_| {
+        ApiError::Token(UaaError::Unreadable {
+            status: 200,
+            reason: "its token holds characters that no header may".to_owned(),
+        })
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn encode(rows: &[wire::SentRow<'_>]) -> Vec<u8> {
@@ -380,6 +392,12 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_token_is_never_shown_and_an_odd_one_no_panic() {
+        assert_eq!(format!("{:?}", bearer("hush").unwrap()), "Sensitive");
+        assert!(matches!(bearer("a\nb"), Err(ApiError::Token(_))));
     }
 
     #[test]
