@@ -184,6 +184,7 @@ pub(super) fn live_ports(rows: &Observed, instance: &InstanceId) -> BTreeSet<Rou
 pub(super) fn policy(config: &RoutingApiConfig, ttl: Duration, refresh_after: Duration) -> Policy {
     Policy {
         join_foreign: config.join_foreign,
+        // What may go is judged before it reaches this lane: all that it is asked to remove was confirmed gone.
         hold_removals: false,
         ttl,
         refresh_after,
