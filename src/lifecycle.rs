@@ -7,13 +7,14 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Uptime;
 
-/// How long tasks may take to stop once asked. Below the 20 s after which BPM kills.
+/// How long tasks may take to stop once asked: well below the 15 s after which BPM sends the next signal
+/// (`DefaultStopTimeout` of its `commands/stop.go`).
 const STOP_WAIT: Duration = Duration::from_secs(8);
 
 /// Reads the process's clock at the rim; it can be paused in tests.
@@ -23,6 +24,8 @@ pub struct Clock(Instant);
 /// Every task of the process.
 pub struct Tasks {
     set: JoinSet<&'static str>,
+    /// A task that panicked returns no name.
+    names: Vec<(Id, &'static str)>,
     stop: CancellationToken,
 }
 
@@ -33,8 +36,13 @@ pub enum TaskError {
     #[error("task `{0}` ended unasked")]
     Ended(&'static str),
     /// It panicked.
-    #[error("a task panicked: {0}")]
-    Panicked(String),
+    #[error("task `{task}` panicked: {reason}")]
+    Panicked {
+        /// Which.
+        task: &'static str,
+        /// As tokio tells it.
+        reason: String,
+    },
 }
 
 // === impl Clock ===
@@ -64,6 +72,7 @@ impl Default for Tasks {
     fn default() -> Self {
         Self {
             set: JoinSet::new(),
+            names: Vec::new(),
             stop: CancellationToken::new(),
         }
     }
@@ -78,10 +87,11 @@ impl Tasks {
 
     /// Starts a task under a name.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.set.spawn(async move {
+        let handle = self.set.spawn(async move {
             task.await;
             name
         });
+        self.names.push((handle.id(), name));
     }
 
     /// Waits until `stop` completes or a task ends unasked, then lets every task stop.
@@ -93,7 +103,14 @@ impl Tasks {
             () = stop => None,
             Some(ended) = self.set.join_next() => Some(match ended {
                 Ok(name) => TaskError::Ended(name),
-                Err(error) => TaskError::Panicked(error.to_string()),
+                Err(error) => {
+                    let mut names = self.names.iter();
+                    let name = names.find(|(id, _)| *id == error.id());
+                    TaskError::Panicked {
+                        task: name.map_or("unknown", |(_, name)| *name),
+                        reason: error.to_string(),
+                    }
+                }
             }),
         };
         self.stop.cancel();
@@ -101,5 +118,31 @@ impl Tasks {
         // Whoever does not stop in time is aborted by dropping the set.
         let _ = tokio::time::timeout(STOP_WAIT, all).await;
         failed.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_or_panics_is_named() {
+        let mut tasks = Tasks::default();
+        let stop = tasks.stop_token();
+        tasks.spawn("steady", async move { stop.cancelled().await });
+        tasks.spawn("restless", async {});
+        let ended = tasks.run_until(std::future::pending());
+        assert_eq!(
+            ended.await.unwrap_err().to_string(),
+            "task `restless` ended unasked"
+        );
+
+        let mut tasks = Tasks::default();
+        let stop = tasks.stop_token();
+        tasks.spawn("steady", async move { stop.cancelled().await });
+        tasks.spawn("broken", async { panic!("as the test wants it") });
+        let ended = tasks.run_until(std::future::pending()).await.unwrap_err();
+        let text = ended.to_string();
+        assert!(text.starts_with("task `broken` panicked: "), "{text}");
     }
 }

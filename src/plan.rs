@@ -6,8 +6,11 @@
 //! | wanted | observed on the port          | whose              | plan says                                       |
 //! |--------|-------------------------------|--------------------|-------------------------------------------------|
 //! | yes    | nothing                       |                    | add; restore if this process had confirmed it   |
+//! | yes    | unseen                        |                    | wait 75 s from the start; restore what was      |
+//! |        |                               |                    | wanted then, add what came later                |
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
 //! | yes    | same `ip:port`, other identity| ours or legacy     | clear it first, add once a list shows it gone   |
+//! | yes    | the same after it was cleared | legacy            | its writer still runs: take ours out, wait      |
 //! | yes    | other backends                | a stranger's       | hold, unless we already serve the port or join  |
 //! | yes    | other node, same node port    | ours               | keep alive; remove once one wanted row stands   |
 //! | yes    | other node port               | ours               | remove at once: another Service's or a dead one |
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 use crate::Uptime;
 use crate::desired::{Code, Finding};
-use crate::route::{NodePort, RouterPort, ServiceKey, ServiceRef};
+use crate::route::{NodePort, RouterPort, ServiceKey, ServiceRef, stable_hash};
 
 pub mod admission;
 pub mod flap;
@@ -82,6 +85,8 @@ pub enum View<'a> {
     Blind {
         /// When a first row may be published.
         creates_from: Uptime,
+        /// Rows wanted since the start: those of the process before us most likely stand, and lapse soon.
+        inherited: &'a BTreeSet<TcpRow>,
     },
     /// The last list, with what we have done since.
     Seen(&'a Observed),
@@ -96,6 +101,19 @@ pub struct Journal {
     pub refused: BTreeMap<TcpRow, Refusal>,
     /// When a row was last asked to go.
     pub tried: BTreeMap<TcpRow, Uptime>,
+    /// Rows that stood in the way of ours, for as long as whoever wrote them may write them again.
+    pub cleared: BTreeMap<TcpRow, Cleared>,
+}
+
+/// What became of a row that stood in the way of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleared {
+    /// Asked to go; no list has shown it gone yet.
+    Asked,
+    /// Gone since then.
+    Gone(Uptime),
+    /// Gone and written again: its writer still runs, and would write it again after each deletion.
+    Back,
 }
 
 /// Why a row is left alone for a while.
@@ -112,7 +130,7 @@ pub struct Refusal {
 pub struct Policy {
     /// Join ports that strangers serve.
     pub join_foreign: bool,
-    /// Remove nothing for now.
+    /// Remove nothing for now, and keep alive what should go.
     pub hold_removals: bool,
     /// How long a row lives without a refresh.
     pub ttl: Duration,
@@ -149,7 +167,7 @@ pub struct Input<'a> {
 pub struct Plan {
     /// Rows at the very place of one of ours, to be gone before it is added.
     pub clear: Vec<Owned<TcpRow>>,
-    /// Rows that lived and lapsed; they go before anything new.
+    /// Rows that lived and lapsed, or that a start cannot see but most likely stand; they go before anything new.
     pub restore: Vec<TcpRow>,
     /// Rows never seen before.
     pub add: Vec<TcpRow>,
@@ -256,7 +274,7 @@ impl Policy {
         let ports = [row.port.get(), row.backend_port].map(u16::to_be_bytes);
         let bytes = row.ip.bytes().chain(ports.into_iter().flatten());
         let early = self.refresh_after / 10
-            * u32::try_from(ownership::hash(bytes) % STEPS).unwrap_or(0)
+            * u32::try_from(stable_hash(bytes) % STEPS).unwrap_or(0)
             / u32::try_from(STEPS).unwrap_or(1);
         confirmed + self.refresh_after.saturating_sub(early)
     }
@@ -308,17 +326,26 @@ impl<'a> Planner<'a> {
                 self.plan.wait_until(refusal.until);
                 continue;
             }
-            let mut in_the_way = false;
+            let (mut in_the_way, mut yields) = (false, false);
             for (other, standing) in &judged {
                 if *other != row && other.same_server(row) {
                     in_the_way = true;
-                    self.clear(other, row);
-                    if *standing != Standing::Ours {
+                    let theirs = *standing != Standing::Ours;
+                    if theirs && self.input.journal.cleared.get(*other) == Some(&Cleared::Back) {
+                        yields = true;
+                    } else {
+                        self.clear(other, row);
+                    }
+                    if theirs {
                         legacy.push(row.backend());
                     }
                 }
             }
-            self.row(rank, row, in_the_way);
+            let ours = standing.iter().find(|(other, _)| *other == row);
+            match ours.filter(|_| yields) {
+                Some((_, stamp)) => self.give_way(row, *stamp),
+                None => self.row(rank, row, in_the_way),
+            }
         }
         if !legacy.is_empty() {
             let message = format!(
@@ -379,9 +406,12 @@ impl<'a> Planner<'a> {
         }
         match (self.input.view, confirmed) {
             (View::Unknown, _) => {}
-            (View::Blind { creates_from }, None) if now < creates_from => {
+            (View::Blind { creates_from, .. }, None) if now < creates_from => {
                 self.plan.held.insert(row.port);
                 self.plan.wait_until(creates_from);
+            }
+            (View::Blind { inherited, .. }, None) if inherited.contains(row) => {
+                self.plan.restore.push(row.clone());
             }
             (_, Some(_)) => self.plan.restore.push(row.clone()),
             (_, None) => self.add.push((rank, row.clone())),
@@ -390,13 +420,28 @@ impl<'a> Planner<'a> {
 
     /// A row that stands: kept, or refreshed once due.
     fn live(&mut self, row: &TcpRow, confirmed: Option<Uptime>) {
-        let Policy { slack, .. } = self.input.policy;
-        match confirmed.map(|at| self.input.policy.due(row, at)) {
-            Some(due) if due > self.input.now + slack => {
+        let Input { policy, now, .. } = self.input;
+        match confirmed.map(|at| policy.due(row, at)) {
+            Some(due) if due > now + policy.slack => {
                 self.plan.keep.push(row.clone());
                 self.plan.wait_until(due);
             }
             _ => self.plan.refresh.push(row.clone()),
+        }
+    }
+
+    /// Takes a row of ours out of the way of an older job's that comes back: both together would keep HAProxy from
+    /// every change of every tenant, and the older job's leads to the same place.
+    fn give_way(&mut self, row: &TcpRow, stamp: Option<&str>) {
+        self.plan.held.insert(row.port);
+        self.plan.look(Look::Soon);
+        let Input {
+            instance, journal, ..
+        } = self.input;
+        if let Some(owned) = Owned::prove(row, stamp, instance, journal)
+            && !self.tried(row)
+        {
+            self.plan.remove.push(owned);
         }
     }
 
@@ -529,6 +574,9 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        if !self.input.journal.cleared.is_empty() && matches!(self.input.view, View::Seen(_)) {
+            self.plan.look(Look::Soon);
+        }
         self.add.sort();
         self.plan.add = self.add.into_iter().map(|(_, row)| row).collect();
         self.plan.findings.sort();

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Exponential waiting with full jitter: between nothing and a bound that doubles up to a maximum. Full, so
-/// that many clients of one server that went away do not come back together.
+/// Exponential waiting with jitter: between a quarter of a bound that doubles up to a maximum and all of it.
+/// Wide, so that many clients of one server that went away do not come back together; never nothing, so that a
+/// broken server is not asked in a hot loop.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -25,8 +26,7 @@ impl Backoff {
         }
     }
 
-    /// The wait after one more failure: at least a quarter of its bound, so that a broken server is never
-    /// asked in a hot loop.
+    /// The wait after one more failure.
     pub fn fail(&mut self) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);

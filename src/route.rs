@@ -5,11 +5,13 @@
 //! how it is announced, in [`crate::publish`].
 
 mod backend;
+mod hash;
 mod hostname;
 mod port;
 mod table;
 
 pub use backend::{Backend, Backends, NodeUid};
+pub use hash::stable_hash;
 pub use hostname::{Hostname, HostnameError, Uri, UriError};
 pub use port::{NodePort, PortRanges, PortRangesError, RouterPort};
 pub use table::{

@@ -37,6 +37,8 @@ pub const SCOPES: [&str; 3] = [
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A token is some kilobytes; whatever is longer is no token.
 const BODY_MAX: usize = 64 * 1024;
+/// Characters of UAA's own words in an error: they end up in logs and findings.
+const DESCRIPTION_MAX: usize = 256;
 /// How long before its end a token is no longer used: longer than clocks differ and requests take.
 const UNUSABLE_BEFORE_END: Duration = Duration::from_secs(30);
 /// How long before its end a token is renewed at the latest, where its life is long enough.
@@ -54,15 +56,13 @@ const LIFE_MAX: Duration = Duration::from_hours(24);
 /// No server may silence us for longer.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
-/// Where the secret comes from: asked at each request, so that it may be rotated on disk.
-pub type SecretSource = Arc<dyn Fn() -> Secret + Send + Sync>;
-
 /// A source of tokens of one client.
 pub struct TokenSource {
     http: reqwest::Client,
     token_url: TokenUrl,
     client_id: ClientId,
-    secret: SecretSource,
+    /// As it was last read: it is read again for each request, so that it may be rotated on disk.
+    secret: std::sync::Mutex<Secret>,
     kept: std::sync::Mutex<Kept>,
     /// Held across a fetch, so that there is never more than one.
     flight: Mutex<()>,
@@ -156,15 +156,6 @@ impl TokenSource {
     /// # Errors
     /// Where the URL or a TLS file cannot be used.
     pub fn new(config: &UaaConfig) -> Result<Self, UaaSetupError> {
-        let secret = config.client_secret.clone();
-        Self::with_secret(config, Arc::new(move || secret.clone()))
-    }
-
-    /// The same with a secret that may change.
-    ///
-    /// # Errors
-    /// Where the URL or a TLS file cannot be used.
-    pub fn with_secret(config: &UaaConfig, secret: SecretSource) -> Result<Self, UaaSetupError> {
         let token_url = TokenUrl::new(format!("{}/oauth/token", config.url))
             .map_err(|_| UaaSetupError::Url(config.url.clone()))?;
         let http = tls::client(&config.tls)?
@@ -175,7 +166,7 @@ impl TokenSource {
             http,
             token_url,
             client_id: ClientId::new(config.client_id.clone()),
-            secret,
+            secret: std::sync::Mutex::new(config.client_secret.clone()),
             kept: std::sync::Mutex::new(Kept {
                 current: None,
                 failed: None,
@@ -288,7 +279,7 @@ impl TokenSource {
 
     async fn fetch(&self) -> Result<Current, UaaError> {
         let client = BasicClient::new(self.client_id.clone())
-            .set_client_secret(ClientSecret::new((self.secret)().expose().to_owned()))
+            .set_client_secret(ClientSecret::new(self.secret().expose().to_owned()))
             .set_token_uri(self.token_url.clone())
             .set_auth_type(AuthType::RequestBody);
         let http = Adapter {
@@ -308,7 +299,7 @@ impl TokenSource {
             RequestTokenError::ServerResponse(refusal) => UaaError::Refused {
                 status,
                 error: refusal.error().to_string(),
-                description: refusal.error_description().cloned().unwrap_or_default(),
+                description: said(refusal.error_description()),
             },
             RequestTokenError::Parse(error, _) => UaaError::Unreadable {
                 status,
@@ -325,6 +316,21 @@ impl TokenSource {
         });
         let text = Secret::new(answer.access_token().secret().clone());
         Ok(Current::new(Token { text, scopes }, asked, life))
+    }
+
+    /// The secret as it is now; where it cannot be read, as it was.
+    fn secret(&self) -> Secret {
+        let mut secret = self
+            .secret
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match secret.read_again() {
+            Ok(read) => *secret = read,
+            Err(error) => {
+                tracing::warn!(error, "client secret not read again, the last one serves");
+            }
+        }
+        secret.clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -380,6 +386,12 @@ impl Adapter {
         *answer.headers_mut() = response.headers().clone();
         Ok(answer)
     }
+}
+
+/// What of a refusal's text is repeated.
+fn said(text: Option<&String>) -> String {
+    text.map(|text| text.chars().take(DESCRIPTION_MAX).collect())
+        .unwrap_or_default()
 }
 
 /// `Retry-After` in seconds; its form as a date is not sent by UAA, gorouter or the routing API.

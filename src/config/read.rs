@@ -361,7 +361,7 @@ impl Reader {
         let check_files = self.check_files;
         let file = self.parsed(group, &file_name, |path| {
             if check_files {
-                secret_of(Path::new(path))
+                Secret::read(Path::new(path))
             } else {
                 // Nobody who skips the files sends anything.
                 Ok(Secret::new(String::new()))
@@ -441,7 +441,7 @@ impl Reader {
     }
 }
 
-fn content(path: &Path) -> Result<String, String> {
+pub(super) fn content(path: &Path) -> Result<String, String> {
     let cannot = |error: &dyn fmt::Display| format!("cannot read `{}`: {error}", path.display());
     let file = fs::File::open(path).map_err(|error| cannot(&error))?;
     let mut bytes = Vec::new();
@@ -452,14 +452,4 @@ fn content(path: &Path) -> Result<String, String> {
         return Err(cannot(&"it has more than 1 MiB"));
     }
     String::from_utf8(bytes).map_err(|_| cannot(&"it is no UTF-8"))
-}
-
-fn secret_of(path: &Path) -> Result<Secret, String> {
-    let text = content(path)?;
-    // Editors and `echo` leave a newline that no secret means.
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err(format!("`{}` is empty", path.display()));
-    }
-    Ok(Secret::new(text.to_owned()))
 }

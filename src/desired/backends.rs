@@ -11,7 +11,7 @@ use super::nodes::{EligibleNode, EligibleNodes};
 use super::{Code, earliest};
 use crate::Uptime;
 use crate::kubernetes::snapshot::{Endpoints, Service, Snapshot};
-use crate::route::{Backend, Backends, NodePort, NodeUid, ServiceKey};
+use crate::route::{Backend, Backends, NodePort, NodeUid, ServiceKey, stable_hash};
 
 /// How long a Service may be without a ready pod before its routes go. A rolling update of a single replica
 /// takes less.
@@ -85,7 +85,7 @@ impl<'a> Placements<'a> {
             .collect();
         let ranked = |chosen: &EligibleNode<'a>| Ranked {
             chosen: *chosen,
-            hash: hash(&chosen.node.uid.0),
+            hash: stable_hash(chosen.node.uid.0.bytes()),
             zone: zones[&chosen.node.zone.as_deref()],
         };
         Self {
@@ -193,7 +193,7 @@ impl<'a> Placements<'a> {
     /// every zone before the second of any.
     fn pick(&mut self, service_uid: &str, allowed: &Allowed, cap: usize) -> Vec<EligibleNode<'a>> {
         let cap = if cap == 0 { usize::MAX } else { cap };
-        let service = hash(service_uid);
+        let service = stable_hash(service_uid.bytes());
         self.best.iter_mut().for_each(Vec::clear);
         for (index, ranked) in self.pool.iter().enumerate() {
             if matches!(allowed, Allowed::Only(uids) if !uids.contains(&ranked.chosen.node.uid)) {
@@ -252,16 +252,6 @@ fn unknown_text(service: &Service) -> String {
         "`require-ready-endpoints`"
     };
     format!("{why} cannot be honoured: where its pods are is not known, so every node is taken")
-}
-
-/// FNV-1a. Ours rather than the standard library's, which may change with the toolchain: every instance must
-/// pick the same nodes.
-fn hash(text: &str) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    text.bytes().fold(OFFSET, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    })
 }
 
 /// A 64-bit finalizer (the constants are MurmurHash3's), because FNV ranks similar texts alike.

@@ -41,6 +41,8 @@ pub struct Admission {
 pub struct Gate<'a> {
     /// Every group of type tcp.
     pub groups: &'a [RouterGroup],
+    /// Groups that were listed once and are not any more, or not under one name alone, with rows of ours.
+    pub vanished: &'a [RouterGroup],
     /// The one that routes get which ask for none.
     pub chosen: &'a RouterGroup,
     /// The operator's reserved ports, on top of [`SYSTEM_PORTS`].
@@ -105,6 +107,13 @@ fn rows(port: RouterPort, route: &TcpRoute, group: &RouterGroup) -> Vec<TcpRow> 
     route.backends.iter().map(row).collect()
 }
 
+/// The group of that name, if there is just one.
+#[must_use]
+pub fn only<'a>(groups: &'a [RouterGroup], name: &str) -> Option<&'a RouterGroup> {
+    let mut named = groups.iter().filter(|group| group.name == name);
+    named.next().filter(|_| named.next().is_none())
+}
+
 fn names(groups: &[RouterGroup]) -> String {
     if groups.is_empty() {
         return "none".to_owned();
@@ -136,19 +145,19 @@ impl<'a> Gate<'a> {
         let group = match &route.router_group {
             None => self.chosen,
             Some(name) => {
-                if let [group] = self
-                    .groups
-                    .iter()
-                    .filter(|group| group.name == *name)
-                    .collect::<Vec<_>>()[..]
-                {
+                if let Some(group) = only(self.groups, name) {
                     group
                 } else {
                     let message = format!(
                         "there is not one router group `{name}` of type tcp; there is {}",
                         names(self.groups)
                     );
-                    return Err(find(Code::RouterGroupUnknown, message));
+                    let finding = find(Code::RouterGroupUnknown, message);
+                    // A group that vanished for a moment must close nothing, and opens nothing either.
+                    return match only(self.vanished, name) {
+                        Some(group) if self.live.contains(&port) => Ok((group, Some(finding))),
+                        _ => Err(finding),
+                    };
                 }
             }
         };

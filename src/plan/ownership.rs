@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::{Journal, TcpRow};
-use crate::route::ClusterId;
+use crate::route::{ClusterId, stable_hash};
 
 /// The mark of this controller on its rows: a function of the cluster alone, so that every instance and every
 /// restart knows them again.
@@ -19,20 +19,13 @@ pub struct InstanceId(String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owned<T>(T);
 
-/// FNV-1a, 64 bits: the same in every build, which the standard library's hasher does not promise.
-pub(super) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 // === impl InstanceId ===
 
 impl InstanceId {
     /// The id of the controller of a cluster.
     #[must_use]
     pub fn of(cluster: &ClusterId) -> Self {
-        Self(format!("rs-{:016x}", hash(cluster.0.bytes())))
+        Self(format!("rs-{:016x}", stable_hash(cluster.0.bytes())))
     }
 
     /// As it is written.
@@ -55,12 +48,6 @@ impl<T> Owned<T> {
     #[must_use]
     pub fn get(&self) -> &T {
         &self.0
-    }
-
-    /// Gives it up for the deletion itself.
-    #[must_use]
-    pub fn into_inner(self) -> T {
-        self.0
     }
 }
 

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use std::sync::Arc;
 
-use super::flap::Flaps;
 use super::*;
-use crate::route::{Backend, Backends, ClusterId, NodeUid, ServiceRef, TcpRoute};
+use crate::route::{ClusterId, ServiceRef};
+
+mod gates;
 
 const NOW: Uptime = Duration::from_secs(1000);
 const TTL: Duration = Duration::from_mins(2);
@@ -42,6 +43,7 @@ struct World {
     wanted: BTreeMap<RouterPort, WantedPort>,
     observed: Observed,
     journal: Journal,
+    inherited: BTreeSet<TcpRow>,
     policy: Policy,
 }
 
@@ -59,6 +61,7 @@ impl World {
             wanted: BTreeMap::new(),
             observed: Observed::new(),
             journal: Journal::default(),
+            inherited: BTreeSet::new(),
             policy: Policy {
                 join_foreign: false,
                 hold_removals: false,
@@ -103,8 +106,12 @@ impl World {
                 Sight::Unknown => View::Unknown,
                 Sight::BlindEarly => View::Blind {
                     creates_from: NOW + Duration::from_secs(9),
+                    inherited: &self.inherited,
                 },
-                Sight::Blind => View::Blind { creates_from: NOW },
+                Sight::Blind => View::Blind {
+                    creates_from: NOW,
+                    inherited: &self.inherited,
+                },
                 Sight::Seen => View::Seen(&self.observed),
             },
             journal: &self.journal,
@@ -175,6 +182,21 @@ fn a_row_that_lapsed_after_we_confirmed_it_is_restored_not_added() {
 }
 
 #[test]
+fn who_cannot_read_restores_what_a_start_finds_wanted_and_adds_what_comes_later() {
+    let (old, new) = (row(1024, "10.0.0.1", 30001), row(1025, "10.0.0.1", 30002));
+    let mut world = World::new()
+        .want("a", std::slice::from_ref(&old))
+        .want("b", std::slice::from_ref(&new));
+    world.inherited.insert(old.clone());
+    assert!(
+        world.plan(Sight::BlindEarly).in_sync(),
+        "an older job's rows may stand"
+    );
+    let plan = world.plan(Sight::Blind);
+    assert_eq!((plan.restore, plan.add), (vec![old], vec![new]));
+}
+
+#[test]
 fn a_restart_refreshes_the_rows_it_finds_and_adds_none() {
     let wanted = row(1024, "10.0.0.1", 30001);
     for stamp in [
@@ -234,6 +256,35 @@ fn an_older_jobs_row_goes_before_ours_is_added() {
     assert!(plan.in_sync() && plan.held.len() == 1, "{plan:?}");
 
     world.observed.clear();
+    assert_eq!(world.plan(Sight::Seen).add, [wanted]);
+}
+
+#[test]
+fn an_older_jobs_row_that_comes_back_never_stands_beside_ours_for_long() {
+    let wanted = row(1024, "10.0.0.1", 30001);
+    let legacy = with_tls(0, wanted.clone());
+    let mut world = World::new()
+        .want("a", std::slice::from_ref(&wanted))
+        .see(Some(us().as_str()), wanted.clone());
+    world
+        .journal
+        .cleared
+        .insert(legacy.clone(), Cleared::Gone(NOW));
+    let plan = world.plan(Sight::Seen);
+    assert!(plan.in_sync(), "{plan:?}");
+    assert_eq!(plan.look_again, Some(Look::Soon), "it may come back");
+
+    world = world.see(None, legacy.clone());
+    world.journal.cleared.insert(legacy.clone(), Cleared::Back);
+    let plan = world.plan(Sight::Seen);
+    assert_eq!(owned(&plan.remove), std::slice::from_ref(&wanted));
+    assert_eq!(owned(&plan.clear), Vec::new(), "it would come back again");
+    assert_eq!(codes(&plan), ["legacy-rows"]);
+
+    world.observed.remove(&wanted);
+    let plan = world.plan(Sight::Seen);
+    assert!(plan.in_sync() && plan.held.len() == 1, "{plan:?}");
+    world.observed.remove(&legacy);
     assert_eq!(world.plan(Sight::Seen).add, [wanted]);
 }
 
@@ -560,100 +611,4 @@ fn service(name: &str) -> Arc<ServiceRef> {
         key: key(name),
         uid: "u".to_owned(),
     })
-}
-
-fn route(name: &str, node_port: u16) -> TcpRoute {
-    let backend = Backend {
-        ip: "10.0.0.1".parse().unwrap(),
-        port: NodePort::new(node_port).unwrap(),
-        node: NodeUid("n1".into()),
-        zone: None,
-    };
-    TcpRoute {
-        service: service(name),
-        router_group: None,
-        backends: Backends::new([backend]).unwrap(),
-    }
-}
-
-#[test]
-fn ports_are_admitted_only_where_nothing_can_break() {
-    use super::admission::{Gate, RouterGroup, admit};
-    use crate::route::PortRanges;
-    let group = RouterGroup {
-        guid: "g".to_owned(),
-        name: "default-tcp".to_owned(),
-        reservable_ports: "1024-3000".to_owned(),
-    };
-    let judge = |port: u16, live: bool| {
-        let port = RouterPort::new(port).unwrap();
-        let admission = admit(
-            &BTreeMap::from([(port, route("a", 30001))]),
-            Gate {
-                groups: std::slice::from_ref(&group),
-                chosen: &group,
-                reserved: &PortRanges::parse("1100").unwrap(),
-                live: &live.then_some(port).into_iter().collect(),
-            },
-        );
-        let code = admission
-            .findings
-            .first()
-            .map(|finding| finding.code.as_str());
-        (admission.wanted.contains_key(&port), code)
-    };
-    assert_eq!(judge(1024, false), (true, None));
-    assert_eq!(judge(80, true), (false, Some("port-reserved")));
-    assert_eq!(judge(1100, true), (false, Some("port-reserved")));
-    assert_eq!(judge(2822, true), (false, Some("port-reserved")));
-    assert_eq!(judge(3001, false), (false, Some("port-not-reservable")));
-    assert_eq!(judge(3001, true), (true, Some("port-no-longer-reservable")));
-}
-
-#[test]
-fn a_service_that_flips_its_label_is_held_at_its_last_state_until_it_calms_down() {
-    let port = RouterPort::new(1024).unwrap();
-    let (on, off) = (BTreeMap::from([(port, route("a", 30001))]), BTreeMap::new());
-    let mut flaps = Flaps::default();
-    assert!(flaps.calm(&on, NOW).findings.is_empty());
-    let at = |n: u64| NOW + Duration::from_secs(n);
-    for n in 1..=6 {
-        let wanted = if n % 2 == 0 { &on } else { &off };
-        let calmed = flaps.calm(wanted, at(n));
-        assert_eq!(
-            (&calmed.table, calmed.findings.len()),
-            (wanted, 0),
-            "change {n}"
-        );
-    }
-    for n in 7..=20 {
-        let calmed = flaps.calm(if n % 2 == 0 { &on } else { &off }, at(n));
-        assert_eq!(calmed.table, on, "change {n} is not let through");
-        assert_eq!(calmed.findings[0].code, Code::Flapping);
-    }
-    let calmed = flaps.calm(&off, at(21));
-    let revisit = calmed.revisit.unwrap();
-    assert_eq!(
-        flaps.calm(&off, revisit).table,
-        off,
-        "calm again by {revisit:?}"
-    );
-}
-
-#[test]
-fn a_held_service_keeps_no_port_from_another() {
-    let port = RouterPort::new(1024).unwrap();
-    let (on, off) = (BTreeMap::from([(port, route("a", 30001))]), BTreeMap::new());
-    let mut flaps = Flaps::default();
-    for n in 0..=8 {
-        flaps.calm(
-            if n % 2 == 0 { &on } else { &off },
-            NOW + Duration::from_secs(n),
-        );
-    }
-    let other = BTreeMap::from([(port, route("b", 30002))]);
-    assert_eq!(
-        flaps.calm(&other, NOW + Duration::from_secs(9)).table,
-        other
-    );
 }

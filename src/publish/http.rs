@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::NatsConfig;
 use crate::desired::Desired;
 use crate::lifecycle::Clock;
-use crate::route::Lane;
+use crate::route::{Lane, stable_hash};
 use crate::status::LaneReport;
 use journal::Journal;
 use lane::HttpLane;
@@ -133,12 +133,9 @@ fn set(gauge: &AtomicU64, value: impl TryInto<u64>) {
     gauge.store(value.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
-/// FNV-1a with a final mix, because its low bits alone are too regular to spread short keys over slots.
-fn fnv(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in bytes {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+/// The stable hash with a final mix, because its low bits alone are too regular to spread short keys over slots.
+fn mixed_hash(bytes: &[u8]) -> u64 {
+    let hash = stable_hash(bytes.iter().copied());
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^ (hash >> 33)
 }

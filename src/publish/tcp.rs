@@ -11,7 +11,7 @@
 //! five minutes, never before a change: between lists the image is kept by what the API confirmed. Whatever a
 //! remote does, the loop goes on; only `stop` ends it, and then every row stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -309,6 +309,7 @@ impl Observation {
             .unwrap_or_default();
         let gate = Gate {
             groups: &self.groups,
+            vanished: &[],
             chosen: &chosen,
             reserved: &config.reserved_ports,
             live: &live,
@@ -320,6 +321,7 @@ impl Observation {
             view: rows.map_or(
                 View::Blind {
                     creates_from: Duration::ZERO,
+                    inherited: &BTreeSet::new(),
                 },
                 View::Seen,
             ),

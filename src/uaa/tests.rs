@@ -225,25 +225,25 @@ async fn every_bad_answer_has_its_kind_and_its_wait() {
 #[tokio::test]
 async fn a_secret_that_changes_is_taken_at_the_next_request() {
     let server = uaa(token(Some(600))).await;
-    let config = UaaConfig {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    std::fs::write(&file, "old\n").unwrap();
+    let source = TokenSource::new(&UaaConfig {
         url: server.uri(),
         client_id: "id".to_owned(),
-        client_secret: Secret::new("unused".to_owned()),
+        client_secret: Secret::read(&file).unwrap(),
         tls: TlsConfig::default(),
-    };
-    let secret = Arc::new(std::sync::Mutex::new("old"));
-    let read = secret.clone();
-    let source = TokenSource::with_secret(
-        &config,
-        Arc::new(move || Secret::new((*read.lock().unwrap()).to_owned())),
-    );
+    });
     let source = source.unwrap();
     let token = source.token().await.unwrap();
-    *secret.lock().unwrap() = "new";
+    std::fs::write(&file, "new\n").unwrap();
+    let token = source.replace(&token).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
     source.replace(&token).await.unwrap();
     let bodies: Vec<_> = server.received_requests().await.unwrap();
     assert!(String::from_utf8_lossy(&bodies[0].body).contains("client_secret=old"));
     assert!(String::from_utf8_lossy(&bodies[1].body).contains("client_secret=new"));
+    assert!(String::from_utf8_lossy(&bodies[2].body).contains("client_secret=new"));
 }
 
 #[tokio::test]
@@ -258,4 +258,14 @@ async fn a_life_of_nothing_is_no_hot_loop_and_an_endless_one_no_panic() {
         let renew_in = source.renew_in().unwrap();
         assert!(renew_in > renew, "{life}: {renew_in:?}");
     }
+}
+
+#[tokio::test]
+async fn of_a_long_refusal_only_the_beginning_is_repeated() {
+    let text = "x".repeat(60_000);
+    let body = json!({"error": "unauthorized", "error_description": text});
+    let server = uaa(ResponseTemplate::new(401).set_body_json(body)).await;
+    let error = source(&server, "s").token().await.unwrap_err().to_string();
+    assert!(error.len() < 400, "{} characters", error.len());
+    assert!(error.contains("unauthorized"));
 }

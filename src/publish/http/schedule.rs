@@ -419,7 +419,7 @@ impl Schedule {
     }
 
     fn beat_of(&self, key: MessageKey) -> (u64, MessageKey) {
-        let hash = super::fnv(format!("{}/{}", key.addr, key.part).as_bytes());
+        let hash = super::mixed_hash(format!("{}/{}", key.addr, key.part).as_bytes());
         (hash % self.slots, key)
     }
 

@@ -305,7 +305,7 @@ fn instance_id(cluster: &ClusterId, node: &NodeUid, service: &ServiceRef, port: 
 /// What stands for the node in `X-CF-InstanceIndex`: the same as long as the Node object lives, and never
 /// shifted by another node's coming or going, as an ordinal would be.
 fn instance_index(node: &NodeUid) -> u32 {
-    (super::fnv(node.0.as_bytes()) & 0x7fff_ffff) as u32
+    (super::mixed_hash(node.0.as_bytes()) & 0x7fff_ffff) as u32
 }
 
 #[cfg(test)]

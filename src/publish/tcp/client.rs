@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::TcpCounters;
@@ -43,7 +43,7 @@ pub enum ApiError {
     #[error("no token")]
     Token(#[source] UaaError),
     /// The request itself is refused; nothing of it was stored.
-    #[error("the routing API refuses the request: {message}{}", .id.said())]
+    #[error("the routing API refuses the request: {message}")]
     Refused {
         /// In its words.
         message: String,
@@ -57,7 +57,7 @@ pub enum ApiError {
         secs: u64,
     },
     /// It does not know the router group.
-    #[error("the routing API does not know the router group: {message}{}", .id.said())]
+    #[error("the routing API does not know the router group: {message}")]
     GroupUnknown {
         /// In its words.
         message: String,
@@ -65,7 +65,7 @@ pub enum ApiError {
         id: RequestId,
     },
     /// Two rows of one identity stand in its table; neither can be written until they lapse.
-    #[error("the routing API holds a row twice: {message}{}", .id.said())]
+    #[error("the routing API holds a row twice: {message}")]
     Duplicate {
         /// In its words.
         message: String,
@@ -73,7 +73,7 @@ pub enum ApiError {
         id: RequestId,
     },
     /// Even a new token is refused.
-    #[error("the routing API refuses our token: {message}{}", .id.said())]
+    #[error("the routing API refuses our token: {message}")]
     Unauthorized {
         /// The scope that the request needs, where that is what is missing.
         scope: Option<&'static str>,
@@ -83,7 +83,7 @@ pub enum ApiError {
         id: RequestId,
     },
     /// No answer, or one of somebody in between.
-    #[error("the routing API is unavailable: {reason}{}", .id.said())]
+    #[error("the routing API is unavailable: {reason}")]
     Unavailable {
         /// What happened.
         reason: String,
@@ -108,6 +108,9 @@ struct Endpoint {
     method: &'static Method,
     path: &'static str,
     scope: &'static str,
+    /// What it answers when it did what it was asked (measured). Anything else, a friendly 200 of somebody in
+    /// between included, confirms nothing.
+    success: StatusCode,
     body_max: usize,
 }
 
@@ -115,24 +118,28 @@ const GROUPS: Endpoint = Endpoint {
     method: &Method::GET,
     path: "/routing/v1/router_groups",
     scope: "routing.router_groups.read",
+    success: StatusCode::OK,
     body_max: BODY_MAX * 16,
 };
 const LIST: Endpoint = Endpoint {
     method: &Method::GET,
     path: "/routing/v1/tcp_routes",
     scope: "routing.routes.read",
+    success: StatusCode::OK,
     body_max: LIST_MAX,
 };
 const CREATE: Endpoint = Endpoint {
     method: &Method::POST,
     path: "/routing/v1/tcp_routes/create",
     scope: "routing.routes.write",
+    success: StatusCode::CREATED,
     body_max: BODY_MAX,
 };
 const DELETE: Endpoint = Endpoint {
     method: &Method::POST,
     path: "/routing/v1/tcp_routes/delete",
     scope: "routing.routes.write",
+    success: StatusCode::NO_CONTENT,
     body_max: BODY_MAX,
 };
 
@@ -218,7 +225,7 @@ impl Client {
                 endpoint.method.clone(),
                 format!("{}{}", self.base, endpoint.path),
             )
-            .header(header::AUTHORIZATION, format!("bearer {token}"))
+            .header(header::AUTHORIZATION, bearer(token)?)
             .header(header::ACCEPT, "application/json");
         if let Some(body) = body {
             request = request
@@ -234,12 +241,24 @@ impl Client {
         };
         if !answer
             .as_ref()
-            .is_ok_and(|answer| answer.status.is_success())
+            .is_ok_and(|answer| answer.status == endpoint.success)
         {
             self.counters.failures.fetch_add(1, Relaxed);
         }
         answer
     }
+}
+
+/// The header that carries the token; sensitive, so that no library shows it.
+fn bearer(token: &str) -> Result<HeaderValue, ApiError> {
+    let mut value = HeaderValue::try_from(format!("bearer {token}")).map_err(|_| {
+        ApiError::Token(UaaError::Unreadable {
+            status: 200,
+            reason: "its token holds characters that no header may".to_owned(),
+        })
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn encode(rows: &[wire::SentRow<'_>]) -> Vec<u8> {
@@ -289,7 +308,7 @@ impl Answer {
 
     fn judge(self, endpoint: Endpoint) -> Result<Vec<u8>, ApiError> {
         let Self { status, id, body } = self;
-        if status.is_success() {
+        if status == endpoint.success {
             return Ok(body);
         }
         let error = serde_json::from_slice::<ErrorBody>(&body)
@@ -330,13 +349,68 @@ fn max_ttl(message: &str) -> Option<u64> {
     digits.parse().ok().filter(|secs| *secs > 0)
 }
 
-// === impl RequestId ===
+// === impl ApiError ===
 
-impl RequestId {
-    fn said(&self) -> String {
-        self.0
-            .as_ref()
-            .map(|id| format!(" (request `{id}`)"))
-            .unwrap_or_default()
+impl ApiError {
+    /// The API's own id of the request, for the log: in a message it would make each failure another one.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Token(_) | Self::MaxTtl { .. } => None,
+            Self::Refused { id, .. }
+            | Self::GroupUnknown { id, .. }
+            | Self::Duplicate { id, .. }
+            | Self::Unauthorized { id, .. }
+            | Self::Unavailable { id, .. } => id.0.as_deref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(endpoint: Endpoint, status: u16, body: &str) -> Result<Vec<u8>, ApiError> {
+        let answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            id: RequestId::default(),
+            body: body.as_bytes().to_vec(),
+        };
+        answer.judge(endpoint)
+    }
+
+    #[test]
+    fn only_the_apis_own_status_confirms_a_write() {
+        for (endpoint, right) in [(GROUPS, 200), (LIST, 200), (CREATE, 201), (DELETE, 204)] {
+            for status in [200, 201, 202, 204] {
+                let judged = judge(endpoint, status, "<html>");
+                assert_eq!(
+                    judged.is_ok(),
+                    status == right,
+                    "{} {status}",
+                    endpoint.path
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_shown_and_an_odd_one_no_panic() {
+        assert_eq!(format!("{:?}", bearer("hush").unwrap()), "Sensitive");
+        assert!(matches!(bearer("a\nb"), Err(ApiError::Token(_))));
+    }
+
+    #[test]
+    fn a_request_id_is_no_part_of_a_message() {
+        let error = |id: &str| {
+            let answer = Answer {
+                status: StatusCode::BAD_GATEWAY,
+                id: RequestId(Some(id.to_owned())),
+                body: Vec::new(),
+            };
+            answer.judge(LIST).unwrap_err()
+        };
+        assert_eq!(error("a").to_string(), error("b").to_string());
+        assert_eq!(error("a").request_id(), Some("a"));
     }
 }

@@ -1,5 +1,5 @@
 //! What the lane says of itself: one log line per change, one summary once a burst of changes is done, and the
-//! report that everyone reads.
+//! report that everyone reads. Findings go into the report alone; whoever reads all reports logs them once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +16,9 @@ pub(super) struct Told {
     pub(super) last_attempt: Option<Uptime>,
     last_success: Option<Uptime>,
     failures: u32,
-    last_error: Option<String>,
+    pub(super) last_error: Option<String>,
     confirmed_once: bool,
     states: BTreeMap<String, RouteReport>,
-    findings: BTreeSet<Finding>,
     /// Rows added and removed since the last summary.
     changes: (usize, usize),
     /// Who last wanted a port, for the line that tells of its end.
@@ -49,9 +48,6 @@ impl Told {
 
     pub(super) fn fail(&mut self, error: String) {
         self.failures = self.failures.saturating_add(1);
-        if self.last_error.as_ref() != Some(&error) {
-            tracing::warn!(lane = "tcp", error, "routing API");
-        }
         self.last_error = Some(error);
     }
 }
@@ -89,7 +85,6 @@ impl State {
     pub(super) fn report(&mut self, now: Uptime) -> LaneReport {
         let routes = self.routes(now);
         let findings = self.findings();
-        self.tell_findings(&findings);
         self.summarize();
         for (port, wanted) in &self.admission.wanted {
             self.told.services.insert(*port, wanted.service.clone());
@@ -220,26 +215,6 @@ impl State {
         findings.sort();
         findings.dedup();
         findings
-    }
-
-    fn tell_findings(&mut self, findings: &[Finding]) {
-        let new: BTreeSet<_> = findings.iter().cloned().collect();
-        // The lane's own errors have their line already.
-        let worth = |finding: &&Finding| finding.code != Code::LaneDown;
-        for finding in new.difference(&self.told.findings).filter(worth) {
-            let Finding {
-                code,
-                subject,
-                message,
-                ..
-            } = finding;
-            tracing::warn!(%code, %subject, message, "finding");
-        }
-        for finding in self.told.findings.difference(&new).filter(worth) {
-            let Finding { code, subject, .. } = finding;
-            tracing::info!(%code, %subject, "finding resolved");
-        }
-        self.told.findings = new;
     }
 
     /// One line when a burst of changes is done.

@@ -38,6 +38,9 @@ const LIST_FAILURES_MAX: u32 = 3;
 /// Waits after a failure: the first and the longest. Routes lapse within two minutes, so never longer.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
+/// Where nothing was inherited.
+static NO_ROWS: BTreeSet<TcpRow> = BTreeSet::new();
+
 const SCOPE_GROUPS: &str = crate::uaa::SCOPES[0];
 const SCOPE_READ: &str = crate::uaa::SCOPES[1];
 const SCOPE_WRITE: &str = crate::uaa::SCOPES[2];
@@ -119,6 +122,8 @@ pub(super) struct State {
     pub(super) instance: Option<InstanceId>,
 
     groups: Vec<RouterGroup>,
+    /// Those that are listed no more while rows of ours stand in them.
+    vanished: Vec<RouterGroup>,
     pub(super) chosen: Option<RouterGroup>,
     pub(super) group_finding: Option<Finding>,
     groups_due: Uptime,
@@ -127,6 +132,8 @@ pub(super) struct State {
     /// The table as the last list showed it and as confirmed requests changed it since.
     pub(super) image: Option<Observed>,
     pub(super) blind: bool,
+    /// What was wanted when rows were first published without a table: rows of the process before us.
+    inherited: Option<BTreeSet<TcpRow>>,
     /// Rows confirmed since some list started, which that list may not know.
     touched: BTreeMap<TcpRow, Uptime>,
     list_due: Uptime,
@@ -150,6 +157,8 @@ pub(super) struct State {
     budget: Budget,
     waiting: BTreeMap<RouterPort, Waiting>,
     turns: u64,
+    /// Whose turn it is in bulk.
+    removal_next: bool,
 
     backoff: Backoff,
     not_before: Uptime,
@@ -175,6 +184,7 @@ pub(super) fn live_ports(rows: &Observed, instance: &InstanceId) -> BTreeSet<Rou
 pub(super) fn policy(config: &RoutingApiConfig, ttl: Duration, refresh_after: Duration) -> Policy {
     Policy {
         join_foreign: config.join_foreign,
+        // What may go is judged before it reaches this lane: all that it is asked to remove was confirmed gone.
         hold_removals: false,
         ttl,
         refresh_after,
@@ -210,12 +220,14 @@ impl State {
             calmed: Calmed::default(),
             instance: None,
             groups: Vec::new(),
+            vanished: Vec::new(),
             chosen: None,
             group_finding: None,
             groups_due: now,
             groups_asked: false,
             image: None,
             blind: false,
+            inherited: None,
             touched: BTreeMap::new(),
             list_due: now,
             listed_at: now,
@@ -233,6 +245,7 @@ impl State {
             budget: Budget::new(now),
             waiting: BTreeMap::new(),
             turns: 0,
+            removal_next: false,
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
             not_before: now,
             write_not_before: now,
@@ -317,6 +330,7 @@ impl State {
             );
             let gate = Gate {
                 groups: &self.groups,
+                vanished: &self.vanished,
                 chosen: &chosen,
                 reserved: &self.config.reserved_ports,
                 live: &live,
@@ -324,10 +338,15 @@ impl State {
             self.admission = admission::admit(&self.calmed.table, gate);
             self.admission_stale = false;
         }
+        self.inherit(now);
+        let blind = View::Blind {
+            creates_from: self.creates_from(),
+            inherited: self.inherited.as_ref().unwrap_or(&NO_ROWS),
+        };
         let view = match &self.image {
-            _ if self.blind => self.blind_view(),
+            _ if self.blind => blind,
             Some(image) => View::Seen(image),
-            None if self.unreadable() => self.blind_view(),
+            None if self.unreadable() => blind,
             None => View::Unknown,
         };
         self.plan = crate::plan::plan(crate::plan::Input {
@@ -342,9 +361,17 @@ impl State {
         });
     }
 
-    fn blind_view(&self) -> View<'static> {
-        View::Blind {
-            creates_from: self.started + self.pace.legacy_life,
+    fn creates_from(&self) -> Uptime {
+        self.started + self.pace.legacy_life
+    }
+
+    /// Takes what is wanted as what already stands, once and only where no table was ever read: after a restart
+    /// row by row within the budget, the last would lapse before its turn.
+    fn inherit(&mut self, now: Uptime) {
+        let first = self.inherited.is_none() && self.image.is_none() && self.unreadable();
+        if first && now >= self.creates_from() {
+            let rows = self.admission.wanted.values().flat_map(|port| &port.rows);
+            self.inherited = Some(rows.cloned().collect());
         }
     }
 

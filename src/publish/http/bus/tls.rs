@@ -4,31 +4,26 @@
 //! though, and BOSH's NATS certificates hold no addresses: then a configuration of ours goes in, whose verifier and
 //! client certificate read their files during the handshake. Verification cannot be switched off here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_nats::ConnectOptions;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::config::{ClientIdentity, TlsConfig};
+use crate::publish::tls;
 
 /// Why TLS cannot be prepared.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     /// A file cannot be read, or holds something else.
-    #[error("cannot read `{}`: {reason}", .path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    File(#[from] tls::TlsError),
     /// Another name without an authority to check it by.
     #[error("`nats.tls.server_name` needs `nats.tls.ca_file`")]
     NameWithoutAuthority,
@@ -88,30 +83,17 @@ pub(super) fn apply(options: ConnectOptions, tls: &TlsConfig) -> Result<ConnectO
     Ok(options.tls_client_config(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| unreadable(path, &error))
-}
-
-fn unreadable(path: &Path, error: &impl std::fmt::Display) -> TlsError {
-    TlsError::File {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    }
-}
-
 // === impl FixedName ===
 
 impl FixedName {
     fn judge(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca_file)? {
+        for certificate in tls::certificates(&self.ca_file)? {
             roots.add(certificate)?;
         }
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
             .build()
-            .map_err(|error| unreadable(&self.ca_file, &error))
+            .map_err(|error| tls::TlsError::Refused(error.to_string()).into())
     }
 }
 
@@ -162,9 +144,8 @@ impl ServerCertVerifier for FixedName {
 
 impl IdentityFiles {
     fn load(&self) -> Result<CertifiedKey, TlsError> {
-        let key = &self.files.key_file;
-        let der = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
-        let chain = certificates(&self.files.cert_file)?;
+        let der = tls::private_key(&self.files.key_file)?;
+        let chain = tls::certificates(&self.files.cert_file)?;
         Ok(CertifiedKey::from_der(chain, der, &self.provider)?)
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::Uptime;
 use crate::desired::Desired;
-use crate::publish::http::fnv;
+use crate::publish::http::mixed_hash;
 use crate::publish::http::wire::{self, Entry};
 use crate::route::{Backend, HttpRoute, Uri};
 use crate::status::RouteState;
@@ -152,7 +152,7 @@ impl Schedule {
         for (part, new) in (0..).zip(wire::registrations(&self.identity, &entries)) {
             let key = MessageKey { addr, part };
             let rank = new.uris.iter().map(|uri| ranks[&**uri]).min();
-            let fingerprint = fnv(&new.payload);
+            let fingerprint = mixed_hash(&new.payload);
             let same = old.get(&key).filter(|old| old.fingerprint == fingerprint);
             let message = Message {
                 rank: rank.expect("a message must carry a uri"),

@@ -176,10 +176,6 @@ impl Withdrawals {
             .is_some_and(|withdrawal| withdrawal.tls)
     }
 
-    pub(super) fn holds(&self, uri: &Arc<Uri>, addr: SocketAddr) -> bool {
-        self.keys.contains_key(&(uri.clone(), addr))
-    }
-
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }

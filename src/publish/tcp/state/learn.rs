@@ -11,7 +11,7 @@ use super::{Done, Kind, LIST_FAILURES_MAX, SCOPE_GROUPS, SCOPE_READ, SCOPE_WRITE
 use crate::Uptime;
 use crate::causes::chain;
 use crate::plan::admission::{self, RouterGroup};
-use crate::plan::{NO_TLS, Observed, Refusal, TcpRow};
+use crate::plan::{Cleared, NO_TLS, Observed, Refusal, TcpRow};
 use crate::route::PortRanges;
 
 /// Deletions are looked after this often: a bulk of them, eight a second, must not list the whole table each
@@ -53,10 +53,17 @@ impl State {
             Done::Created {
                 started,
                 rows,
-                written,
+                mut written,
                 kind,
             } => {
                 self.release(&rows);
+                let vanished = |row: &TcpRow| self.vanished.iter().any(|g| g.guid == row.group);
+                if let Some(ApiError::GroupUnknown { message, .. }) = &written.error
+                    && rows.iter().all(vanished)
+                {
+                    self.set_aside(rows, &message.clone(), now);
+                    written.error = None;
+                }
                 self.refreshes -= usize::from(kind == Kind::Refresh);
                 self.created(written, kind, started, now);
             }
@@ -102,7 +109,8 @@ impl State {
                 }
                 self.chosen = Some(chosen);
                 self.group_finding = None;
-                self.groups = groups;
+                let before = std::mem::replace(&mut self.groups, groups);
+                self.remember(before, now);
                 self.admission_stale = true;
             }
             Err(finding) => {
@@ -112,6 +120,39 @@ impl State {
             }
         }
         self.succeed(now);
+    }
+
+    /// Keeps what was known of groups that are listed no more, for as long as rows of ours stand in them.
+    fn remember(&mut self, before: Vec<RouterGroup>, now: Uptime) {
+        let mut known = std::mem::take(&mut self.vanished);
+        for group in &before {
+            if admission::only(&before, &group.name).is_some() {
+                known.retain(|other| other.name != group.name);
+                known.push(group.clone());
+            }
+        }
+        known.retain(|group| {
+            let rows = self.journal.confirmed.iter();
+            let stands =
+                rows.filter(|(row, _)| row.group == group.guid)
+                    .any(|(row, at)| match &self.image {
+                        Some(image) => image.contains_key(row),
+                        None => *at + self.ttl > now,
+                    });
+            stands && admission::only(&self.groups, &group.name).is_none()
+        });
+        self.vanished = known;
+    }
+
+    /// Leaves rows alone for a while whose group is not listed and not known to the API either: their refusal
+    /// must not make everybody else wait.
+    fn set_aside(&mut self, rows: Vec<TcpRow>, message: &str, now: Uptime) {
+        self.groups_due = now;
+        self.list_due = now;
+        let until = now + self.refresh_after();
+        for row in rows {
+            self.refuse(row, message.to_owned(), until);
+        }
     }
 
     /// Takes a list for the truth, except about rows that were written while it was made.
@@ -144,6 +185,7 @@ impl State {
             .retain(|row, _| rows.contains_key(row) || wanted.contains(row));
         self.journal.tried.retain(|row, _| rows.contains_key(row));
         self.journal.refused.retain(|row, _| wanted.contains(row));
+        self.follow_cleared(&rows, now);
         self.image = Some(rows);
         self.blind = false;
         self.suspect = false;
@@ -157,6 +199,20 @@ impl State {
         self.succeed(now);
     }
 
+    /// An older job that still runs writes its rows again, within its TTL at the latest.
+    fn follow_cleared(&mut self, rows: &Observed, now: Uptime) {
+        let life = self.pace.legacy_life;
+        self.journal.cleared.retain(|row, cleared| {
+            *cleared = match (*cleared, rows.contains_key(row)) {
+                (Cleared::Asked, true) => Cleared::Asked,
+                (Cleared::Gone(_) | Cleared::Back, true) => Cleared::Back,
+                (Cleared::Gone(since), false) => Cleared::Gone(since),
+                (Cleared::Asked | Cleared::Back, false) => Cleared::Gone(now),
+            };
+            !matches!(*cleared, Cleared::Gone(since) if since + life <= now)
+        });
+    }
+
     fn created(&mut self, written: Written, kind: Kind, started: Uptime, now: Uptime) {
         let stamp = self.instance.as_ref().map(|id| id.as_str().to_owned());
         let mut added = Vec::new();
@@ -164,6 +220,9 @@ impl State {
         for row in written.confirmed {
             self.journal.refused.remove(&row);
             self.journal.tried.remove(&row);
+            if let Some(inherited) = &mut self.inherited {
+                inherited.remove(&row);
+            }
             self.touched.insert(row.clone(), now);
             let mut new = self
                 .journal
@@ -199,7 +258,12 @@ impl State {
         for (row, message) in written.refused {
             self.counters.rows_refused.fetch_add(1, Relaxed);
             tracing::warn!(port = %row.port, backend = row.backend(), message, "row refused");
-            self.refuse(row, message, now + self.pace.quarantine);
+            // What still stands gets the further tries that its life has room for.
+            let wait = match kind {
+                Kind::Change => self.pace.quarantine,
+                Kind::Refresh => self.refresh_after().min(self.pace.quarantine),
+            };
+            self.refuse(row, message, now + wait);
         }
         for row in written.duplicate {
             self.counters.duplicates.fetch_add(1, Relaxed);
@@ -236,6 +300,10 @@ impl State {
             // never sees it again.
             if self.image.is_some() {
                 self.journal.tried.insert(row.clone(), now);
+            }
+            if clearing {
+                let cleared = &mut self.journal.cleared;
+                cleared.entry(row.clone()).or_insert(Cleared::Asked);
             }
             self.journal.confirmed.remove(&row);
             self.touched.remove(&row);
@@ -277,11 +345,23 @@ impl State {
     /// Answers an error with the wait it calls for; nothing ever ends the lane.
     fn fail(&mut self, error: &ApiError, now: Uptime) {
         let text = chain(error);
-        tracing::debug!(error = text, "request failed");
+        let request = error.request_id();
+        // One line for a run of alike failures, with an id to look for in the API's own log.
+        if self.told.last_error.as_ref() == Some(&text) {
+            tracing::debug!(lane = "tcp", error = text, request, "request failed");
+        } else {
+            tracing::info!(lane = "tcp", error = text, request, "request failed");
+        }
         match error {
-            ApiError::MaxTtl { secs } if Duration::from_secs(*secs) < self.ttl => {
-                tracing::warn!(secs, "the routing API allows a shorter TTL only; adopted");
-                self.ttl = Duration::from_secs(*secs);
+            // Several batches may be told at once; what the first one taught is no outage for the others.
+            ApiError::MaxTtl { secs } if Duration::from_secs(*secs) <= self.ttl => {
+                if Duration::from_secs(*secs) < self.ttl {
+                    tracing::warn!(secs, "the routing API allows a shorter TTL only; adopted");
+                    self.ttl = Duration::from_secs(*secs);
+                } else {
+                    // One that keeps saying so is not asked in a hot loop.
+                    self.write_not_before = now + self.backoff.fail();
+                }
                 self.write_failed = false;
                 return;
             }

@@ -440,3 +440,260 @@ fn many_rows_of_an_older_job_are_cleared_within_the_budget() {
         "{cleared} rows in ten seconds"
     );
 }
+
+/// A lane that may not read the table back.
+fn blind(ports: &[u16]) -> State {
+    let mut state = ready(ports);
+    state.image = None;
+    let unauthorized = ApiError::Unauthorized {
+        scope: Some(SCOPE_READ),
+        message: String::new(),
+        id: RequestId(None),
+    };
+    list(&mut state, Err(unauthorized), at(0));
+    state
+}
+
+#[test]
+fn a_restart_that_cannot_read_renews_every_row_at_once_and_adds_later_ones_within_the_budget() {
+    let ports: Vec<_> = (2000..2300).collect();
+    let mut state = blind(&ports);
+    let (ops, wake) = state.turn(None, at(74));
+    assert_eq!(created(&ops), Vec::<u16>::new(), "an older job's may stand");
+    assert!(wake <= at(75), "{wake:?}");
+    let (ops, _) = state.turn(None, at(75));
+    assert_eq!(created(&ops).len(), 300);
+    confirm(&mut state, ops, at(76));
+    let more: Vec<_> = (2000..2400).collect();
+    state.adopt(want(&more), at(80));
+    let later = created(&state.turn(None, at(80)).0);
+    assert!((1..10).contains(&later.len()), "{later:?}");
+}
+
+/// Deletes from the table what is asked to go, and tells the lane.
+fn delete(state: &mut State, table: &mut Observed, ops: &[Op], now: Uptime) {
+    for op in ops {
+        if let Op::Delete { rows, clearing } = op {
+            table.retain(|row, _| !rows.contains(row));
+            let (rows, clearing) = (rows.clone(), *clearing);
+            let confirmed = rows.clone();
+            let written = Written {
+                confirmed,
+                ..Written::default()
+            };
+            let done = Done::Deleted {
+                rows,
+                written,
+                clearing,
+            };
+            state.absorb(done, now);
+        }
+    }
+}
+
+#[test]
+fn an_older_job_that_still_runs_is_found_out_soon_and_keeps_its_port() {
+    let mut state = ready(&[2000]);
+    let legacy = {
+        state.turn(None, at(0));
+        let row = state.admission.wanted.values().next().unwrap().rows[0].clone();
+        TcpRow { tls_port: 0, ..row }
+    };
+    let mut state = ready(&[2000]);
+    let mut table = Observed::from([(legacy.clone(), None)]);
+    list(&mut state, Ok(table.clone()), at(0));
+    let mut both = 0;
+    for second in 1..=300 {
+        let now = at(second);
+        // The older job refreshes each half minute, until it is stopped.
+        if second % 30 == 20 && second < 200 {
+            table.insert(legacy.clone(), None);
+        } else if second == 260 {
+            table.remove(&legacy);
+        }
+        let (ops, _) = state.turn(None, now);
+        for op in &ops {
+            if let Op::Create { rows, .. } = op {
+                table.extend(rows.iter().map(|row| (row.clone(), None)));
+            }
+        }
+        delete(&mut state, &mut table, &ops, now);
+        if ops.iter().any(|op| matches!(op, Op::List)) {
+            list(&mut state, Ok(table.clone()), now);
+        }
+        confirm(&mut state, ops, now);
+        both += u32::from(table.len() == 2);
+        let told = state
+            .plan
+            .findings
+            .iter()
+            .any(|finding| finding.code.as_str() == "legacy-rows");
+        assert!(told || !(30..260).contains(&second), "{second}: {table:?}");
+    }
+    assert!(both <= 6, "both stand for {both} s");
+    assert!(table.keys().all(|row| row.tls_port == -1), "{table:?}");
+}
+
+#[test]
+fn several_batches_that_meet_a_shorter_ttl_at_once_are_no_outage() {
+    let mut state = ready(&[2000, 2001]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    for _ in 0..2 {
+        state.absorb(Done::Groups(Err(ApiError::MaxTtl { secs: 60 })), at(1));
+    }
+    assert_eq!(state.ttl, at(60));
+    let findings = state.report(at(1)).findings;
+    assert!(findings.is_empty(), "{findings:?}");
+    state.adopt(want(&[2000, 2001, 2002]), at(3));
+    let (ops, _) = state.turn(None, at(3));
+    assert_eq!(created(&ops), [2002], "no list is awaited");
+}
+
+#[test]
+fn a_living_row_whose_refresh_is_refused_is_tried_again_while_it_lives() {
+    let mut state = ready(&[2000]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    let (ops, _) = state.turn(None, at(30));
+    assert_eq!(refreshed(&ops), [2000]);
+    for op in ops {
+        if let Op::Create { rows, kind, .. } = op {
+            let refused = rows.iter().map(|row| (row.clone(), "no".to_owned()));
+            let written = Written {
+                refused: refused.collect(),
+                ..Written::default()
+            };
+            let started = at(30);
+            let done = Done::Created {
+                started,
+                rows,
+                written,
+                kind,
+            };
+            state.absorb(done, at(30));
+        }
+    }
+    assert_eq!(refreshed(&state.turn(None, at(31)).0), Vec::<u16>::new());
+    assert_eq!(refreshed(&state.turn(None, at(60)).0), [2000]);
+}
+
+#[test]
+fn in_bulk_the_rows_of_a_dead_node_go_side_by_side_with_their_successors() {
+    let nodes = |first: u8| {
+        let ports: Vec<_> = (2000..2200).collect();
+        let mut desired = (*want(&ports).unwrap()).clone();
+        for route in desired.table.tcp.values_mut() {
+            let port = route.backends.iter().next().unwrap().port;
+            let backend = |n: u8| Backend {
+                ip: std::net::Ipv4Addr::new(10, 0, 0, n).into(),
+                port,
+                node: NodeUid(format!("n{n}").into()),
+                zone: None,
+            };
+            route.backends = Backends::new([first, 2, 3].map(backend)).unwrap();
+        }
+        Some(Arc::new(desired))
+    };
+    let mut state = ready(&[]);
+    state.adopt(nodes(1), at(0));
+    state.turn(None, at(0));
+    let rows = state.admission.wanted.values().flat_map(|port| &port.rows);
+    let us = state.instance.as_ref().map(ToString::to_string);
+    let mut table: Observed = rows.map(|row| (row.clone(), us.clone())).collect();
+    let mut state = ready(&[]);
+    state.adopt(nodes(4), at(0));
+    list(&mut state, Ok(table.clone()), at(0));
+    let (mut added, mut removed) = (0, 0);
+    for step in 0..80 {
+        let now = Duration::from_millis(step * 125);
+        let before = table.len();
+        let (ops, _) = state.turn(None, now);
+        delete(&mut state, &mut table, &ops, now);
+        removed += before - table.len();
+        added += ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Create { rows, kind, .. } if *kind == Kind::Change => Some(rows.len()),
+                _ => None,
+            })
+            .sum::<usize>();
+        confirm(&mut state, ops, now);
+    }
+    assert!(added + removed > 60, "{added} {removed}");
+    assert!(added.abs_diff(removed) <= 2, "{added} {removed}");
+}
+
+#[test]
+fn failures_that_differ_only_in_their_request_are_one_finding() {
+    let mut state = ready(&[2000]);
+    let mut told = BTreeSet::new();
+    for request in 0..3 {
+        let error = ApiError::Unavailable {
+            reason: "status 502".to_owned(),
+            id: RequestId(Some(format!("request-{request}"))),
+        };
+        list(&mut state, Err(error), at(request));
+        told.insert(state.report(at(request)).findings);
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
+#[test]
+fn a_router_group_that_vanishes_from_one_listing_closes_no_port() {
+    let group = |guid: &str, name: &str| RouterGroup {
+        guid: guid.to_owned(),
+        name: name.to_owned(),
+        reservable_ports: "1024-9000".to_owned(),
+    };
+    let both = || vec![group("g", "default-tcp"), group("h", "other")];
+    let wanted = |ports: &[u16]| {
+        let mut desired = (*want(ports).unwrap()).clone();
+        for route in desired.table.tcp.values_mut() {
+            route.router_group = Some("other".to_owned());
+        }
+        Some(Arc::new(desired))
+    };
+    let mut state = ready(&[]);
+    state.adopt(wanted(&[2000]), at(0));
+    state.absorb(Done::Groups(Ok(both())), at(0));
+    let (ops, _) = state.turn(None, at(0));
+    assert_eq!(created(&ops), [2000]);
+    confirm(&mut state, ops, at(0));
+
+    state.adopt(wanted(&[2000, 2001]), at(1));
+    state.absorb(Done::Groups(Ok(vec![group("g", "default-tcp")])), at(1));
+    let (ops, _) = state.turn(None, at(1));
+    assert!(ops.is_empty(), "nothing closes, nothing opens: {ops:?}");
+    let (ops, _) = state.turn(None, at(30));
+    assert_eq!(refreshed(&ops), [2000]);
+    let findings = state.report(at(30)).findings;
+    let unknown = |finding: &&Finding| finding.code.as_str() == "router-group-unknown";
+    assert_eq!(findings.iter().filter(unknown).count(), 2, "{findings:?}");
+
+    // Gone for good: the API refuses its rows, and nobody else waits for that.
+    for op in ops {
+        if let Op::Create { rows, kind, .. } = op {
+            let error = Some(ApiError::GroupUnknown {
+                message: "not found".to_owned(),
+                id: RequestId(None),
+            });
+            let written = Written {
+                error,
+                ..Written::default()
+            };
+            let started = at(30);
+            let done = Done::Created {
+                started,
+                rows,
+                written,
+                kind,
+            };
+            state.absorb(done, at(30));
+        }
+    }
+    assert_eq!(state.not_before, at(0));
+
+    state.absorb(Done::Groups(Ok(both())), at(31));
+    assert_eq!(created(&state.turn(None, at(31)).0), [2001]);
+}

@@ -123,31 +123,36 @@ impl State {
         }
     }
 
-    /// Bulk row by row: what is new first, breadth first as the plan has it, so that what was cleared comes back
-    /// before more is; then what is in the way, then what is surplus.
+    /// Bulk row by row, what is new and what is surplus in turn: a node that died leaves rows that fail every
+    /// third connection, and the plan lets go of none before its port has another. What is new goes breadth first
+    /// as the plan has it; what is in the way comes last, so that what was cleared comes back before more is.
     fn bulk(&mut self, changed: &Changed, chosen: &mut Chosen, now: Uptime, wake: &mut Uptime) {
-        let add = self.plan.add.iter().map(|row| (row, true));
-        let remove = self.plan.clear.iter().chain(&self.plan.remove);
-        let remove = remove.map(|owned| (owned.get(), false));
-        for (row, new) in add.chain(remove) {
+        let bulk = |row: &&TcpRow| {
             let waiting = self
                 .waiting
                 .get(&row.port)
                 .filter(|_| changed.contains_key(&row.port));
-            let bulk = waiting.is_some_and(|waiting| waiting.class == Class::Bulk);
-            if !bulk || self.busy.contains(row) || chosen.demoted.contains(&row.port) {
-                continue;
-            }
+            waiting.is_some_and(|waiting| waiting.class == Class::Bulk)
+                && !self.busy.contains(*row)
+                && !chosen.demoted.contains(&row.port)
+        };
+        let add: Vec<_> = self.plan.add.iter().filter(bulk).collect();
+        let surplus = self.plan.remove.iter().chain(&self.plan.clear);
+        let remove: Vec<_> = surplus.map(Owned::get).filter(bulk).collect();
+        let (mut add, mut remove) = (add.into_iter(), remove.into_iter());
+        // Every other row, across turns: most turns have the budget for one.
+        while add.len() + remove.len() > 0 {
+            let new = remove.len() == 0 || (add.len() > 0 && !self.removal_next);
             if !self.budget.bulk(now) {
                 *wake = (*wake).min(self.budget.bulk_at());
                 return;
             }
-            let list = if new {
-                &mut chosen.add
+            self.removal_next = new;
+            if new {
+                chosen.add.extend(add.next().cloned());
             } else {
-                &mut chosen.remove
-            };
-            list.push(row.clone());
+                chosen.remove.extend(remove.next().cloned());
+            }
         }
     }
 
