@@ -207,14 +207,14 @@ impl Cluster {
         self.ask(Method::PUT, &path, Some(body)).await.map(drop)
     }
 
-    /// Takes every labelled Service and every Node away, so that the next scenario begins with nothing.
+    /// Takes every Service and every Node away, so that the next scenario begins with nothing, node ports included.
     pub async fn clear(&self) -> Result<()> {
-        for label in ["http-route-sync", "tcp-route-sync"] {
-            let path = format!("/api/v1/services?labelSelector={label}");
-            let list = self.ask(Method::GET, &path, None).await?;
-            for object in list["items"].as_array().into_iter().flatten() {
-                let metadata = &object["metadata"];
-                let text = |key: &str| metadata[key].as_str().unwrap_or_default();
+        let list = self.ask(Method::GET, "/api/v1/services", None).await?;
+        for object in list["items"].as_array().into_iter().flatten() {
+            let metadata = &object["metadata"];
+            let text = |key: &str| metadata[key].as_str().unwrap_or_default();
+            // The apiserver's own.
+            if text("name") != "kubernetes" {
                 self.delete("Service", text("namespace"), text("name")).await?;
             }
         }

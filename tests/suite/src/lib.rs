@@ -11,6 +11,7 @@ pub mod controller;
 pub mod foundation;
 pub mod poll;
 pub mod probe;
+pub mod subject;
 
 pub use backend::{Echo, Web};
 pub use cluster::Cluster;
@@ -18,3 +19,4 @@ pub use controller::{Controller, Settings};
 pub use foundation::{Foundation, Stage, on_each_stage, on_stage};
 pub use poll::{eventually, stays};
 pub use probe::{HttpLoop, TcpLoop, http_status, tcp_line};
+pub use subject::{Line, Site};
