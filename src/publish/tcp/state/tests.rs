@@ -23,7 +23,7 @@ fn want(ports: &[u16]) -> Option<Arc<Desired>> {
         let backend = Backend {
             ip: "10.0.0.1".parse().unwrap(),
             port: NodePort::new(port + 30_000).unwrap(),
-            node: NodeUid("n".to_owned()),
+            node: NodeUid("n".into()),
             zone: None,
         };
         let service = ServiceRef {
