@@ -39,15 +39,15 @@ const BODY_MAX: usize = 64 * 1024;
 /// How long before its end a token is no longer used: longer than clocks differ and requests take.
 const UNUSABLE_BEFORE_END: Duration = Duration::from_secs(30);
 /// How long before its end a token is renewed at the latest, where its life is long enough.
-const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
+const RENEW_BEFORE_END: Duration = Duration::from_mins(1);
 /// The life of a token whose answer names none.
-const LIFE_UNKNOWN: Duration = Duration::from_secs(300);
+const LIFE_UNKNOWN: Duration = Duration::from_mins(5);
 /// The wait after refused credentials: nothing heals them but an operator, and failed logins may lock out.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 /// The wait after a 429 that names none; UAA's limiter never does.
 const LIMITED_WAIT: Duration = Duration::from_secs(10);
 /// No server may silence us for longer.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
 /// Where the secret comes from: asked at each request, so that it may be rotated on disk.
 pub type SecretSource = Arc<dyn Fn() -> Secret + Send + Sync>;
@@ -435,13 +435,12 @@ impl UaaError {
     /// How long to wait at least.
     fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Refused { .. } => Some(REFUSED_WAIT),
+            Self::Refused { .. } | Self::Unreadable { status: 401, .. } => Some(REFUSED_WAIT),
             Self::Status {
                 retry_after: Some(wait),
                 ..
             } => Some(*wait),
             Self::Status { status: 429, .. } => Some(LIMITED_WAIT),
-            Self::Unreadable { status: 401, .. } => Some(REFUSED_WAIT),
             _ => None,
         }
     }

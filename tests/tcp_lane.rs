@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use route_sync::config::{RoutingApiConfig, Secret, TlsConfig, UaaConfig};
 use route_sync::desired::Desired;
@@ -62,7 +64,7 @@ fn brisk() -> Pace {
         foreign_look: Duration::from_millis(200),
         legacy_look: Duration::from_millis(200),
         groups_every: Duration::from_millis(500),
-        quarantine: Duration::from_secs(60),
+        quarantine: Duration::from_mins(1),
         scope_retry: Duration::from_millis(500),
         legacy_life: Duration::from_millis(500),
         prune_margin: Duration::from_secs(1),
@@ -130,10 +132,11 @@ impl Subject {
     /// Waits until the lane says so.
     async fn until_report(&self, what: &str, check: impl Fn(&LaneReport) -> bool) -> LaneReport {
         let mut report = self.report.clone();
-        match tokio::time::timeout(DEADLINE, report.wait_for(|report| check(report))).await {
-            Ok(report) => report.unwrap().clone(),
-            Err(_) => panic!("{what}: not yet\n{:#?}", self.report.borrow()),
-        }
+        let waited = tokio::time::timeout(DEADLINE, report.wait_for(|report| check(report))).await;
+        let Ok(report) = waited else {
+            panic!("{what}: not yet\n{:#?}", self.report.borrow())
+        };
+        report.unwrap().clone()
     }
 
     async fn until_ports(&self, ports: &[u16]) {
@@ -177,7 +180,7 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
         let backends = (1..=nodes).map(|n| Backend {
             ip: format!("10.0.0.{n}").parse().unwrap(),
             port: NodePort::new(port + 30_000).unwrap(),
-            node: NodeUid(format!("n{n}")),
+            node: NodeUid(format!("n{n}").into()),
             zone: None,
         });
         let route = TcpRoute {
@@ -273,10 +276,10 @@ async fn a_restart_adopts_its_rows_without_adding_any_in_batches_of_a_hundred() 
     let routes: Vec<_> = (2000..2250).map(|port| (port, 1)).collect();
     let lane = Subject::start(120, &routes, |api| {
         for (port, _) in &routes {
-            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_secs(60));
+            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_mins(1));
         }
         // A row of ours that nobody wants any more goes.
-        api.insert(key(3000, 1, -1), Some(&us()), Duration::from_secs(60));
+        api.insert(key(3000, 1, -1), Some(&us()), Duration::from_mins(1));
     })
     .await;
     lane.until_report("in sync", |report| report.confirmed_once)
@@ -340,7 +343,7 @@ async fn a_missing_write_scope_is_named_and_heals() {
 async fn without_the_right_to_read_it_runs_blind_and_deletes_only_its_own() {
     let lane = Subject::start(120, &[(2000, 1)], |api| {
         api.scopes.remove("routing.routes.read");
-        api.insert(key(2500, 1, -1), None, Duration::from_secs(600));
+        api.insert(key(2500, 1, -1), None, Duration::from_mins(10));
     })
     .await;
     let report = lane
@@ -470,7 +473,7 @@ async fn a_range_that_shrinks_closes_no_live_port_and_opens_no_new_one() {
 async fn an_older_jobs_rows_are_deleted_before_ours_are_added() {
     let lane = Subject::start(120, &[(2000, 2)], |api| {
         for node in 1..=2 {
-            api.insert(key(2000, node, 0), None, Duration::from_secs(600));
+            api.insert(key(2000, node, 0), None, Duration::from_mins(10));
         }
     })
     .await;
@@ -526,7 +529,7 @@ async fn a_strangers_port_is_neither_joined_nor_deleted() {
         .await;
     lane.api()
         .lock()
-        .insert(stranger(2001), Some("other"), Duration::from_secs(600));
+        .insert(stranger(2001), Some("other"), Duration::from_mins(10));
     lane.until_report("joined", |report| has(report, "foreign-joined"))
         .await;
     lane.want(&[]);
@@ -560,7 +563,7 @@ async fn a_single_change_does_not_wait_for_bulk() {
 #[tokio::test]
 async fn a_hanging_request_delays_neither_other_routes_nor_the_end() {
     let lane = Subject::start(120, &[(2000, 1)], |api| {
-        api.slow.insert(2000, Duration::from_secs(60));
+        api.slow.insert(2000, Duration::from_mins(1));
     })
     .await;
     lane.until("the request hangs", |api| api.creates().count() == 1)
@@ -683,11 +686,11 @@ async fn an_observation_writes_nothing_and_says_what_a_start_would_do() {
     foundation
         .api
         .lock()
-        .insert(key(2000, 1, -1), Some(&us()), Duration::from_secs(600));
+        .insert(key(2000, 1, -1), Some(&us()), Duration::from_mins(10));
     foundation
         .api
         .lock()
-        .insert(key(2005, 1, -1), Some(&us()), Duration::from_secs(600));
+        .insert(key(2005, 1, -1), Some(&us()), Duration::from_mins(10));
     let (config, uaa) = config(&foundation.server.uri(), 120);
     let observation = tcp::observe_once(&config, &uaa).await.unwrap();
     let plan = observation

@@ -72,6 +72,9 @@ pub fn choose(groups: &[RouterGroup], name: &str, default: bool) -> Result<Route
 }
 
 /// Sorts out which routes may be published.
+///
+/// # Panics
+/// Never: the list of system ports is a constant, and tests parse it.
 #[must_use]
 pub fn admit(table: &BTreeMap<RouterPort, TcpRoute>, gate: Gate<'_>) -> Admission {
     let system = PortRanges::parse(SYSTEM_PORTS).expect("the list of system ports must be valid");
@@ -132,21 +135,22 @@ impl<'a> Gate<'a> {
         }
         let group = match &route.router_group {
             None => self.chosen,
-            Some(name) => match self
-                .groups
-                .iter()
-                .filter(|group| group.name == *name)
-                .collect::<Vec<_>>()[..]
-            {
-                [group] => group,
-                _ => {
+            Some(name) => {
+                if let [group] = self
+                    .groups
+                    .iter()
+                    .filter(|group| group.name == *name)
+                    .collect::<Vec<_>>()[..]
+                {
+                    group
+                } else {
                     let message = format!(
                         "there is not one router group `{name}` of type tcp; there is {}",
                         names(self.groups)
                     );
                     return Err(find(Code::RouterGroupUnknown, message));
                 }
-            },
+            }
         };
         let RouterGroup {
             name,

@@ -13,7 +13,7 @@ use crate::route::{RouterPort, ServiceKey, TcpRoute};
 /// Changes of one Service that are let through in [`WINDOW`].
 const CHANGES_MAX: usize = 6;
 /// The time over which changes are counted.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 type Routes = BTreeMap<RouterPort, TcpRoute>;
 

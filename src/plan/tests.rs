@@ -7,7 +7,7 @@ use super::*;
 use crate::route::{Backend, Backends, ClusterId, NodeUid, ServiceRef, TcpRoute};
 
 const NOW: Uptime = Duration::from_secs(1000);
-const TTL: Duration = Duration::from_secs(120);
+const TTL: Duration = Duration::from_mins(2);
 
 fn us() -> InstanceId {
     InstanceId::of(&ClusterId("c".to_owned()))
@@ -88,7 +88,7 @@ impl World {
     fn confirmed(mut self, ago: u64, row: TcpRow) -> Self {
         self.journal
             .confirmed
-            .insert(row, NOW - Duration::from_secs(ago));
+            .insert(row, NOW.checked_sub(Duration::from_secs(ago)).unwrap());
         self
     }
 
@@ -225,10 +225,10 @@ fn an_older_jobs_row_goes_before_ours_is_added() {
     assert_eq!(plan.look_again, Some(Look::Soon));
 
     // The API took the deletion and did nothing: wait, and do not ask again at once.
-    world
-        .journal
-        .tried
-        .insert(legacy.clone(), NOW - Duration::from_secs(1));
+    world.journal.tried.insert(
+        legacy.clone(),
+        NOW.checked_sub(Duration::from_secs(1)).unwrap(),
+    );
     let plan = world.plan(Sight::Seen);
     assert!(plan.in_sync() && plan.held.len() == 1, "{plan:?}");
 
@@ -404,7 +404,11 @@ fn judge(world: &World, sight: Sight, wanted: &TcpRow) {
     proves_ownership(world, sight, &plan);
 
     let wants = !world.wanted.is_empty();
-    let known = world.journal.confirmed.get(wanted).map(|at| NOW - *at);
+    let known = world
+        .journal
+        .confirmed
+        .get(wanted)
+        .map(|at| NOW.checked_sub(*at).unwrap());
     let sees = sight == Sight::Seen;
     let there = match sight {
         Sight::Seen => world.observed.contains_key(wanted),

@@ -362,12 +362,12 @@ impl TcpCounters {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            list_every: Duration::from_secs(300),
-            foreign_look: Duration::from_secs(60),
+            list_every: Duration::from_mins(5),
+            foreign_look: Duration::from_mins(1),
             legacy_look: Duration::from_secs(5),
-            groups_every: Duration::from_secs(300),
-            quarantine: Duration::from_secs(300),
-            scope_retry: Duration::from_secs(60),
+            groups_every: Duration::from_mins(5),
+            quarantine: Duration::from_mins(5),
+            scope_retry: Duration::from_mins(1),
             legacy_life: Duration::from_secs(75),
             prune_margin: Duration::from_secs(15),
         }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 /// What a client published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
+pub(crate) struct Published {
     pub connection: u64,
     pub subject: String,
     pub reply: Option<String>,
@@ -22,7 +22,7 @@ pub struct Published {
 }
 
 #[derive(Default)]
-pub struct Behaviour {
+pub(crate) struct Behaviour {
     /// Only this password is let in.
     pub password: Option<String>,
     /// Say that TLS is required, and note what the client does then.
@@ -49,14 +49,14 @@ type Lines = mpsc::UnboundedSender<Vec<u8>>;
 
 type Shared = Arc<Mutex<State>>;
 
-pub struct Server {
+pub(crate) struct Server {
     pub addr: SocketAddr,
     state: Shared,
     tasks: JoinSet<()>,
 }
 
 impl Server {
-    pub async fn start(behaviour: Behaviour) -> Self {
+    pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let state = State {
             behaviour,
             ..State::default()
@@ -71,7 +71,7 @@ impl Server {
     }
 
     /// Listens, again on the same port after a stop.
-    pub async fn listen(&mut self) {
+    pub(crate) async fn listen(&mut self) {
         let listener = TcpListener::bind(self.addr).await.unwrap();
         self.addr = listener.local_addr().unwrap();
         let state = self.state.clone();
@@ -84,22 +84,22 @@ impl Server {
     }
 
     /// Ends every connection and stops listening.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.tasks.shutdown().await;
         lock(&self.state).subscriptions.clear();
     }
 
-    pub fn change(&self, change: impl FnOnce(&mut Behaviour)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut lock(&self.state).behaviour);
     }
 
     /// Publishes as somebody else would.
-    pub fn publish(&self, subject: &str, payload: &str) {
+    pub(crate) fn publish(&self, subject: &str, payload: &str) {
         deliver(&self.state, subject, None, payload.as_bytes());
     }
 
     /// What came on `router.register` and `router.unregister`: `(connection, "+" or "-", body)`.
-    pub fn routes(&self) -> Vec<(u64, char, String)> {
+    pub(crate) fn routes(&self) -> Vec<(u64, char, String)> {
         let state = lock(&self.state);
         let route = |message: &Published| {
             let sign = match message.subject.as_str() {
@@ -113,18 +113,18 @@ impl Server {
         state.log.iter().filter_map(route).collect()
     }
 
-    pub fn published(&self, subject: &str) -> Vec<Published> {
+    pub(crate) fn published(&self, subject: &str) -> Vec<Published> {
         let state = lock(&self.state);
         let on = |message: &&Published| message.subject == subject;
         state.log.iter().filter(on).cloned().collect()
     }
 
-    pub fn connections(&self) -> u64 {
+    pub(crate) fn connections(&self) -> u64 {
         lock(&self.state).connections
     }
 
     /// What a client sent first to a server that demands TLS.
-    pub fn first_bytes(&self) -> Vec<u8> {
+    pub(crate) fn first_bytes(&self) -> Vec<u8> {
         lock(&self.state).first_bytes.clone()
     }
 }
@@ -157,6 +157,10 @@ async fn serve(stream: TcpStream, state: Shared) {
         }
         return;
     }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by its test's few messages"
+    )]
     let (tx, rx) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(write(writer, rx));

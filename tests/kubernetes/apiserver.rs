@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// An HTTP error; 410 and 403 among them.
     Status(u16),
     /// The request is never answered.
@@ -55,14 +55,14 @@ struct Change {
 
 /// The server; it ends with the test's runtime.
 #[derive(Clone)]
-pub struct ApiServer {
+pub(crate) struct ApiServer {
     pub addr: SocketAddr,
     world: Arc<Mutex<World>>,
     changed: watch::Sender<u64>,
 }
 
 impl ApiServer {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             addr: listener.local_addr().unwrap(),
@@ -83,12 +83,12 @@ impl ApiServer {
         self.world.lock().unwrap()
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
     /// Creates or replaces; the uid stays unless the object brings one.
-    pub fn put(&self, resource: &str, mut object: Value) {
+    pub(crate) fn put(&self, resource: &str, mut object: Value) {
         let mut world = self.world();
         world.version += 1;
         let version = world.version;
@@ -116,7 +116,7 @@ impl ApiServer {
         self.changed.send_replace(version);
     }
 
-    pub fn delete(&self, resource: &str, namespace: &str, name: &str) {
+    pub(crate) fn delete(&self, resource: &str, namespace: &str, name: &str) {
         let mut world = self.world();
         world.version += 1;
         let version = world.version;
@@ -133,7 +133,7 @@ impl ApiServer {
         self.changed.send_replace(version);
     }
 
-    pub fn service(&self, name: &str, labels: &[(&str, &str)], node_port: u16) {
+    pub(crate) fn service(&self, name: &str, labels: &[(&str, &str)], node_port: u16) {
         let labels: BTreeMap<_, _> = labels.iter().copied().collect();
         self.put(
             "services",
@@ -144,7 +144,7 @@ impl ApiServer {
         );
     }
 
-    pub fn node(&self, name: &str, heartbeat: u32) {
+    pub(crate) fn node(&self, name: &str, heartbeat: u32) {
         self.put(
             "nodes",
             json!({
@@ -157,30 +157,30 @@ impl ApiServer {
         );
     }
 
-    pub fn fail(&self, verb: &'static str, resource: &str, fault: Fault) {
+    pub(crate) fn fail(&self, verb: &'static str, resource: &str, fault: Fault) {
         let key = (verb, resource.to_owned());
         self.world().faults.insert(key, fault);
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.world().faults.clear();
     }
 
-    pub fn demand_token(&self, token: &str) {
+    pub(crate) fn demand_token(&self, token: &str) {
         self.world().token = Some(token.to_owned());
     }
 
-    pub fn without_slices(&self) {
+    pub(crate) fn without_slices(&self) {
         self.world().no_slices = true;
     }
 
-    pub fn count(&self, verb: &str, resource: &str) -> usize {
+    pub(crate) fn count(&self, verb: &str, resource: &str) -> usize {
         let world = self.world();
         let all = world.requests.iter();
         all.filter(|(v, r, _)| *v == verb && r == resource).count()
     }
 
-    pub fn queries(&self, verb: &str, resource: &str) -> Vec<String> {
+    pub(crate) fn queries(&self, verb: &str, resource: &str) -> Vec<String> {
         let world = self.world();
         let all = world.requests.iter();
         let ours = all.filter(|(v, r, _)| *v == verb && r == resource);

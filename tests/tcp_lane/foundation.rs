@@ -3,29 +3,31 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate, matchers::any};
 
 /// Port, ip, backend port, tls port, group.
-pub type Key = (u16, String, u16, i64, String);
+pub(crate) type Key = (u16, String, u16, i64, String);
 
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     pub instance: Option<String>,
     expires: Instant,
 }
 
 /// One request that the API answered.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     pub path: String,
     pub ports: Vec<u16>,
     pub status: u16,
 }
 
-pub struct Api {
+pub(crate) struct Api {
     pub rows: BTreeMap<Key, Row>,
     pub groups: Value,
     pub scopes: BTreeSet<&'static str>,
@@ -49,15 +51,15 @@ pub struct Api {
 }
 
 #[derive(Clone)]
-pub struct Foundation(Arc<Mutex<Api>>);
+pub(crate) struct Foundation(Arc<Mutex<Api>>);
 
-pub struct Running {
+pub(crate) struct Running {
     pub api: Foundation,
     pub server: MockServer,
 }
 
 impl Running {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let api = Foundation(Arc::new(Mutex::new(Api::new())));
         let server = MockServer::start().await;
         Mock::given(any())
@@ -69,7 +71,7 @@ impl Running {
 }
 
 impl Foundation {
-    pub fn lock(&self) -> MutexGuard<'_, Api> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Api> {
         let mut api = self
             .0
             .lock()
@@ -85,7 +87,7 @@ impl Respond for Foundation {
     }
 }
 
-pub fn group(guid: &str, name: &str, ports: &str) -> Value {
+pub(crate) fn group(guid: &str, name: &str, ports: &str) -> Value {
     json!({"guid": guid, "name": name, "type": "tcp", "reservable_ports": ports})
 }
 
@@ -115,7 +117,7 @@ impl Api {
         }
     }
 
-    pub fn insert(&mut self, key: Key, instance: Option<&str>, ttl: Duration) {
+    pub(crate) fn insert(&mut self, key: Key, instance: Option<&str>, ttl: Duration) {
         let row = Row {
             instance: instance.map(ToOwned::to_owned),
             expires: Instant::now() + ttl,
@@ -123,11 +125,11 @@ impl Api {
         self.rows.insert(key, row);
     }
 
-    pub fn ports(&self) -> BTreeSet<u16> {
+    pub(crate) fn ports(&self) -> BTreeSet<u16> {
         self.rows.keys().map(|key| key.0).collect()
     }
 
-    pub fn creates(&self) -> impl Iterator<Item = &Call> {
+    pub(crate) fn creates(&self) -> impl Iterator<Item = &Call> {
         self.calls
             .iter()
             .filter(|call| call.path.ends_with("/create"))

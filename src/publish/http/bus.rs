@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::wire;
 use crate::config::NatsConfig;
 use dial::{Dial, Signals};
-pub use tls::TlsError;
+pub(super) use tls::TlsError;
 
 /// Detects a dead peer at the third tick, 30 s, well before gorouter prunes at 120 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the lane cannot have a connection at all; whatever may pass by itself is not among it.
 #[derive(Debug, thiserror::Error)]
-pub enum BusError {
+pub(super) enum BusError {
     /// No server can be dialled under that name.
     #[error("`{0}` is no address of a NATS server")]
     Address(String),
@@ -54,7 +54,7 @@ pub enum BusError {
 
 /// Why a message was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
+pub(super) enum SendError {
     /// That connection is no more.
     #[error("the connection to NATS was lost")]
     Gone,
@@ -65,7 +65,7 @@ pub enum SendError {
 
 /// What comes in.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub(super) enum Heard {
     /// A router started; what it told.
     Started(Bytes),
     /// A router answered our greeting.
@@ -81,7 +81,7 @@ pub enum Heard {
 }
 
 /// One client, connected or trying to be.
-pub struct Bus {
+pub(super) struct Bus {
     client: Client,
     statistics: Arc<async_nats::Statistics>,
     inbox: String,
@@ -98,7 +98,7 @@ impl Bus {
     ///
     /// # Errors
     /// Only for what no waiting can mend.
-    pub async fn open(config: &NatsConfig) -> Result<Self, BusError> {
+    pub(super) async fn open(config: &NatsConfig) -> Result<Self, BusError> {
         let dial = Dial::new(&config.servers)?;
         let signals = Arc::new(Signals::new(config.tls.is_some()));
         let options = options(config, &dial, &signals)?;
@@ -124,7 +124,7 @@ impl Bus {
 
     /// The connection that stands, if one does. No two have the same number.
     #[must_use]
-    pub fn epoch(&self) -> Option<u64> {
+    pub(super) fn epoch(&self) -> Option<u64> {
         let connected = self.client.connection_state() == State::Connected;
         connected.then(|| self.statistics.connects.load(Ordering::Relaxed))
     }
@@ -133,7 +133,7 @@ impl Bus {
     ///
     /// # Errors
     /// When that connection is gone or takes nothing.
-    pub async fn publish(
+    pub(super) async fn publish(
         &self,
         epoch: u64,
         subject: &'static str,
@@ -148,7 +148,7 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Self::publish`].
-    pub async fn greet(&self, epoch: u64) -> Result<(), SendError> {
+    pub(super) async fn greet(&self, epoch: u64) -> Result<(), SendError> {
         let reply = format!("{}.greet", self.inbox);
         let body = Bytes::from_static(wire::GREETING);
         let greet = self.client.publish_with_reply(wire::GREET, reply, body);
@@ -160,7 +160,7 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Self::publish`].
-    pub async fn echo(&self, epoch: u64, number: u64) -> Result<(), SendError> {
+    pub(super) async fn echo(&self, epoch: u64, number: u64) -> Result<(), SendError> {
         let subject = format!("{}.{number}", self.inbox);
         self.gated(epoch, self.client.publish(subject, Bytes::new()))
             .await
@@ -168,7 +168,7 @@ impl Bus {
 
     /// Whether the server lets us hear ourselves.
     #[must_use]
-    pub fn may_echo(&self) -> bool {
+    pub(super) fn may_echo(&self) -> bool {
         !self.signals.inbox_denied()
     }
 
@@ -176,7 +176,7 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Self::publish`].
-    pub async fn flush(&self, epoch: u64) -> Result<(), SendError> {
+    pub(super) async fn flush(&self, epoch: u64) -> Result<(), SendError> {
         match timeout(FLUSH_WAIT, self.client.flush()).await {
             Ok(Ok(())) if self.epoch() == Some(epoch) => Ok(()),
             Ok(_) => Err(SendError::Gone),
@@ -185,7 +185,7 @@ impl Bus {
     }
 
     /// Waits for what comes in. Safe to drop at any time.
-    pub async fn hear(&mut self) -> Heard {
+    pub(super) async fn hear(&mut self) -> Heard {
         loop {
             if self.ended {
                 // The client ended; it is told once, and the lane opens another.
@@ -209,32 +209,32 @@ impl Bus {
     }
 
     /// Gives the connection up and makes another; certificates and passwords are read anew.
-    pub async fn reconnect(&self) {
+    pub(super) async fn reconnect(&self) {
         // A client too stalled to take the wish is caught by its own pings.
         let _ = timeout(PUBLISH_WAIT, self.client.force_reconnect()).await;
     }
 
     /// Whether the client ended by itself and connects no more.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.ended
     }
 
     /// Why there is no connection, or what the server refused last; never a secret.
     #[must_use]
-    pub fn error(&self) -> Option<String> {
+    pub(super) fn error(&self) -> Option<String> {
         self.signals.error()
     }
 
     /// Failed attempts to connect since the last connection.
     #[must_use]
-    pub fn failures(&self) -> u32 {
+    pub(super) fn failures(&self) -> u32 {
         self.signals.failures()
     }
 
     /// Which server we talk to.
     #[must_use]
-    pub fn server(&self) -> String {
+    pub(super) fn server(&self) -> String {
         self.signals.server()
     }
 

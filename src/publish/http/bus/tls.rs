@@ -20,7 +20,7 @@ use crate::config::{ClientIdentity, TlsConfig};
 
 /// Why TLS cannot be prepared.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// A file cannot be read, or holds something else.
     #[error("cannot read `{}`: {reason}", .path.display())]
     File {

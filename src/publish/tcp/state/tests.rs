@@ -8,12 +8,13 @@ use crate::route::{
     ServiceRef, TcpRoute,
 };
 
-const TTL: Duration = Duration::from_secs(120);
+const TTL: Duration = Duration::from_mins(2);
 
 fn at(secs: u64) -> Uptime {
     Duration::from_secs(secs)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the channel carries it")]
 fn want(ports: &[u16]) -> Option<Arc<Desired>> {
     let key = |port: &u16| ServiceKey {
         namespace: "ns".to_owned(),
