@@ -219,10 +219,15 @@ impl Controller {
     }
 
     /// Waits until it has ended; its exit code.
-    pub async fn end(mut self) -> i32 {
+    pub async fn end(self) -> i32 {
+        self.end_with_log().await.0
+    }
+
+    /// Waits until it has ended; its exit code and all that it logged.
+    pub async fn end_with_log(mut self) -> (i32, String) {
         let status = tokio::time::timeout(STOP_WITHIN, self.child.wait()).await;
         let status = status.expect("the controller must stop in time").expect("it must be waited for");
-        status.code().unwrap_or(-1)
+        (status.code().unwrap_or(-1), self.log())
     }
 
     /// SIGKILL and a new start with the same configuration.
