@@ -188,7 +188,7 @@ fn check_and_lint_need_no_foundation() {
         settings.config["nats"]["servrs"] = json!([]);
         let (code, _, errors) = settings.command(&["check", "--offline"]).await.unwrap();
         assert_eq!(code, 2);
-        assert!(errors.contains("nats.servrs") && errors.contains("`servers`"), "{errors}");
+        assert!(errors.contains("nats.servrs") && errors.contains("`nats.servers`"), "{errors}");
 
         let examples = format!("{}/../../examples", env!("CARGO_MANIFEST_DIR"));
         let names = ["nginx", "grafana", "tomcat", "mysql", "rbac"];
