@@ -40,18 +40,27 @@ impl Site {
         let service = format!("sites/{label}");
         foundation.cluster.service(&service, node_port).await?;
         let web = Web::start(&on_nodes(node_port), name).await?;
-        Ok(Self { service, host: foundation.host(&label), label, _web: web })
+        Ok(Self {
+            service,
+            host: foundation.host(&label),
+            label,
+            _web: web,
+        })
     }
 
     /// Labels it.
     pub async fn label(&self, foundation: &Foundation) {
-        let label = foundation.cluster.label(&self.service, "http-route-sync", Some(&self.label));
+        let label = foundation
+            .cluster
+            .label(&self.service, "http-route-sync", Some(&self.label));
         label.await.expect("the label must be taken");
     }
 
     /// Takes the label away.
     pub async fn unlabel(&self, foundation: &Foundation) {
-        let label = foundation.cluster.label(&self.service, "http-route-sync", None);
+        let label = foundation
+            .cluster
+            .label(&self.service, "http-route-sync", None);
         label.await.expect("the label must go");
     }
 
@@ -59,7 +68,9 @@ impl Site {
     #[track_caller]
     pub fn answers(&self, foundation: &Foundation) -> impl Future<Output = ()> {
         let router = foundation.http();
-        eventually(&self.host, async move || http_status(router, &self.host).await == 200)
+        eventually(&self.host, async move || {
+            http_status(router, &self.host).await == 200
+        })
     }
 
     /// Waits until the host is unknown to the router.
@@ -84,19 +95,27 @@ impl Line {
         let service = format!("lines/{}", foundation.name(name));
         foundation.cluster.service(&service, node_port).await?;
         let echo = Echo::start(&on_nodes(node_port), name).await?;
-        Ok(Self { service, port: foundation.port(), _echo: echo })
+        Ok(Self {
+            service,
+            port: foundation.port(),
+            _echo: echo,
+        })
     }
 
     /// Labels it.
     pub async fn label(&self, foundation: &Foundation) {
         let port = self.port.to_string();
-        let label = foundation.cluster.label(&self.service, "tcp-route-sync", Some(&port));
+        let label = foundation
+            .cluster
+            .label(&self.service, "tcp-route-sync", Some(&port));
         label.await.expect("the label must be taken");
     }
 
     /// Takes the label away.
     pub async fn unlabel(&self, foundation: &Foundation) {
-        let label = foundation.cluster.label(&self.service, "tcp-route-sync", None);
+        let label = foundation
+            .cluster
+            .label(&self.service, "tcp-route-sync", None);
         label.await.expect("the label must go");
     }
 
@@ -104,14 +123,18 @@ impl Line {
     #[track_caller]
     pub fn answers(&self, foundation: &Foundation) -> impl Future<Output = ()> {
         let address = foundation.tcp(self.port);
-        eventually(&self.service, async move || tcp_line(address).await.is_some())
+        eventually(&self.service, async move || {
+            tcp_line(address).await.is_some()
+        })
     }
 
     /// Waits until the port is closed.
     #[track_caller]
     pub fn gone(&self, foundation: &Foundation) -> impl Future<Output = ()> {
         let address = foundation.tcp(self.port);
-        eventually(&self.service, async move || tcp_line(address).await.is_none())
+        eventually(&self.service, async move || {
+            tcp_line(address).await.is_none()
+        })
     }
 
     /// Connects to it from now on.

@@ -50,7 +50,12 @@ impl Demo {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines, manifests, temp }
+        Self {
+            child,
+            lines,
+            manifests,
+            temp,
+        }
     }
 
     /// Every line up to the one that holds `what`, which is the last.
@@ -67,7 +72,10 @@ impl Demo {
             false
         };
         let found = tokio::time::timeout(DEADLINE, search).await;
-        assert!(matches!(found, Ok(true)), "no line with `{what}` in {seen:#?}");
+        assert!(
+            matches!(found, Ok(true)),
+            "no line with `{what}` in {seen:#?}"
+        );
         seen
     }
 
@@ -97,7 +105,11 @@ impl Demo {
 
 /// What a command answers on stdout.
 async fn shell(command: &str) -> String {
-    let output = Command::new("bash").args(["-c", command]).output().await.unwrap();
+    let output = Command::new("bash")
+        .args(["-c", command])
+        .output()
+        .await
+        .unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -138,42 +150,83 @@ async fn every_printed_command_works_as_printed_and_every_edit_is_told() {
         ("tomcat-example", "default/tomcat"),
         ("34569", "default/mysql"),
     ] {
-        let command = commands.iter().find(|command| command.contains(name)).unwrap();
+        let command = commands
+            .iter()
+            .find(|command| command.contains(name))
+            .unwrap();
         answers(command, service).await;
     }
     // Its log is for people here, and none of its lines is a complaint about the demo.
-    let log: Vec<_> = printed.iter().filter(|line| line.contains("route-sync | ")).collect();
+    let log: Vec<_> = printed
+        .iter()
+        .filter(|line| line.contains("route-sync | "))
+        .collect();
     assert!(log.iter().any(|line| line.contains(" INFO ")), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("finding")), "{log:#?}");
 
-    demo.edit("nginx.yml", "http-route-sync: nginx", "http-route-sync: renamed");
+    demo.edit(
+        "nginx.yml",
+        "http-route-sync: nginx",
+        "http-route-sync: renamed",
+    );
     let told = demo.line("nginx.yml changed: ").await;
     let change = "nginx.apps.example.test → renamed.apps.example.test (registered in ";
-    assert!(told.contains(change) && told.contains(", withdrawn in "), "{told}");
+    assert!(
+        told.contains(change) && told.contains(", withdrawn in "),
+        "{told}"
+    );
     let command = demo.line("curl ").await;
     assert!(command.contains("renamed.apps.example.test"), "{command}");
     answers(&command, "default/nginx").await;
     let old = command.replace("renamed.", "nginx.");
-    eventually("the old host is gone", async || shell(&old).await.contains("404")).await;
+    eventually("the old host is gone", async || {
+        shell(&old).await.contains("404")
+    })
+    .await;
 
-    demo.edit("mysql.yml", "tcp-route-sync: '34569'", "tcp-route-sync: '1024'");
+    demo.edit(
+        "mysql.yml",
+        "tcp-route-sync: '34569'",
+        "tcp-route-sync: '1024'",
+    );
     let told = demo.line("mysql.yml changed: ").await;
-    assert!(told.contains("TCP port 34569 → TCP port 1024 (registered in "), "{told}");
+    assert!(
+        told.contains("TCP port 34569 → TCP port 1024 (registered in "),
+        "{told}"
+    );
     answers(&demo.line("bash ").await, "default/mysql").await;
 
-    std::fs::write(demo.manifest("tomcat.yml"), "kind: Service\nmetadata: {name: [\n").unwrap();
-    let told = demo.line("tomcat.yml does not read, its last state stays: ").await;
+    std::fs::write(
+        demo.manifest("tomcat.yml"),
+        "kind: Service\nmetadata: {name: [\n",
+    )
+    .unwrap();
+    let told = demo
+        .line("tomcat.yml does not read, its last state stays: ")
+        .await;
     assert!(told.contains("line "), "{told}");
     answers(&old.replace("nginx.", "tomcat-example."), "default/tomcat").await;
 
     std::fs::remove_file(demo.manifest("grafana.yml")).unwrap();
     let told = demo.line("grafana.yml removed: ").await;
-    assert!(told.contains("− grafana.apps.example.test (withdrawn in "), "{told}");
+    assert!(
+        told.contains("− grafana.apps.example.test (withdrawn in "),
+        "{told}"
+    );
 
     // What cannot be is told as well, with the controller's own reason.
-    demo.edit("nginx.yml", "http-route-sync: renamed", "http-route-sync: api");
-    let reason = demo.lines("not registered yet: api.apps.example.test").await;
-    assert!(reason.iter().any(|line| line.contains("WARN finding")), "{reason:#?}");
+    demo.edit(
+        "nginx.yml",
+        "http-route-sync: renamed",
+        "http-route-sync: api",
+    );
+    let reason = demo
+        .lines("not registered yet: api.apps.example.test")
+        .await;
+    assert!(
+        reason.iter().any(|line| line.contains("WARN finding")),
+        "{reason:#?}"
+    );
     assert!(demo.interrupt().await.success());
 }
 

@@ -5,7 +5,9 @@ use counterparts::{Gorouter, GorouterOptions, NatsServer, NatsServerOptions};
 use sandbox::http_router::{HttpRouter, HttpRouterOptions, NatsClientOptions};
 use std::net::SocketAddr;
 use suite::controller::KUBECONFIG;
-use suite::{Controller, Foundation, Line, Settings, Site, Stage, eventually, http_status, on_each_stage};
+use suite::{
+    Controller, Foundation, Line, Settings, Site, Stage, eventually, http_status, on_each_stage,
+};
 
 /// What the old job was given where no other was configured.
 const NATS_PORT: u16 = 4222;
@@ -32,7 +34,11 @@ impl Router {
             }
             Stage::Real => {
                 let options = GorouterOptions::quick();
-                Self::Real(Gorouter::start(&stack.run, &stack.pki, nats, options).await.unwrap())
+                Self::Real(
+                    Gorouter::start(&stack.run, &stack.pki, nats, options)
+                        .await
+                        .unwrap(),
+                )
             }
         }
     }
@@ -85,7 +91,11 @@ async fn does_its_job(foundation: &Foundation, router: &Router, site: &Site, lin
     let status = async || http_status(router.address(), &site.host).await;
     site.label(foundation).await;
     line.label(foundation).await;
-    eventually("the host answers through the plain NATS' router", async || status().await == 200).await;
+    eventually(
+        "the host answers through the plain NATS' router",
+        async || status().await == 200,
+    )
+    .await;
     line.answers(foundation).await;
     site.unlabel(foundation).await;
     line.unlabel(foundation).await;
@@ -106,24 +116,36 @@ fn the_old_jobs_command_line_and_file_work_as_they_are() {
             ..NatsServerOptions::default()
         };
         let stack = &foundation.stack;
-        let nats = NatsServer::start(&stack.run, &stack.pki, options).await.unwrap();
+        let nats = NatsServer::start(&stack.run, &stack.pki, options)
+            .await
+            .unwrap();
         let router = Router::start(foundation, &nats).await;
         let site = Site::new(foundation, "old-job", 30332).await.unwrap();
         let line = Line::new(foundation, "old-job", 30333).await.unwrap();
 
         // Without a port, as the first templates had it; the original's own flag has one dash.
-        let controller = start(foundation, original(foundation, &["127.0.0.1"]), "-configPath=").await;
+        let controller = start(
+            foundation,
+            original(foundation, &["127.0.0.1"]),
+            "-configPath=",
+        )
+        .await;
         does_its_job(foundation, &router, &site, &line).await;
         each_weakness_is_told_once(&controller.log());
         assert_eq!(controller.stop().await, 0);
 
         // With a port, behind a server that is gone, and with a key that nobody knows.
-        let both = original(foundation, &["127.0.0.1:4223", "127.0.0.1:4222"]) + "cloud_foundry_api: x\n";
+        let both =
+            original(foundation, &["127.0.0.1:4223", "127.0.0.1:4222"]) + "cloud_foundry_api: x\n";
         let controller = start(foundation, both, "--configPath").await;
         does_its_job(foundation, &router, &site, &line).await;
         let log = controller.log();
         each_weakness_is_told_once(&log);
-        assert_eq!(log.matches("route-sync.configuration key ignored").count(), 1, "{log}");
+        assert_eq!(
+            log.matches("route-sync.configuration key ignored").count(),
+            1,
+            "{log}"
+        );
         assert!(log.contains("cloud_foundry_api"), "{log}");
         assert_eq!(controller.stop().await, 0);
     });

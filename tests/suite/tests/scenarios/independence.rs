@@ -6,7 +6,8 @@
 use counterparts::Program;
 use sandbox::listen::Failure;
 use suite::{
-    Controller, Foundation, HttpLoop, Line, Settings, Site, Stage, TcpLoop, eventually, on_each_stage,
+    Controller, Foundation, HttpLoop, Line, Settings, Site, Stage, TcpLoop, eventually,
+    on_each_stage,
 };
 
 /// What lives before anything is broken, what is labelled while it is, and the requests that must not fail.
@@ -28,9 +29,15 @@ impl Scene {
         let late = format!("{name}-late");
         Self {
             site: Site::new(foundation, name, first_node_port).await.unwrap(),
-            line: Line::new(foundation, name, first_node_port + 1).await.unwrap(),
-            late_site: Site::new(foundation, &late, first_node_port + 2).await.unwrap(),
-            late_line: Line::new(foundation, &late, first_node_port + 3).await.unwrap(),
+            line: Line::new(foundation, name, first_node_port + 1)
+                .await
+                .unwrap(),
+            late_site: Site::new(foundation, &late, first_node_port + 2)
+                .await
+                .unwrap(),
+            late_line: Line::new(foundation, &late, first_node_port + 3)
+                .await
+                .unwrap(),
         }
     }
 
@@ -40,7 +47,10 @@ impl Scene {
         self.line.label(foundation).await;
         self.site.answers(foundation).await;
         self.line.answers(foundation).await;
-        Requests { http: self.site.requested(foundation), tcp: self.line.requested(foundation) }
+        Requests {
+            http: self.site.requested(foundation),
+            tcp: self.line.requested(foundation),
+        }
     }
 }
 
@@ -49,7 +59,11 @@ impl Requests {
     fn none_failed(self) {
         for (requests, failures) in [self.http.end(), self.tcp.end()] {
             assert!(requests > 0, "nothing was requested");
-            assert!(failures.is_empty(), "{} of {requests}: {failures:?}", failures.len());
+            assert!(
+                failures.is_empty(),
+                "{} of {requests}: {failures:?}",
+                failures.len()
+            );
         }
     }
 }
@@ -64,13 +78,22 @@ async fn stop_routing_api(foundation: &mut Foundation) {
 async fn start_routing_api(foundation: &mut Foundation) {
     match foundation.stage {
         Stage::Sandbox => foundation.boxed.routing_api.start_again().await.unwrap(),
-        Stage::Real => foundation.stack.routing_api.as_mut().unwrap().begin().await.unwrap(),
+        Stage::Real => foundation
+            .stack
+            .routing_api
+            .as_mut()
+            .unwrap()
+            .begin()
+            .await
+            .unwrap(),
     }
 }
 
 /// Started, and not waited for: something that it needs is down.
 async fn start(foundation: &Foundation) -> Controller {
-    Controller::start(Settings::new(foundation).unwrap()).await.unwrap()
+    Controller::start(Settings::new(foundation).unwrap())
+        .await
+        .unwrap()
 }
 
 /// `/ready` says 503 and names it.
@@ -93,7 +116,8 @@ async fn resolved(controller: &Controller, code: &str, subject: &str) {
 
 #[test]
 fn with_nats_stopped_tcp_changes_land() {
-    let statement = "NATS stopped: TCP changes land, every route lives, and HTTP catches up after its restart";
+    let statement =
+        "NATS stopped: TCP changes land, every route lives, and HTTP catches up after its restart";
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "no-nats", 30300).await;
         let mut controller = foundation.controller().await;
@@ -118,8 +142,7 @@ fn with_nats_stopped_tcp_changes_land() {
 
 #[test]
 fn with_uaa_and_routing_api_stopped_http_changes_land() {
-    let statement =
-        "UAA and routing API stopped: HTTP changes land, every route lives, and TCP catches up after their restart";
+    let statement = "UAA and routing API stopped: HTTP changes land, every route lives, and TCP catches up after their restart";
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "no-api", 30304).await;
         let mut controller = foundation.controller().await;
@@ -146,7 +169,8 @@ fn with_uaa_and_routing_api_stopped_http_changes_land() {
 
 #[test]
 fn a_frozen_nats_holds_up_http_alone() {
-    let statement = "NATS frozen: TCP changes land, every route lives, and HTTP catches up once it goes on";
+    let statement =
+        "NATS frozen: TCP changes land, every route lives, and HTTP catches up once it goes on";
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "cold-nats", 30308).await;
         let mut controller = foundation.controller().await;
@@ -168,8 +192,7 @@ fn a_frozen_nats_holds_up_http_alone() {
 
 #[test]
 fn a_frozen_uaa_and_a_hanging_routing_api_hold_up_tcp_alone() {
-    let statement =
-        "UAA and routing API frozen: HTTP changes land, every route lives, and TCP catches up once they go on";
+    let statement = "UAA and routing API frozen: HTTP changes land, every route lives, and TCP catches up once they go on";
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "cold-api", 30312).await;
         let mut controller = foundation.controller().await;
@@ -259,7 +282,8 @@ fn a_start_without_routing_api_serves_http_and_tcp_joins() {
 
 #[test]
 fn a_start_without_apiserver_removes_nothing() {
-    let statement = "apiserver down at the start: nothing is removed, and everything comes once it is there";
+    let statement =
+        "apiserver down at the start: nothing is removed, and everything comes once it is there";
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-kube", 30328).await;
         let first = foundation.controller().await;
@@ -280,8 +304,18 @@ fn a_start_without_apiserver_removes_nothing() {
         })
         .await;
         assert_eq!(foundation.rows_of(scene.line.port).await.len(), rows);
-        assert_eq!(controller.metric("route_sync_nats_withdrawals_total", "").await, 0.0);
-        assert_eq!(controller.metric("route_sync_tcp_rows_removed_total", "").await, 0.0);
+        assert_eq!(
+            controller
+                .metric("route_sync_nats_withdrawals_total", "")
+                .await,
+            0.0
+        );
+        assert_eq!(
+            controller
+                .metric("route_sync_tcp_rows_removed_total", "")
+                .await,
+            0.0
+        );
 
         foundation.stack.apiserver.begin().await.unwrap();
         controller.ready().await;
@@ -290,7 +324,12 @@ fn a_start_without_apiserver_removes_nothing() {
         scene.late_line.answers(foundation).await;
         let (requests, failures) = tcp.end();
         assert!(requests > 0 && failures.is_empty(), "{failures:?}");
-        assert_eq!(controller.metric("route_sync_tcp_rows_removed_total", "").await, 0.0);
+        assert_eq!(
+            controller
+                .metric("route_sync_tcp_rows_removed_total", "")
+                .await,
+            0.0
+        );
         assert_eq!(controller.stop().await, 0);
     });
 }

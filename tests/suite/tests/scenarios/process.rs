@@ -15,16 +15,23 @@ use suite::{
 const STOPS_WITHIN: Duration = Duration::from_secs(12);
 
 async fn start(foundation: &Foundation) -> Controller {
-    Controller::start(Settings::new(foundation).unwrap()).await.unwrap()
+    Controller::start(Settings::new(foundation).unwrap())
+        .await
+        .unwrap()
 }
 
 /// Waits until `/ready` answers 503 with exactly these beginnings of lines.
 async fn missing(controller: &Controller, expected: &[&str]) {
     eventually(&format!("missing: {expected:?}"), async || {
-        let Some((503, text)) = controller.page("ready").await else { return false };
+        let Some((503, text)) = controller.page("ready").await else {
+            return false;
+        };
         let lines: Vec<&str> = text.lines().collect();
         lines.len() == expected.len()
-            && lines.iter().zip(expected).all(|(line, start)| line.starts_with(start))
+            && lines
+                .iter()
+                .zip(expected)
+                .all(|(line, start)| line.starts_with(start))
     })
     .await;
     let (status, _) = controller.page("live").await.unwrap();
@@ -44,7 +51,13 @@ fn the_pages_tell_each_phase_of_a_start() {
         foundation.stack.apiserver.freeze();
         foundation.stack.nats.freeze();
         let mut controller = start(foundation).await;
-        let all = ["source nodes:", "source services", "source services", "lane tcp:", "lane http:"];
+        let all = [
+            "source nodes:",
+            "source services",
+            "source services",
+            "lane tcp:",
+            "lane http:",
+        ];
         nothing_is_known(&controller, &all).await;
 
         foundation.stack.apiserver.thaw();
@@ -52,19 +65,30 @@ fn the_pages_tell_each_phase_of_a_start() {
         line.answers(foundation).await;
         let confirmed = async |lane: &str| {
             let labels = format!("lane=\"{lane}\"");
-            controller.metric("route_sync_lane_confirmed", &labels).await
+            controller
+                .metric("route_sync_lane_confirmed", &labels)
+                .await
         };
-        assert_eq!((confirmed("tcp").await, confirmed("http").await), (1.0, 0.0));
+        assert_eq!(
+            (confirmed("tcp").await, confirmed("http").await),
+            (1.0, 0.0)
+        );
         let status = controller.status().await;
         assert_eq!(status["ready"], false);
         assert_eq!(status["lanes"]["tcp"]["confirmed"], true);
         assert_eq!(status["lanes"]["http"]["confirmed"], false);
         let (_, table, _) = controller.command(&["status"]).await.unwrap();
-        assert!(table.contains("not ready") && table.contains("missing: lane http"), "{table}");
+        assert!(
+            table.contains("not ready") && table.contains("missing: lane http"),
+            "{table}"
+        );
 
         foundation.stack.nats.thaw();
         controller.ready().await;
-        assert_eq!(controller.page("ready").await.unwrap(), (200, "ready\n".to_owned()));
+        assert_eq!(
+            controller.page("ready").await.unwrap(),
+            (200, "ready\n".to_owned())
+        );
         site.answers(foundation).await;
         everything_is_told(&controller, &site, &line).await;
         assert_eq!(controller.stop().await, 0);
@@ -72,21 +96,33 @@ fn the_pages_tell_each_phase_of_a_start() {
 }
 
 async fn nothing_is_known(controller: &Controller, expected: &[&str]) {
-    eventually("the pages are there", async || controller.page("live").await.is_some()).await;
+    eventually("the pages are there", async || {
+        controller.page("live").await.is_some()
+    })
+    .await;
     let (status, text) = controller.page("ready").await.unwrap();
     assert_eq!(status, 503);
     for line in expected {
-        assert!(text.lines().any(|told| told.starts_with(line)), "`{line}` is not in\n{text}");
+        assert!(
+            text.lines().any(|told| told.starts_with(line)),
+            "`{line}` is not in\n{text}"
+        );
     }
     let report = controller.status().await;
-    assert_eq!((&report["format"], &report["ready"]), (&json!(1), &json!(false)));
+    assert_eq!(
+        (&report["format"], &report["ready"]),
+        (&json!(1), &json!(false))
+    );
     let told: Vec<String> = serde_json::from_value(report["missing"].clone()).unwrap();
     assert_eq!(told.len(), text.lines().count());
     let synced = controller.metric("route_sync_source_synced", "").await;
     assert_eq!(synced, 0.0);
     let (code, table, _) = controller.command(&["status"]).await.unwrap();
     assert_eq!(code, 0);
-    assert!(table.contains("not ready") && table.contains("incomplete"), "{table}");
+    assert!(
+        table.contains("not ready") && table.contains("incomplete"),
+        "{table}"
+    );
 }
 
 async fn everything_is_told(controller: &Controller, site: &Site, line: &Line) {
@@ -100,28 +136,55 @@ async fn everything_is_told(controller: &Controller, site: &Site, line: &Line) {
     eventually("one live route of each lane in the metrics", live).await;
     let (_, metrics) = controller.page("metrics").await.unwrap();
     assert!(metrics.ends_with("# EOF\n"), "OpenMetrics has an end");
-    for name in ["route_sync_build_info", "route_sync_process_resident_memory_bytes"] {
+    for name in [
+        "route_sync_build_info",
+        "route_sync_process_resident_memory_bytes",
+    ] {
         assert!(metrics.contains(&format!("\n{name}")), "{name}");
     }
     assert_eq!(controller.metric("route_sync_nodes", "").await, 2.0);
     assert_eq!(controller.metric("route_sync_services", "").await, 2.0);
 
-    let (code, text, _) = controller.command(&["status", "--output", "json"]).await.unwrap();
+    let (code, text, _) = controller
+        .command(&["status", "--output", "json"])
+        .await
+        .unwrap();
     assert_eq!(code, 0);
     let report: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&report["ready"], &report["missing"]), (&json!(true), &json!([])));
+    assert_eq!(
+        (&report["ready"], &report["missing"]),
+        (&json!(true), &json!([]))
+    );
     let route = &report["lanes"]["http"]["routes"][&site.host];
-    assert_eq!((&route["service"], &route["state"]), (&json!(site.service), &json!("live")));
-    assert_eq!(route["backends"], json!(["10.0.0.1:30340", "10.0.0.2:30340"]));
+    assert_eq!(
+        (&route["service"], &route["state"]),
+        (&json!(site.service), &json!("live"))
+    );
+    assert_eq!(
+        route["backends"],
+        json!(["10.0.0.1:30340", "10.0.0.2:30340"])
+    );
     let route = &report["lanes"]["tcp"]["routes"][line.port.to_string()];
-    assert_eq!((&route["service"], &route["state"]), (&json!(line.service), &json!("live")));
+    assert_eq!(
+        (&route["service"], &route["state"]),
+        (&json!(line.service), &json!("live"))
+    );
     for (source, told) in report["sources"].as_object().unwrap() {
-        assert!(told["synced"] == true && told["error"].is_null(), "{source}: {told}");
+        assert!(
+            told["synced"] == true && told["error"].is_null(),
+            "{source}: {told}"
+        );
     }
 
     let (code, table, _) = controller.command(&["status"]).await.unwrap();
     assert_eq!(code, 0);
-    for word in [": ready\n", "lane http: confirmed", "lane tcp: confirmed", &site.host, &line.service] {
+    for word in [
+        ": ready\n",
+        "lane http: confirmed",
+        "lane tcp: confirmed",
+        &site.host,
+        &line.service,
+    ] {
         assert!(table.contains(word), "`{word}` is not in\n{table}");
     }
 }
@@ -137,32 +200,59 @@ fn plan_tells_by_its_exit_code_what_is_pending_and_writes_nothing() {
         let plan = async |settings: &Settings| settings.command(&["plan"]).await.unwrap();
 
         let (code, text, errors) = plan(&settings).await;
-        assert_eq!((code, text.as_str()), (0, "tcp: 0 to add, 0 to remove, 0 to keep\n"), "{errors}");
+        assert_eq!(
+            (code, text.as_str()),
+            (0, "tcp: 0 to add, 0 to remove, 0 to keep\n"),
+            "{errors}"
+        );
 
         line.label(foundation).await;
         site.label(foundation).await;
         let (code, text, errors) = plan(&settings).await;
         assert_eq!(code, 2, "{text}{errors}");
-        assert!(text.contains("tcp: 2 to add, 0 to remove, 0 to keep\n"), "{text}");
+        assert!(
+            text.contains("tcp: 2 to add, 0 to remove, 0 to keep\n"),
+            "{text}"
+        );
         let row = format!("  + {}  10.0.0.1:30342\n", line.port);
         assert!(text.contains(&row) && text.contains(&site.host), "{text}");
-        assert!(foundation.rows_of(line.port).await.is_empty(), "a plan writes nothing");
-        assert!(foundation.http_routes().await.get(&site.host).is_none(), "a plan announces nothing");
+        assert!(
+            foundation.rows_of(line.port).await.is_empty(),
+            "a plan writes nothing"
+        );
+        assert!(
+            foundation.http_routes().await.get(&site.host).is_none(),
+            "a plan announces nothing"
+        );
 
         let controller = foundation.controller().await;
         line.answers(foundation).await;
         let (code, text, errors) = controller.command(&["plan"]).await.unwrap();
         assert_eq!(code, 0, "{text}{errors}");
-        assert!(text.contains("tcp: 0 to add, 0 to remove, 2 to keep\n"), "{text}");
+        assert!(
+            text.contains("tcp: 0 to add, 0 to remove, 2 to keep\n"),
+            "{text}"
+        );
         assert_eq!(controller.stop().await, 0);
 
         // The controller is gone and its rows still stand: without the label they are to be removed.
         line.unlabel(foundation).await;
-        let (code, text, _) = settings.command(&["plan", "--output", "json"]).await.unwrap();
+        let (code, text, _) = settings
+            .command(&["plan", "--output", "json"])
+            .await
+            .unwrap();
         let view: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((code, view["in_sync"].clone()), (2, json!(false)));
-        assert_eq!(view["tcp"]["remove"].as_array().map(Vec::len), Some(2), "{text}");
-        assert_eq!(foundation.rows_of(line.port).await.len(), 2, "a plan writes nothing");
+        assert_eq!(
+            view["tcp"]["remove"].as_array().map(Vec::len),
+            Some(2),
+            "{text}"
+        );
+        assert_eq!(
+            foundation.rows_of(line.port).await.len(),
+            2,
+            "a plan writes nothing"
+        );
 
         let mut nowhere = Settings::new(foundation).unwrap();
         nowhere.config["routing_api"]["url"] = json!("https://127.0.0.1:1");
@@ -170,7 +260,11 @@ fn plan_tells_by_its_exit_code_what_is_pending_and_writes_nothing() {
         assert_eq!((code, text.as_str()), (1, ""));
         assert!(errors.starts_with("error: "), "{errors}");
         nowhere.config["routing_api"]["url"] = json!(7);
-        assert_eq!(plan(&nowhere).await.0, 1, "2 would say that changes are pending");
+        assert_eq!(
+            plan(&nowhere).await.0,
+            1,
+            "2 would say that changes are pending"
+        );
     });
 }
 
@@ -181,14 +275,19 @@ fn check_and_lint_need_no_foundation() {
         let (code, text, errors) = settings.command(&["check", "--offline"]).await.unwrap();
         assert_eq!((code, errors.as_str()), (0, ""));
         assert!(text.ends_with("is valid\n"), "{text}");
-        let (code, text, _) =
-            settings.command(&["check", "--offline", "--output", "json"]).await.unwrap();
+        let (code, text, _) = settings
+            .command(&["check", "--offline", "--output", "json"])
+            .await
+            .unwrap();
         let view: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((code, &view["valid"]), (0, &json!(true)));
         settings.config["nats"]["servrs"] = json!([]);
         let (code, _, errors) = settings.command(&["check", "--offline"]).await.unwrap();
         assert_eq!(code, 2);
-        assert!(errors.contains("nats.servrs") && errors.contains("`nats.servers`"), "{errors}");
+        assert!(
+            errors.contains("nats.servrs") && errors.contains("`nats.servers`"),
+            "{errors}"
+        );
 
         let examples = format!("{}/../../examples", env!("CARGO_MANIFEST_DIR"));
         let names = ["nginx", "grafana", "tomcat", "mysql", "rbac"];
@@ -205,7 +304,10 @@ fn check_and_lint_need_no_foundation() {
             ("34569", "default/mysql"),
         ] {
             let line = text.lines().find(|line| line.contains(route));
-            assert!(line.is_some_and(|line| line.ends_with(service)), "{route}: {text}");
+            assert!(
+                line.is_some_and(|line| line.ends_with(service)),
+                "{route}: {text}"
+            );
         }
     });
 }
@@ -221,13 +323,22 @@ fn secrets(foundation: &Foundation) -> Vec<String> {
         "eyJ".to_owned(),
     ];
     // The longest lines of a key are as secret as the key.
-    secrets.extend(stack.pki.client.key_pem.lines().filter(|line| line.len() > 60).map(str::to_owned));
+    secrets.extend(
+        stack
+            .pki
+            .client
+            .key_pem
+            .lines()
+            .filter(|line| line.len() > 60)
+            .map(str::to_owned),
+    );
     secrets
 }
 
 #[test]
 fn every_log_line_is_lagers_and_nothing_tells_a_secret() {
-    let statement = "each line is lager's, findings stand alike in log, metrics and status, no secret is told";
+    let statement =
+        "each line is lager's, findings stand alike in log, metrics and status, no secret is told";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(2).await;
         let controller = foundation
@@ -259,7 +370,10 @@ fn every_log_line_is_lagers_and_nothing_tells_a_secret() {
         foundation.stack.nats.begin().await.unwrap();
         eventually("lane-down is resolved in the log", async || {
             let resolved = r#""message":"route-sync.finding resolved""#;
-            controller.log().lines().any(|line| line.contains(resolved) && line.contains("lane-down"))
+            controller
+                .log()
+                .lines()
+                .any(|line| line.contains(resolved) && line.contains("lane-down"))
         })
         .await;
 
@@ -293,21 +407,44 @@ async fn poison(foundation: &Foundation) {
     for (index, (service, label, value)) in POISON.into_iter().enumerate() {
         let service = foundation.name(service);
         let node_port = 30346 + u16::try_from(index).unwrap();
-        foundation.cluster.service(&service, node_port).await.unwrap();
-        foundation.cluster.label(&service, label, Some(value)).await.unwrap();
+        foundation
+            .cluster
+            .service(&service, node_port)
+            .await
+            .unwrap();
+        foundation
+            .cluster
+            .label(&service, label, Some(value))
+            .await
+            .unwrap();
     }
 }
 
 /// `{"timestamp","level","source","message","data"}` and nothing else.
 fn is_lagers(line: &str) {
     let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    let keys: BTreeSet<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    let keys: BTreeSet<&str> = value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
     let expected = BTreeSet::from(["timestamp", "level", "source", "message", "data"]);
     assert_eq!(keys, expected, "{line}");
-    let text = |key: &str| value[key].as_str().unwrap_or_else(|| panic!("{key}: {line}"));
+    let text = |key: &str| {
+        value[key]
+            .as_str()
+            .unwrap_or_else(|| panic!("{key}: {line}"))
+    };
     let timestamp = text("timestamp");
-    assert!(timestamp.len() == 30 && timestamp.ends_with('Z') && timestamp.contains('T'), "{line}");
-    assert!(["debug", "info", "error", "fatal"].contains(&text("level")), "{line}");
+    assert!(
+        timestamp.len() == 30 && timestamp.ends_with('Z') && timestamp.contains('T'),
+        "{line}"
+    );
+    assert!(
+        ["debug", "info", "error", "fatal"].contains(&text("level")),
+        "{line}"
+    );
     assert_eq!(text("source"), "route-sync", "{line}");
     assert!(text("message").starts_with("route-sync."), "{line}");
     assert!(value["data"].is_object(), "{line}");
@@ -317,7 +454,9 @@ fn is_lagers(line: &str) {
 fn logged_findings(log: &str) -> BTreeSet<(String, String)> {
     let mut findings = BTreeSet::new();
     for line in log.lines() {
-        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        let Ok(line) = serde_json::from_str::<Value>(line) else {
+            continue;
+        };
         let text = |key: &str| line["data"][key].as_str().unwrap_or_default().to_owned();
         let finding = (text("code"), text("subject"));
         match line["message"].as_str() {
@@ -330,21 +469,28 @@ fn logged_findings(log: &str) -> BTreeSet<(String, String)> {
 }
 
 async fn same_findings_everywhere(controller: &Controller) {
-    eventually("log, status and metrics tell the same findings", async || {
-        let status = controller.status().await;
-        let logged: BTreeSet<String> =
-            logged_findings(&controller.log()).into_iter().map(|(code, _)| code).collect();
-        let mut told = BTreeMap::<String, f64>::new();
-        for finding in status["findings"].as_array().into_iter().flatten() {
-            *told.entry(finding["code"].as_str().unwrap_or_default().to_owned()).or_default() += 1.0;
-        }
-        let mut same = !told.is_empty() && logged.iter().eq(told.keys());
-        for (code, count) in &told {
-            let label = format!("code=\"{code}\"");
-            same &= controller.metric("route_sync_findings", &label).await == *count;
-        }
-        same && controller.metric("route_sync_findings", "").await == told.values().sum::<f64>()
-    })
+    eventually(
+        "log, status and metrics tell the same findings",
+        async || {
+            let status = controller.status().await;
+            let logged: BTreeSet<String> = logged_findings(&controller.log())
+                .into_iter()
+                .map(|(code, _)| code)
+                .collect();
+            let mut told = BTreeMap::<String, f64>::new();
+            for finding in status["findings"].as_array().into_iter().flatten() {
+                *told
+                    .entry(finding["code"].as_str().unwrap_or_default().to_owned())
+                    .or_default() += 1.0;
+            }
+            let mut same = !told.is_empty() && logged.iter().eq(told.keys());
+            for (code, count) in &told {
+                let label = format!("code=\"{code}\"");
+                same &= controller.metric("route_sync_findings", &label).await == *count;
+            }
+            same && controller.metric("route_sync_findings", "").await == told.values().sum::<f64>()
+        },
+    )
     .await;
 }
 
@@ -362,22 +508,38 @@ fn a_text_log_is_one_line_for_each_change() {
         site.answers(foundation).await;
         line.answers(foundation).await;
         let about = |text: &str| -> Vec<String> {
-            controller.log().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+            controller
+                .log()
+                .lines()
+                .filter(|line| line.contains(text))
+                .map(str::to_owned)
+                .collect()
         };
         eventually("both routes are logged", async || {
             about(&site.service).len() == 1 && about(&line.service).len() == 1
         })
         .await;
         let told = about(&site.service).remove(0);
-        assert!(told.contains(" INFO http: ") && told.contains(&site.host), "{told}");
+        assert!(
+            told.contains(" INFO http: ") && told.contains(&site.host),
+            "{told}"
+        );
         // Said once, when the routers' answers to the greeting are in.
-        eventually("the interval is told", async || about("interval adopted").len() == 1).await;
+        eventually("the interval is told", async || {
+            about("interval adopted").len() == 1
+        })
+        .await;
         // Beats say nothing.
         let length = controller.log().len();
         let beats = async || controller.metric("route_sync_nats_beats_total", "").await;
         let before = beats().await;
         eventually("some beats", async || beats().await >= before + 4.0).await;
-        assert_eq!(controller.log().len(), length, "{}", &controller.log()[length..]);
+        assert_eq!(
+            controller.log().len(),
+            length,
+            "{}",
+            &controller.log()[length..]
+        );
         assert_eq!(controller.stop().await, 0);
     });
 }
@@ -419,7 +581,9 @@ fn a_stop_that_is_held_up_is_bounded_and_a_second_signal_aborts_it() {
         foundation.nodes(2).await;
         for (round, second) in [None, Some("INT")].into_iter().enumerate() {
             let node_port = 30354 + u16::try_from(round).unwrap();
-            let line = Line::new(foundation, &format!("held-{round}"), node_port).await.unwrap();
+            let line = Line::new(foundation, &format!("held-{round}"), node_port)
+                .await
+                .unwrap();
             let controller = foundation.controller().await;
             // A request is under way and gets no answer: the stop has something to wait for.
             foundation.boxed.routing_api.fail_with(Some(Failure::Hang));
@@ -440,9 +604,20 @@ fn a_stop_that_is_held_up_is_bounded_and_a_second_signal_aborts_it() {
             let (code, log) = controller.end_with_log().await;
             foundation.boxed.routing_api.fail_with(None);
             assert_eq!(code, i32::from(second.is_some()), "{log}");
-            let end = if second.is_some() { "aborted signal=SIG" } else { "INFO stopped" };
-            assert!(log.contains("stopping, routes kept") && log.contains(end), "{log}");
-            assert!(begun.elapsed() < STOPS_WITHIN, "it took {:?}", begun.elapsed());
+            let end = if second.is_some() {
+                "aborted signal=SIG"
+            } else {
+                "INFO stopped"
+            };
+            assert!(
+                log.contains("stopping, routes kept") && log.contains(end),
+                "{log}"
+            );
+            assert!(
+                begun.elapsed() < STOPS_WITHIN,
+                "it took {:?}",
+                begun.elapsed()
+            );
         }
     });
 }
