@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Code, Finding, Subject};
+use crate::desired::{Code, Finding, HTTP_LABEL, Subject, TCP_LABEL};
 use crate::kubernetes::api::Resource;
 use crate::kubernetes::snapshot::{Endpoints, Node, Service, Snapshot};
-use crate::kubernetes::wire::{HTTP_LABEL, Item, Kind, Object, ObjectKey, TCP_LABEL};
+use crate::kubernetes::wire::{Item, Kind, Object, ObjectKey};
 use crate::route::{ClusterId, ServiceKey};
 
 /// One of the lists that are kept.
