@@ -49,7 +49,7 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What is logged and how.
     pub log: LogConfig,
-    /// Where state survives a restart. Nothing is written yet but it decides whether TLS backends may be announced.
+    /// Where the withdrawals of TLS backends survive a restart; without it none is announced.
     pub state_dir: Option<PathBuf>,
     /// What works but should not stay: said once at start.
     pub warnings: Vec<String>,
@@ -117,7 +117,7 @@ pub struct TlsConfig {
     pub ca_file: Option<PathBuf>,
     /// Client certificate and key, PEM files; both or none.
     pub identity: Option<ClientIdentity>,
-    /// Trust any certificate. Only for an old configuration's sake.
+    /// Trust any certificate. Only for an old configuration's sake, and never heeded towards NATS.
     pub skip_verification: bool,
     /// The name to expect in the certificate instead of the one that was dialled.
     pub server_name: Option<Hostname>,
@@ -177,6 +177,8 @@ pub struct NatsConfig {
     pub messages_per_second: u32,
     /// Send the Service's UID as `app`, so that gorouter's access logs carry a source.
     pub send_app: bool,
+    /// [`Config::state_dir`]: `None` keeps no journal of TLS backends.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// One NATS server.

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::Uptime;
-use crate::kubernetes::snapshot::{Service, Snapshot};
+use crate::kubernetes::snapshot::{Protocol, Service, ServicePort, Snapshot};
 use crate::route::{
     Backends, ClusterId, Hostname, HttpRoute, NodePort, PortRanges, RouteTable, RouterPort,
     ServiceKey, ServiceRef, TcpRoute, Uri,
@@ -53,7 +53,7 @@ pub struct Desired {
     /// Every address of every Node of the cluster, eligible or not: what tells rows of this cluster from a
     /// stranger's.
     pub node_ips: BTreeMap<IpAddr, String>,
-    /// The node ports of every labelled Service.
+    /// The TCP node ports of every labelled Service.
     pub node_ports: BTreeMap<NodePort, Arc<ServiceRef>>,
     /// When time alone may change the answer.
     pub revisit: Option<Uptime>,
@@ -265,7 +265,10 @@ fn all_addresses(snapshot: &Snapshot) -> BTreeMap<IpAddr, String> {
 
 fn all_node_ports(snapshot: &Snapshot) -> BTreeMap<NodePort, Arc<ServiceRef>> {
     let ports = |service: &Service| {
-        let open = service.ports.iter().filter_map(|port| port.node_port);
+        // TCP and UDP count their node ports apart, and routers lead to TCP alone.
+        let tcp = |port: &&ServicePort| port.protocol == Protocol::Tcp;
+        let ports = service.ports.iter().filter(tcp);
+        let open = ports.filter_map(|port| port.node_port);
         open.map(|port| (port, service.service.clone()))
             .collect::<Vec<_>>()
     };

@@ -14,6 +14,7 @@
 //! tells. [`config`] and [`cli`] are the rim.
 
 pub mod admin;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod desired;

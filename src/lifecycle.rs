@@ -1,6 +1,7 @@
 //! The process's life: one clock, every task by name, and how it ends.
 //!
-//! The only place that spawns. A task that ends unasked stops the process with that task's name: a lane that
+//! The process's tasks are spawned here. What the watches spawn below theirs (`kubernetes/watch.rs`) ends with it
+//! and ends it, and the log's writer is a thread that outlives them all. A task that ends unasked stops the process with that task's name: a lane that
 //! silently died would otherwise let its routes lapse while everything looks healthy.
 
 use std::future::Future;

@@ -253,9 +253,10 @@ impl Policy {
     /// together do not come due together for ever.
     fn due(&self, row: &TcpRow, confirmed: Uptime) -> Uptime {
         const STEPS: u64 = 1000;
-        let text = format!("{}/{}/{}", row.port, row.ip, row.backend_port);
+        let ports = [row.port.get(), row.backend_port].map(u16::to_be_bytes);
+        let bytes = row.ip.bytes().chain(ports.into_iter().flatten());
         let early = self.refresh_after / 10
-            * u32::try_from(ownership::hash(&text) % STEPS).unwrap_or(0)
+            * u32::try_from(ownership::hash(bytes) % STEPS).unwrap_or(0)
             / u32::try_from(STEPS).unwrap_or(1);
         confirmed + self.refresh_after.saturating_sub(early)
     }
@@ -429,12 +430,11 @@ impl<'a> Planner<'a> {
 
     /// Rows that are ours and that nobody wants.
     fn surplus(&mut self) {
-        let wanted: BTreeSet<_> = self
-            .input
-            .wanted
-            .values()
-            .flat_map(|port| &port.rows)
-            .collect();
+        let wanted = self.input.wanted;
+        let wants = |row: &TcpRow| {
+            let port = wanted.get(&row.port);
+            port.is_some_and(|port| port.rows.contains(row))
+        };
         let candidates: Vec<(&TcpRow, Option<&str>)> = match self.input.view {
             View::Unknown => Vec::new(),
             View::Blind { .. } => self
@@ -450,7 +450,7 @@ impl<'a> Planner<'a> {
                 .collect(),
         };
         for (row, stamp) in candidates {
-            if wanted.contains(row) || self.plan.clear.iter().any(|owned| owned.get() == row) {
+            if wants(row) || self.plan.clear.iter().any(|owned| owned.get() == row) {
                 continue;
             }
             let Some(owned) = Owned::prove(row, stamp, self.input.instance, self.input.journal)

@@ -21,6 +21,7 @@ use oauth2::{
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::causes::chain;
 use crate::config::{Secret, UaaConfig};
 use crate::publish::tls::{self, TlsError};
 use crate::retry::Backoff;
@@ -169,7 +170,7 @@ impl TokenSource {
         let http = tls::client(&config.tls)?
             .timeout(TIMEOUT)
             .build()
-            .map_err(|error| UaaSetupError::Client(tls::chain(&error)))?;
+            .map_err(|error| UaaSetupError::Client(chain(&error)))?;
         Ok(Self {
             http,
             token_url,
@@ -347,8 +348,7 @@ impl<'c> AsyncHttpClient<'c> for Adapter {
 
 impl Adapter {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, Adapted> {
-        let unreachable =
-            |error: reqwest::Error| Adapted(UaaError::Unreachable(tls::chain(&error)));
+        let unreachable = |error: reqwest::Error| Adapted(UaaError::Unreachable(chain(&error)));
         let (parts, body) = request.into_parts();
         let mut response = self
             .http

@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "src/kubernetes/snapshot.rs",
     "src/publish/http/schedule.rs",
     "src/publish/http/schedule",
+    "src/publish/http/tls_keys.rs",
     "src/publish/tcp/budget.rs",
 ];
 

@@ -1,6 +1,7 @@
 //! What is written about the program is what the program does. `UPDATE=1 cargo test --test documents` writes
 //! the tables of docs/reference.md anew.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -172,4 +173,61 @@ fn the_full_example_writes_the_defaults_where_it_says_so() {
         (full.admin, full.log.level),
         (minimal.admin, minimal.log.level)
     );
+}
+
+/// Every `fn` of every test there is, in this package and in the tests' own.
+fn test_names() -> BTreeSet<String> {
+    fn collect(path: &Path, names: &mut BTreeSet<String>) {
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                collect(&entry.unwrap().path(), names);
+            }
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(path).unwrap();
+            let mut is_test = false;
+            for line in text.lines().map(str::trim) {
+                is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+                if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
+                    names.extend(rest.split('(').next().map(str::to_owned));
+                    is_test = false;
+                }
+            }
+        }
+    }
+    let mut names = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        collect(&file(folder), &mut names);
+    }
+    names
+}
+
+#[test]
+fn every_standing_rule_names_tests_that_exist_or_says_why_there_is_none() {
+    let (text, tests) = (read("tests/rules.md"), test_names());
+    let mut rules = BTreeSet::new();
+    for line in text
+        .lines()
+        .filter(|line| line.starts_with("| HTTP ") || line.starts_with("| TCP "))
+    {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let (rule, held_by) = (cells[1], cells[3]);
+        assert!(rules.insert(rule.to_owned()), "{rule} stands twice");
+        if let Some(reason) = held_by.strip_prefix('—') {
+            assert!(reason.trim().len() > 10, "{rule} gives no reason");
+            continue;
+        }
+        let named: Vec<&str> = held_by
+            .split('`')
+            .filter(|part| !part.trim().is_empty())
+            .collect();
+        assert!(!named.is_empty(), "{rule} names no test");
+        for name in named {
+            assert!(
+                tests.contains(name),
+                "{rule} names `{name}`, which is no test"
+            );
+        }
+    }
+    let all = (1..=30).flat_map(|n| [format!("HTTP {n}"), format!("TCP {n}")]);
+    assert_eq!(rules, all.collect());
 }

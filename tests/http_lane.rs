@@ -1,6 +1,8 @@
 //! The HTTP lane against a NATS server: one in this process always, a real one where `ROUTE_SYNC_NATS_SERVER` or
 //! the search path has it.
 
+#[path = "http_lane/journal.rs"]
+mod journal;
 #[path = "http_lane/real.rs"]
 mod real;
 #[path = "http_lane/server.rs"]
@@ -78,6 +80,7 @@ fn config(addrs: &[SocketAddr], password: Option<&str>, tls: Option<TlsConfig>) 
         default_interval: Duration::from_secs(20),
         messages_per_second: 5000,
         send_app: true,
+        state_dir: None,
     }
 }
 
@@ -401,6 +404,56 @@ async fn without_a_right_to_an_inbox_the_lane_goes_on_and_says_so() {
     })
     .await;
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_the_server_does_not_let_us_publish_are_never_live_and_the_lane_is_down() {
+    let behaviour = Behaviour {
+        deny_publish: Some("router.register"),
+        routers: vec![r#"{"id":"r1","minimumRegisterIntervalInSeconds":1}"#.to_owned()],
+        ..Behaviour::default()
+    };
+    let server = Server::start(behaviour).await;
+    let first = Some(table(&[("a", 30001, &[1])]));
+    let lane = Running::start(config(&[server.addr], None, None), first);
+    until("told", || lane.error().contains("`router.register`")).await;
+    let down = || {
+        let report = lane.report.borrow();
+        report.findings.iter().any(|it| it.code == Code::LaneDown)
+    };
+    until("down", down).await;
+    assert_eq!(lane.counters.connected.load(Ordering::Relaxed), 1);
+    let echoes = || lane.counters.echoes.load(Ordering::Relaxed);
+    let seen = echoes();
+    until("another echo", || echoes() > seen).await;
+    assert_eq!(lane.state("a"), Some(RouteState::Pending));
+    assert!(down());
+    server.change(|behaviour| behaviour.deny_publish = None);
+    lane.live("a").await;
+    until("mended", || lane.error().is_empty() && !down()).await;
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_too_large_for_the_server_is_told_and_keeps_nothing_behind_it_waiting() {
+    let behaviour = Behaviour {
+        max_payload: 800,
+        ..Behaviour::default()
+    };
+    let server = Server::start(behaviour).await;
+    let hosts: Vec<String> = (0..20).map(|n| format!("{}{n}", "a".repeat(40))).collect();
+    let mut routes: Vec<(&str, u16, &[u8])> = hosts
+        .iter()
+        .map(|host| (host.as_str(), 30001, &[1][..]))
+        .collect();
+    routes.push(("b", 30002, &[1]));
+    let first = Some(table(&routes));
+    let lane = Running::start(config(&[server.addr], None, None), first);
+    lane.live("b").await;
+    until("told", || lane.error().contains("`max_payload`")).await;
+    assert_eq!(lane.state(&hosts[0]), Some(RouteState::Pending));
+    assert_eq!(lane.counters.connections.load(Ordering::Relaxed), 1);
+    assert_eq!(brief(&server.routes()), ["+b@1:30002"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

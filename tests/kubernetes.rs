@@ -657,3 +657,39 @@ fn manifests_are_read_as_a_cluster_would_be() {
     );
     assert!(errors.0[1].line >= 7, "{errors}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_plugin_that_hangs_is_run_once_however_often_its_client_is_asked_for() {
+    let server = ApiServer::start().await;
+    server.node("n", 1);
+    let files = tempfile::tempdir().unwrap();
+    let script = "echo run >> runs; until [ -e go ]; do sleep 0.05; done; \
+        echo '{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\",\
+        \"status\":{\"token\":\"t\"}}'";
+    let script = format!("cd '{}' || exit; {script}", files.path().display());
+    let user = json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh",
+        "args": ["-c", script],
+        "interactiveMode": "Never",
+    }});
+    let timing = Timing {
+        list_timeout: Duration::from_millis(150),
+        get_timeout: Duration::from_millis(150),
+        ..quick()
+    };
+    let mut watched = watching_with(&server, timing, &user.to_string(), |_| {});
+    let lists = watched.counters.lists.clone();
+    let tried = async {
+        while lists.load(Ordering::Relaxed) < 12 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let tried = tokio::time::timeout(DEADLINE, tried).await;
+    // However this goes, the plugin's thread must end: the runtime waits for it.
+    std::fs::write(files.path().join("go"), "").unwrap();
+    assert!(tried.is_ok(), "never asked often enough");
+    let runs = std::fs::read_to_string(files.path().join("runs")).unwrap();
+    assert_eq!(runs.lines().count(), 1);
+    watched.until("a node", |it| !it.nodes.is_empty()).await;
+}

@@ -217,7 +217,7 @@ pub const KEYS: &[Key] = &[
     key(
         "state.dir",
         "none",
-        "directory in which withdrawals survive a restart; TLS backends need it",
+        "existing, writable directory in which the withdrawals of TLS backends survive a restart; TLS backends need it",
     ),
     key(
         "admin.listen",
@@ -273,7 +273,7 @@ pub const KEYS: &[Key] = &[
     key(
         "skip_tls_verification",
         "false",
-        "original name of `uaa.skip_tls_verification` and `routing_api.skip_tls_verification`",
+        "original name of `uaa.skip_tls_verification` and `routing_api.skip_tls_verification`; NATS servers are verified all the same",
     ),
     key(
         "kube_config_path",

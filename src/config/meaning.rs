@@ -64,6 +64,12 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
         nats.as_ref(),
         &mut warnings,
     );
+    if matches!(skip, Field::Is(true)) && nats.as_ref().is_some_and(|nats| nats.tls.is_some()) {
+        warnings.push(
+            "`skip_tls_verification` does not reach `nats.tls`: certificates of NATS servers are verified all the same"
+                .to_owned(),
+        );
+    }
     let mut routes = routes?;
     reserve(
         &mut routes,
@@ -75,7 +81,10 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
         kubernetes,
         uaa: uaa.filter(|_| tcp_on),
         routing_api: routing_api.filter(|_| tcp_on),
-        nats: nats.filter(|_| http_on),
+        nats: nats.filter(|_| http_on).map(|nats| NatsConfig {
+            state_dir: state_dir.clone(),
+            ..nats
+        }),
         routes,
         admin,
         log,

@@ -35,6 +35,8 @@ pub(super) fn nats(reader: &mut Reader, root: &Group<'_>, http_on: bool) -> Opti
         default_interval: interval.ok().unwrap_or(BEAT_INTERVAL),
         messages_per_second: pace.ok().unwrap_or(MESSAGES_PER_SECOND),
         send_app: send_app.ok().unwrap_or(true),
+        // A key of another group.
+        state_dir: None,
     })
 }
 

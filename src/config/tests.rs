@@ -103,6 +103,27 @@ fn each_weakness_is_one_warning() {
 }
 
 #[test]
+fn who_skips_verification_is_told_that_nats_is_verified_all_the_same() {
+    let tls = "nats:\n  tls:\n    server_name: nats.service.cf.internal";
+    let config = parse(&with(tls)).unwrap();
+    let told =
+        |text: &&String| text.starts_with("`skip_tls_verification` does not reach `nats.tls`");
+    assert_eq!(config.warnings.iter().filter(told).count(), 1);
+    assert!(!config.nats.unwrap().tls.unwrap().skip_verification);
+    let config = parse(&with(&format!("{tls}\n    skip_tls_verification: true"))).unwrap();
+    let key = &config.unknown_keys[0].key;
+    assert_eq!(key, "nats.tls.skip_tls_verification");
+}
+
+#[test]
+fn the_http_lane_is_told_where_state_survives() {
+    let config = parse(&with("state:\n  dir: /var/vcap/data/route-sync")).unwrap();
+    assert!(config.routes.state_survives);
+    assert_eq!(config.nats.unwrap().state_dir, config.state_dir);
+    assert_eq!(parse(&with("")).unwrap().nats.unwrap().state_dir, None);
+}
+
+#[test]
 fn a_scalar_keeps_its_spelling() {
     for text in [
         "0123",

@@ -13,6 +13,8 @@ use crate::route::{Hostname, HttpOptions, HttpProtocol, LoadBalancing, NodePort,
 
 /// Names one annotation may list. Each costs a pool in every gorouter; more is a mistake.
 const NAMES_MAX: usize = 64;
+/// Octets of a route service's address: it is repeated with every beat of every backend to every router.
+const URL_BYTES_MAX: usize = 1024;
 /// The lowest port a router group can reserve (routing API, all versions).
 const ROUTER_PORT_MIN: u16 = 1024;
 
@@ -63,7 +65,7 @@ pub(super) fn read(service: &Service, options: &Options, findings: &mut Vec<Find
         },
         tcp: reader.tcp(),
         http_options: http_options.unwrap_or_default(),
-        router_group: service.annotations.get("router-group").cloned(),
+        router_group: reader.annotation("router-group").map(str::to_owned),
         max_backends: reader.tuning("max-backends", "a number; 0 is every node"),
         require_ready_endpoints: reader
             .tuning("require-ready-endpoints", "`true` or `false`")
@@ -174,7 +176,10 @@ impl<'a> Reader<'a> {
         let route_service_url = self.annotation("route-service-url").map(str::to_owned);
         // Anything else makes gorouter refuse the whole message (measured).
         if let Some(url) = route_service_url.as_deref().filter(|url| !is_https(url)) {
-            self.tell_bad_annotation("route-service-url", url, "an `https://` address");
+            // Only its beginning: it may be as long as an annotation can be.
+            let shown: String = url.chars().take(100).collect();
+            let expected = "an `https://` address of at most 1024 characters";
+            self.tell_bad_annotation("route-service-url", &shown, expected);
             return None;
         }
         let loadbalancing = self.loadbalancing(tls_server_name.is_some());
@@ -383,7 +388,11 @@ impl<'a> Reader<'a> {
             let named = |port: &&ServicePort| {
                 port.name.as_deref() == Some(reference) || Some(port.port) == number
             };
-            let Some(port) = self.service.ports.iter().find(named) else {
+            // One number may stand for TCP and for UDP, as DNS has it: then the one that routers can use.
+            let usable = |port: &&ServicePort| port.protocol == Protocol::Tcp;
+            let mut ports = self.service.ports.iter().filter(named);
+            let tcp = ports.clone().find(usable);
+            let Some(port) = tcp.or_else(|| ports.next()) else {
                 self.tell(
                     Code::PortUnknown,
                     format!("the Service has no port `{reference}`"),
@@ -459,6 +468,9 @@ fn port_name(port: &ServicePort) -> String {
 }
 
 fn is_https(url: &str) -> bool {
-    url.strip_prefix("https://")
-        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic()))
+    url.strip_prefix("https://").is_some_and(|rest| {
+        url.len() <= URL_BYTES_MAX
+            && !rest.is_empty()
+            && rest.bytes().all(|byte| byte.is_ascii_graphic())
+    })
 }

@@ -115,6 +115,8 @@ codes! {
     LoadbalancingRisky = "loadbalancing-risky" Warning,
     /// A TLS backend needs `state.dir`, so that its withdrawal survives a restart.
     TlsNeedsState = "tls-needs-state" Error,
+    /// `state.dir` cannot be written, so TLS backends that are not on record there are not announced.
+    StateUnwritable = "state-unwritable" Error,
     /// No node can serve the route.
     NoBackend = "no-backend" Error,
     /// No pod of the Service is ready.

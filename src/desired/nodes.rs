@@ -65,18 +65,29 @@ pub(super) fn eligible<'a>(
     memory.nodes.retain(|uid, _| known.contains(uid));
     let deadlines = nodes.values().filter_map(|node| memory.stand(node, now));
     let revisit = deadlines.min();
-    let out: Vec<&str> = candidates
+    let served = |candidate: &EligibleNode<'_>| memory.served.contains(&candidate.node.uid);
+    // Nodes that fail together are reported one after the other, so those whose grace still runs count too:
+    // else the first few would have left before the rest made it a majority. Nodes that left long ago do not.
+    let serving: Vec<_> = candidates.iter().copied().filter(served).collect();
+    let failing: Vec<&str> = serving
         .iter()
-        .filter(|candidate| !memory.in_use(candidate.node))
+        .filter(|candidate| !candidate.node.ready || !memory.in_use(candidate.node))
         .map(|candidate| candidate.name)
         .collect();
-    let held = !out.is_empty() && out.len() * 2 > candidates.len();
-    if held {
-        findings.push(held_finding(&out, candidates.len()));
-    }
-    let served = |candidate: &EligibleNode<'_>| memory.served.contains(&candidate.node.uid);
+    let leaving = serving
+        .iter()
+        .any(|candidate| !memory.in_use(candidate.node));
     // Nobody was served yet and nobody is ready: then all of them, rather than none.
-    let nobody = out.len() == candidates.len() && !candidates.iter().any(served);
+    let nobody = serving.is_empty()
+        && !candidates
+            .iter()
+            .any(|candidate| memory.in_use(candidate.node));
+    let held = nobody || (leaving && failing.len() * 2 > serving.len());
+    if held && !candidates.is_empty() {
+        let names = candidates.iter().map(|candidate| candidate.name);
+        let failing = if nobody { names.collect() } else { failing };
+        findings.push(held_finding(&failing, candidates.len()));
+    }
     let keep = |candidate: &EligibleNode<'_>| {
         memory.in_use(candidate.node) || (held && (nobody || served(candidate)))
     };

@@ -151,6 +151,43 @@ fn check(services: &[Build], expect: &[&str]) {
 }
 
 #[test]
+fn a_number_that_stands_for_tcp_and_udp_means_tcp() {
+    let ports = [
+        port(Some("dns"), 53, Some(30_053), Protocol::Udp),
+        port(Some("dns-tcp"), 53, Some(30_054), Protocol::Tcp),
+    ];
+    let dns = service("ns/dns", 30_000).tcp("5300").ports(&ports);
+    check(&[dns.annotate("port", "53")], &["5300 -> ns/dns {30054}"]);
+}
+
+#[test]
+fn a_udp_node_port_hides_no_tcp_one_of_the_same_number() {
+    let udp = [port(None, 53, Some(30_080), Protocol::Udp)];
+    let web = service("a/web", 30_080).http("web");
+    let dns = service("b/dns", 30_000).tcp("5300").ports(&udp);
+    let desired = derive(
+        &cluster(&[web, dns], &nodes(1)),
+        &mut Memory::default(),
+        &options(),
+        Uptime::ZERO,
+    );
+    let holder = &desired.node_ports[&NodePort::new(30_080).unwrap()];
+    assert_eq!(holder.key.to_string(), "a/web");
+}
+
+#[test]
+fn a_route_services_address_is_bounded() {
+    let url = |length: usize| format!("https://rs.test/{}", "x".repeat(length));
+    let web = |length| {
+        service("ns/web", 30_000)
+            .http("web")
+            .annotate("route-service-url", &url(length))
+    };
+    check(&[web(900)], &["web.apps.test -> ns/web {30000}"]);
+    check(&[web(200_000)], &["service ns/web annotation-invalid"]);
+}
+
+#[test]
 fn a_label_makes_a_route_in_its_lane_and_both_labels_make_both() {
     check(
         &[service("a/x", 30001).http("web").tcp("02222")],
@@ -592,6 +629,37 @@ fn when_most_nodes_are_not_ready_at_once_the_last_set_is_kept() {
         addresses(&passes.at(61)),
         ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
     );
+}
+
+#[test]
+fn nodes_that_stop_being_ready_one_after_the_other_are_held_together() {
+    let mut passes = Passes::new(service("a/x", 30001).http("x"), 3);
+    passes.at(0);
+    for (second, index) in [(1, 1), (3, 2), (5, 3)] {
+        passes.node(index).ready = false;
+        passes.at(second);
+    }
+    for second in [11, 13, 15, 60] {
+        let held = passes.at(second);
+        assert_eq!(addresses(&held).len(), 3, "second {second}");
+        assert_eq!(show(&held)[1..], ["cluster nodes-not-ready-held"]);
+    }
+}
+
+#[test]
+fn a_node_that_left_long_ago_keeps_no_other_from_leaving() {
+    let mut passes = Passes::new(service("a/x", 30001).http("x"), 3);
+    passes.at(0);
+    passes.node(1).ready = false;
+    passes.at(1);
+    assert_eq!(addresses(&passes.at(11)), ["10.0.0.2", "10.0.0.3"]);
+    passes.node(2).ready = false;
+    passes.at(1000);
+    assert_eq!(addresses(&passes.at(1010)), ["10.0.0.3"]);
+    // The last one stays, whatever it says.
+    passes.node(3).ready = false;
+    passes.at(2000);
+    assert_eq!(addresses(&passes.at(2010)), ["10.0.0.3"]);
 }
 
 #[test]

@@ -3,15 +3,16 @@
 //! It knows which answers mean what and when the client has to be made anew. What follows from an answer is
 //! its callers' affair.
 
-use std::error::Error as _;
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use http::Request;
 use kube::Client;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
 
 use super::client::{ConnectError, connect_with};
 use super::wire::{self, Event, Item, Kind, ObjectKey, Page};
@@ -30,6 +31,9 @@ const PAGES_MAX: usize = 10_000;
 const LIST_TRIES: usize = 3;
 /// So many refused or broken requests in a row, and the credentials are read from disk again.
 const REBUILD_AFTER: u32 = 3;
+/// A client that is not made by then never will be: its `exec` plugin hangs. That plugin keeps its thread, of
+/// which tokio has 512, so that this is far above any list's timeout.
+const CONNECT_MAX: Duration = Duration::from_mins(10);
 
 /// Why the apiserver did not give us what we asked for.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +110,9 @@ pub(super) struct Api {
 #[derive(Default)]
 struct Connection {
     client: Option<Client>,
+    /// A client being made, and when it is given up. Whoever stops waiting leaves it to the next who asks: a
+    /// second one would only run the `exec` plugin twice.
+    connecting: Option<(Instant, BoxFuture<'static, Result<Client, ConnectError>>)>,
     refused: u32,
 }
 
@@ -273,8 +280,15 @@ impl Api {
         if let Some(client) = &connection.client {
             return Ok(client.clone());
         }
-        let client = connect_with(&self.config, &self.timing)
-            .await
+        let (until, connecting) = connection.connecting.get_or_insert_with(|| {
+            let (config, timing) = (self.config.clone(), self.timing.clone());
+            let connecting = async move { connect_with(&config, &timing).await };
+            (Instant::now() + CONNECT_MAX, Box::pin(connecting))
+        });
+        let made = timeout_at(*until, connecting).await;
+        connection.connecting = None;
+        let client = made
+            .map_err(|_| ApiError::Timeout(CONNECT_MAX))?
             .map_err(ApiError::Connect)?;
         connection.client = Some(client.clone());
         Ok(client)
@@ -383,22 +397,6 @@ impl ApiError {
             return true;
         }
         is_tls(&**error)
-    }
-
-    /// The whole chain of causes on one line.
-    pub(super) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let next = error.to_string();
-            // hyper repeats its cause's words in its own.
-            if !text.ends_with(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            cause = error.source();
-        }
-        text
     }
 }
 

@@ -20,8 +20,8 @@ pub struct InstanceId(String);
 pub struct Owned<T>(T);
 
 /// FNV-1a, 64 bits: the same in every build, which the standard library's hasher does not promise.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+pub(super) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
@@ -32,7 +32,7 @@ impl InstanceId {
     /// The id of the controller of a cluster.
     #[must_use]
     pub fn of(cluster: &ClusterId) -> Self {
-        Self(format!("rs-{:016x}", hash(&cluster.0)))
+        Self(format!("rs-{:016x}", hash(cluster.0.bytes())))
     }
 
     /// As it is written.

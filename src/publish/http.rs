@@ -4,6 +4,7 @@
 //!  Desired ──▶ schedule (pure: what, when) ──▶ lane ──▶ bus (one connection, gated, echoed) ──▶ NATS ──▶ gorouter
 //!                  ▲ confirmed ── proof (pure) ──┘ ▲
 //!                  └──────── interval ── routers (pure) ── greet, start
+//!        lane ◀──▶ journal: the TLS keys, on disk before they are announced
 //! ```
 //!
 //! gorouter's table is soft state that cannot be read back: what is not announced again fades after 120 s. So the
@@ -11,10 +12,12 @@
 //! announcement reached the server over the connection that stands.
 
 mod bus;
+mod journal;
 mod lane;
 mod proof;
 mod routers;
 pub mod schedule;
+mod tls_keys;
 pub mod wire;
 
 use std::sync::Arc;
@@ -28,6 +31,7 @@ use crate::desired::Desired;
 use crate::lifecycle::Clock;
 use crate::route::Lane;
 use crate::status::LaneReport;
+use journal::Journal;
 use lane::HttpLane;
 
 /// What the lane counts. Plain numbers: how they are called outside is the metrics' affair.
@@ -76,14 +80,18 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     report.send_replace(LaneReport::new(Lane::Http));
-    let mut lane = HttpLane::new(config, report, clock, counters);
+    let journal = match &config.state_dir {
+        Some(folder) => Some(Journal::open(folder).await),
+        None => None,
+    };
+    let mut lane = HttpLane::new(config, journal, report, clock, counters);
     desired.mark_changed();
     let mut upstream = true;
     loop {
         if upstream && desired.has_changed().unwrap_or(false) {
             let table = desired.borrow_and_update().clone();
             if let Some(table) = table {
-                lane.apply(&table);
+                lane.apply(&table).await;
             }
         }
         lane.step().await;
@@ -103,6 +111,18 @@ pub async fn run(
         }
     }
     lane.finish().await;
+}
+
+/// The whole chain of causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 fn add(counter: &AtomicU64, count: u64) {

@@ -21,6 +21,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::causes::chain;
 use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::lifecycle::Clock;
@@ -186,7 +187,7 @@ impl TcpLane {
     ) -> Result<Self, ConnectError> {
         let http = super::tls::client(&config.tls)?;
         let client = Client::new(http, &config.url, TokenSource::new(uaa)?, counters.clone())
-            .map_err(|error| ConnectError::Client(super::tls::chain(&error)))?;
+            .map_err(|error| ConnectError::Client(chain(&error)))?;
         Ok(Self {
             config,
             client: Arc::new(client),

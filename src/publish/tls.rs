@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::causes::chain;
 use crate::config::TlsConfig;
 use crate::route::Hostname;
 
@@ -92,23 +93,6 @@ pub fn client(tls: &TlsConfig) -> Result<ClientBuilder, TlsError> {
         builder = builder.identity(pair);
     }
     Ok(builder)
-}
-
-/// An error with all its causes, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some libraries already print their cause; twice tells no more.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn named(tls: &TlsConfig, name: &Hostname) -> Result<ClientConfig, TlsError> {

@@ -147,6 +147,19 @@ fn check_label(label: &str) -> Result<(), HostnameError> {
 // === impl Uri ===
 
 impl Uri {
+    /// Reads what [`Display`](fmt::Display) writes.
+    ///
+    /// # Errors
+    /// When the text is no `[*.]host[/path]`.
+    pub fn parse(text: &str) -> Result<Self, UriError> {
+        let (host, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+        match host.strip_prefix("*.") {
+            Some(host) => Self::below_host(Hostname::parse(host)?),
+            None => Self::of_host(Hostname::parse(host)?),
+        }
+        .with_path(path)
+    }
+
     /// The whole of `host`.
     #[must_use]
     pub fn of_host(host: Hostname) -> Self {
@@ -230,6 +243,16 @@ impl fmt::Display for Uri {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_uri_reads_what_it_writes_and_nothing_else() {
+        for text in ["a.test", "*.a.test", "a.test/x/y", "*.a.test/x"] {
+            assert_eq!(Uri::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "*.", "a test", "a.*.test", "/x", "a.test/x?y"] {
+            assert!(Uri::parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_name_is_lower_cased() {

@@ -170,3 +170,18 @@ async fn the_real_server_refuses_a_wrong_password_in_the_words_we_know() {
     .await;
     assert!(!lane.error().contains("hunter2"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_server_denies_publishing_in_the_words_we_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nats.conf");
+    let user =
+        r#"{user: nats, password: right, permissions: {publish: {deny: "router.register"}}}"#;
+    std::fs::write(&file, format!("authorization: {{users: [{user}]}}\n")).unwrap();
+    let server = Nats::start(free(), &["-c", file.to_str().unwrap()]);
+    let first = Some(table(&[("a", 30001, &[1])]));
+    let lane = Running::start(config(&[server.addr], Some("right"), None), first);
+    until("the denial", || lane.error().contains("`router.register`")).await;
+    assert_eq!(lane.state("a"), Some(RouteState::Pending));
+    assert_eq!(lane.report.borrow().findings[0].code, Code::LaneDown);
+}

@@ -29,6 +29,10 @@ pub(crate) struct Behaviour {
     pub demand_tls: bool,
     /// Refuse subscriptions to inboxes.
     pub deny_inbox: bool,
+    /// Refuse what is published on this subject.
+    pub deny_publish: Option<&'static str>,
+    /// Bytes of one message at most; 0 stands for the usual 1 MiB.
+    pub max_payload: usize,
     /// Read nothing and say nothing.
     pub frozen: bool,
     /// What each router answers to a greeting; none means that nobody listens.
@@ -140,11 +144,18 @@ async fn serve(stream: TcpStream, state: Shared) {
         state.connections += 1;
         state.connections
     };
-    let demand_tls = lock(&state).behaviour.demand_tls;
+    let (demand_tls, max_payload) = {
+        let behaviour = &lock(&state).behaviour;
+        let max_payload = match behaviour.max_payload {
+            0 => 1 << 20,
+            bytes => bytes,
+        };
+        (behaviour.demand_tls, max_payload)
+    };
     let (reader, mut writer) = stream.into_split();
     let info = format!(
         "INFO {{\"server_id\":\"S\",\"version\":\"2.15.0\",\"proto\":1,\"headers\":true,\
-         \"max_payload\":1048576,\"tls_required\":{demand_tls}}}\r\n"
+         \"max_payload\":{max_payload},\"tls_required\":{demand_tls}}}\r\n"
     );
     if writer.write_all(info.as_bytes()).await.is_err() {
         return;
@@ -226,6 +237,12 @@ async fn read(
                 let mut payload = vec![0; size.parse::<usize>().ok()? + 2];
                 reader.read_exact(&mut payload).await.ok()?;
                 payload.truncate(payload.len() - 2);
+                if lock(state).behaviour.deny_publish == Some(subject.as_str()) {
+                    let error = "-ERR 'Permissions Violation for Publish to";
+                    tx.send(format!("{error} \"{subject}\"'\r\n").into_bytes())
+                        .ok()?;
+                    continue;
+                }
                 published(state, id, subject, reply, payload);
             }
             _ => {}

@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     ExpiredContinue,
     /// The body of the second page breaks off.
     Truncated,
+    /// A list holds nothing, as of an apiserver that lags far behind.
+    Empty,
 }
 
 #[derive(Default)]
@@ -162,6 +164,11 @@ impl ApiServer {
         self.world().faults.insert(key, fault);
     }
 
+    /// Takes one fault back.
+    pub(crate) fn mend(&self, verb: &'static str, resource: &str) {
+        self.world().faults.remove(&(verb, resource.to_owned()));
+    }
+
     pub(crate) fn heal(&self) {
         self.world().faults.clear();
     }
@@ -251,7 +258,7 @@ impl ApiServer {
     fn list(&self, resource: &str, params: &Params, fault: Option<Fault>) -> Response {
         let world = self.world();
         let matching = |(key, object): &(&(String, String, String), &Value)| {
-            key.0 == resource && selected(object, params)
+            key.0 == resource && selected(object, params) && fault != Some(Fault::Empty)
         };
         let all: Vec<Value> = world
             .objects

@@ -273,6 +273,70 @@ fn the_independent_list_finds_what_a_silent_watch_missed_and_counts_it() {
 }
 
 #[test]
+fn two_apiservers_that_disagree_are_not_listed_in_a_hot_loop() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.service("web", &[(HTTP, "web")], 30_001);
+        let mut watched = watching_with(&server, quick(), "{}", |config| {
+            config.rescan_interval = Duration::from_secs(1);
+        });
+        watched.service("web").await;
+        let before = server.count("list", "services");
+        let started = Instant::now();
+        // The independent list asks where the Service is missing; from there on each list brings the next.
+        server.fail("list", "services", Fault::Empty);
+        while server.count("get", "services") == 0 {
+            assert!(started.elapsed() < super::DEADLINE, "never confirmed");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        tokio::time::sleep(LOOK).await;
+        let lists = server.count("list", "services") - before;
+        // For both sources of Services, and as much again for the independent lists.
+        let most = 2 * 2 * tries_at_most(started.elapsed(), quick().backoff_first);
+        assert!(lists <= most, "{lists} lists, {most} allowed");
+        watched.service("web").await;
+        server.heal();
+        server.service("other", &[(HTTP, "other")], 30_002);
+        watched.service("other").await;
+    });
+}
+
+#[test]
+fn a_watch_that_lived_excuses_the_lists_that_failed_before_it() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("list", "nodes", Fault::Status(500));
+        server.fail("watch", "nodes", Fault::Silent);
+        let timing = Timing {
+            healthy_watch: Duration::from_millis(100),
+            watch_timeout: Duration::from_secs(1),
+            watch_jitter: Duration::ZERO,
+            watch_grace: Duration::from_millis(200),
+            ..quick()
+        };
+        let mut watched = watching(&server, timing);
+        let started = Instant::now();
+        let at_least = async |verb, count| {
+            while server.count(verb, "nodes") < count {
+                assert!(
+                    started.elapsed() < super::DEADLINE,
+                    "never {count} × {verb}"
+                );
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        // One failure more would be taken for a watch that keeps failing.
+        at_least("list", 6).await;
+        server.mend("list", "nodes");
+        watched.until("complete", |_| true).await;
+        // The first watch lives for a second and then turns out to be dead.
+        at_least("watch", 2).await;
+        let restarts = watched.counters.watch_restarts.clone();
+        assert_eq!(restarts.load(std::sync::atomic::Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
 fn an_event_that_breaks_off_is_read_again() {
     block_on(async {
         let server = ApiServer::start().await;

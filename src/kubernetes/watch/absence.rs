@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use serde_json::Value;
 
 use super::view::{Absence, SourceId};
+use crate::causes::chain;
 use crate::kubernetes::api::{Api, ApiError, Resource};
 
 /// More than so many are read by one list.
@@ -93,7 +94,7 @@ async fn confirm_by_get(
             }
             Verdict::Undecided(error) => {
                 confirmation.undecided.push(absence);
-                confirmation.error = Some(error.chain());
+                confirmation.error = Some(chain(&error));
             }
         }
     }
@@ -148,7 +149,7 @@ async fn confirm_by_list(
         Ok(listed) => listed,
         Err(error) => {
             confirmation.undecided.extend(absences);
-            confirmation.error = Some(error.chain());
+            confirmation.error = Some(chain(&error));
             return;
         }
     };

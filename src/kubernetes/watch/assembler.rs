@@ -45,6 +45,9 @@ pub(super) struct Assembler {
     /// What a read could not decide, and when it is read again; what leaves meanwhile does not wait for it.
     undecided: BTreeSet<Absence>,
     undecided_again: Instant,
+    /// Sources that have to list anew, and when: two apiservers may disagree for long.
+    relist_due: BTreeSet<SourceId>,
+    relist_at: Instant,
     /// Resources whose objects may not be read one by one, and since when that is known.
     get_forbidden: BTreeMap<&'static str, Instant>,
     rights_changed: bool,
@@ -76,6 +79,8 @@ impl Assembler {
             confirm_backoff,
             undecided: BTreeSet::new(),
             undecided_again: Instant::now(),
+            relist_due: BTreeSet::new(),
+            relist_at: Instant::now(),
             get_forbidden: BTreeMap::new(),
             rights_changed: false,
             complete_since: None,
@@ -103,6 +108,7 @@ impl Assembler {
                 () = sleep_until(wake) => {}
             }
             self.look_for_stale();
+            self.ask_for_lists();
             self.confirm_absences();
             self.publish();
             self.report();
@@ -120,8 +126,8 @@ impl Assembler {
                 self.view.applied(source, item);
                 self.heard.insert(source, now);
             }
-            Change::Deleted(source, key, uid) => {
-                self.view.deleted(source, &key, &uid);
+            Change::Deleted(source, key) => {
+                self.view.left(source, &key);
                 self.heard.insert(source, now);
             }
             Change::Heard(source) => {
@@ -164,20 +170,37 @@ impl Assembler {
         for absence in &confirmation.there {
             self.view.refuted(absence);
             // The watch says gone and the apiserver says there: the watch has to prove itself.
-            if let Some(relist) = self.relist.get(&absence.source) {
-                relist.notify_one();
-            }
+            self.relist_due.insert(absence.source);
         }
         for resource in confirmation.get_forbidden {
             self.rights_changed = true;
             self.get_forbidden.insert(resource, Instant::now());
         }
+        if confirmation.error.is_none() && confirmation.there.is_empty() {
+            if self.undecided.is_empty() {
+                self.confirm_backoff.succeed();
+            }
+            return;
+        }
+        let again = Instant::now() + self.confirm_backoff.fail();
+        if !confirmation.there.is_empty() {
+            self.relist_at = again;
+        }
         if let Some(error) = confirmation.error {
             tracing::debug!(error, "a removal cannot be confirmed yet");
-            self.undecided_again = Instant::now() + self.confirm_backoff.fail();
+            self.undecided_again = again;
             self.undecided.extend(confirmation.undecided);
-        } else if self.undecided.is_empty() {
-            self.confirm_backoff.succeed();
+        }
+    }
+
+    fn ask_for_lists(&mut self) {
+        if Instant::now() < self.relist_at {
+            return;
+        }
+        for source in std::mem::take(&mut self.relist_due) {
+            if let Some(relist) = self.relist.get(&source) {
+                relist.notify_one();
+            }
         }
     }
 
@@ -196,6 +219,9 @@ impl Assembler {
         let mut wake = now + timing.stale_after / 4;
         if self.confirming.is_none() && !self.undecided.is_empty() {
             wake = wake.min(self.undecided_again.max(now + WAKE_MIN));
+        }
+        if !self.relist_due.is_empty() {
+            wake = wake.min(self.relist_at.max(now + WAKE_MIN));
         }
         if let (Some(since), None) = (self.complete_since, &*self.snapshots.borrow()) {
             let waits = [timing.optional_wait, timing.identity_wait];

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::causes::chain;
 use crate::desired::{Code, Finding, Subject};
 use crate::kubernetes::api::{Api, ApiError};
 use crate::kubernetes::client::server_url;
@@ -26,7 +27,7 @@ pub(super) async fn identify(api: Arc<Api>) -> Identity {
     loop {
         match ask(&api).await {
             Ok(identity) => return identity,
-            Err(error) => tracing::debug!(error = error.chain(), "cluster not identified yet"),
+            Err(error) => tracing::debug!(error = chain(&error), "cluster not identified yet"),
         }
         tokio::time::sleep(backoff.fail()).await;
     }

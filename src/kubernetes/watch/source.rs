@@ -9,7 +9,8 @@
 //!                 └── poll ◀── `watch` is forbidden
 //! ```
 //!
-//! The waits grow across lists: a list that succeeds does not excuse a watch that fails. kube's own watcher
+//! The waits grow across lists: a list that succeeds does not excuse a watch that fails; a watch that lives
+//! excuses everything before it. kube's own watcher
 //! (kube-runtime 5.0.0) resets its backoff with each list, asks again without any wait when a watch ends at
 //! once, and never lists anew when the watch request itself is answered 410; hence this loop.
 
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::WatchCounters;
 use super::view::{SourceId, Status};
+use crate::causes::chain;
 use crate::kubernetes::api::{Api, ApiError, Listed, Resource};
 use crate::kubernetes::wire::{Event, Item, Kind, ObjectKey};
 use crate::retry::Backoff;
@@ -39,7 +41,7 @@ pub(super) enum Change {
     /// An object as it is now.
     Applied(SourceId, Item),
     /// An object left.
-    Deleted(SourceId, ObjectKey, String),
+    Deleted(SourceId, ObjectKey),
     /// Nothing changed, but the apiserver spoke.
     Heard(SourceId),
     /// How the source fares.
@@ -191,7 +193,7 @@ impl Source {
             match self.watch_once(resource, &mut rescan).await {
                 Ended::Closed => {}
                 Ended::Brief => self.failed_watch("the watch ended at once").await,
-                Ended::Failed(error) => self.failed_watch(&error.chain()).await,
+                Ended::Failed(error) => self.failed_watch(&chain(&error)).await,
                 Ended::Gone => {
                     // The first time at once: a fresh list is just what is asked for.
                     let wait = self.backoff.fail();
@@ -240,6 +242,7 @@ impl Source {
         }
         let mut events = 0_u64;
         loop {
+            let to_excuse = self.status.error.is_some() || self.backoff.failures() > 0;
             let silent = self.last_heard + self.api.timing.silence_max;
             let line = tokio::select! {
                 // What was delivered first: a re-list is judged by it.
@@ -252,7 +255,7 @@ impl Source {
                     continue;
                 }
                 () = self.relist.notified() => return Ended::Relist("asked to"),
-                () = sleep_until(started + healthy), if self.status.error.is_some() => {
+                () = sleep_until(started + healthy), if to_excuse => {
                     self.recovered().await;
                     continue;
                 }
@@ -302,7 +305,7 @@ impl Source {
                 self.proceed(&item.resource_version);
                 self.touched.insert(item.key.clone());
                 self.known.remove(&item.key);
-                Change::Deleted(self.id, item.key, item.uid)
+                Change::Deleted(self.id, item.key)
             }
             Event::Bookmark(version) => {
                 self.proceed(&version);
@@ -332,7 +335,7 @@ impl Source {
                 false
             }
             Step::Listed(Err(error)) => {
-                let error = error.chain();
+                let error = chain(&error);
                 tracing::debug!(source = self.id.name(), error, "re-list failed");
                 *rescan = Rescan::due(interval);
                 false
@@ -409,7 +412,7 @@ impl Source {
 
     /// Remembers a failed request and waits.
     async fn failed(&mut self, verb: &'static str, error: &ApiError) {
-        self.status.error = Some(format!("{verb}: {}", error.chain()));
+        self.status.error = Some(format!("{verb}: {}", chain(error)));
         if let ("list", ApiError::Forbidden(_)) = (verb, error) {
             self.status.forbidden = Some("list");
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::view::{SourceId, View};
+use super::view::{SourceId, Status, View};
 use crate::desired::Code;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::kubernetes::wire::{Event, Item, Kind, Object, ObjectKey, event, item, page};
@@ -64,12 +64,36 @@ fn a_service_that_left_stays_until_confirmed() {
         SourceId::HttpServices,
         service(1, "u", json!({"http-route-sync": "a"})),
     );
-    view.deleted(SourceId::HttpServices, &key(), "u");
+    view.left(SourceId::HttpServices, &key());
     assert_eq!(snapshot(&view).services.len(), 1);
     let absences = view.absences();
     assert_eq!(absences.len(), 1);
     view.confirmed(&absences[0]);
     assert!(snapshot(&view).services.is_empty() && view.absences().is_empty());
+}
+
+#[test]
+fn a_service_that_was_replaced_unseen_leaves_with_its_successor() {
+    let labels = || json!({"http-route-sync": "a"});
+    let deleting = || {
+        let mut successor = service(2, "v", labels());
+        successor.deleting = true;
+        successor
+    };
+    let absent = |view: &View| view.absences().iter().map(|it| it.uid.clone()).collect();
+    let known = || {
+        let mut view = complete();
+        view.applied(SourceId::HttpServices, service(1, "u", labels()));
+        view
+    };
+    let mut view = known();
+    view.listed(SourceId::HttpServices, vec![deleting()]);
+    let gone: Vec<String> = absent(&view);
+    assert_eq!(gone, ["u"], "a list shows the successor being deleted");
+    let mut view = known();
+    view.left(SourceId::HttpServices, &key());
+    let gone: Vec<String> = absent(&view);
+    assert_eq!(gone, ["u"], "the watch tells that the successor left");
 }
 
 #[test]
@@ -83,7 +107,7 @@ fn a_service_that_came_back_is_not_taken_away_by_a_late_confirmation() {
     view.confirmed(&absences[0]);
     assert_eq!(snapshot(&view).services.len(), 1);
     // Nor one that was made anew under the same name.
-    view.deleted(SourceId::HttpServices, &key(), "u");
+    view.left(SourceId::HttpServices, &key());
     let absences = view.absences();
     view.applied(SourceId::HttpServices, service(3, "other", labels));
     view.confirmed(&absences[0]);
@@ -111,6 +135,21 @@ fn of_two_copies_the_later_wins_and_each_label_is_its_sources_affair() {
     assert_eq!(merged.http_label.as_deref(), Some("b"));
     assert_eq!(merged.tcp_label.as_deref(), Some("2"));
     assert_eq!(merged.ports[0].node_port.unwrap().get(), 30_002);
+}
+
+#[test]
+fn endpoints_outlive_a_refusal_until_they_are_stale() {
+    let mut view = complete();
+    let source = SourceId::HttpEndpoints;
+    let forbidden = Status {
+        forbidden: Some("list"),
+        ..Status::new(source)
+    };
+    view.set_status(source, forbidden);
+    view.set_stale(source, false);
+    assert!(snapshot(&view).endpoints.is_some());
+    view.set_stale(source, true);
+    assert_eq!(snapshot(&view).endpoints, None);
 }
 
 #[test]

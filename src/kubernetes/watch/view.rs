@@ -136,7 +136,7 @@ impl Status {
         let consequence = match (self.forbidden?, source.required()) {
             ("watch", _) => "it is polled instead",
             (_, true) => "what was last known of it stays",
-            (_, false) => "where pods are is unknown, so every node counts",
+            (_, false) => "what was last known of pods counts for minutes, then every node does",
         };
         Some(right_missing(self.forbidden?, resource, consequence))
     }
@@ -179,8 +179,9 @@ impl View {
         let last = entries.objects.get_mut(&item.key);
         let same = last.as_ref().is_some_and(|last| last.uid == item.uid);
         if item.deleting && source != SourceId::Nodes && source.required() {
-            // It counts as gone, once a fresh read says so too.
-            if same {
+            // It counts as gone, once a fresh read says so too. Under another UID it is not the one we know,
+            // which must have gone before.
+            if last.is_some() {
                 entries.absent.insert(item.key);
             }
             return;
@@ -215,15 +216,8 @@ impl View {
         entries.objects.insert(item.key, entry);
     }
 
-    /// One object that is no longer delivered.
-    pub(super) fn deleted(&mut self, source: SourceId, key: &ObjectKey, uid: &str) {
-        let entries = self.sources.entry(source).or_default();
-        if entries.objects.get(key).is_some_and(|it| it.uid == uid) {
-            self.left(source, key);
-        }
-    }
-
-    fn left(&mut self, source: SourceId, key: &ObjectKey) {
+    /// One object that is no longer delivered. Whatever UID it left under, nothing has that name now.
+    pub(super) fn left(&mut self, source: SourceId, key: &ObjectKey) {
         let entries = self.sources.entry(source).or_default();
         if source.required() {
             entries.absent.insert(key.clone());
@@ -270,12 +264,6 @@ impl View {
 
     pub(super) fn set_status(&mut self, source: SourceId, status: Status) {
         let entries = self.sources.entry(source).or_default();
-        if !source.required() && status.forbidden == Some("list") {
-            // What was seen before the right was lost grows old and no one could tell.
-            self.changed |= entries.synced;
-            entries.synced = false;
-            entries.objects.clear();
-        }
         let before = entries.status.as_ref().and_then(|it| it.finding(source));
         self.changed |= before != status.finding(source);
         entries.status = Some(status);
@@ -285,6 +273,14 @@ impl View {
         let entries = self.sources.entry(source).or_default();
         self.changed |= entries.stale != stale;
         entries.stale = stale;
+        let forbidden = entries.status.as_ref().and_then(|it| it.forbidden);
+        if stale && entries.synced && !source.required() && forbidden == Some("list") {
+            // An apiserver that starts may refuse for a moment; a right that stays lost makes what was seen
+            // before it grow old, and no one could tell.
+            self.changed = true;
+            entries.synced = false;
+            entries.objects.clear();
+        }
     }
 
     pub(super) fn status(&self, source: SourceId) -> Option<&Status> {

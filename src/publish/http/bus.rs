@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::client::{PublishError, PublishErrorKind};
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -61,6 +62,14 @@ pub(super) enum SendError {
     /// The connection takes nothing any more.
     #[error("the connection to NATS takes nothing any more")]
     Stalled,
+    /// The connection stands, but this message will never go over it.
+    #[error(
+        "a message of {bytes} bytes is larger than NATS takes; hint: raise the server's `max_payload`"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
 }
 
 /// What comes in.
@@ -139,8 +148,8 @@ impl Bus {
         subject: &'static str,
         payload: Bytes,
     ) -> Result<(), SendError> {
-        let subject = Subject::from_static(subject);
-        self.gated(epoch, self.client.publish(subject, payload))
+        let (subject, bytes) = (Subject::from_static(subject), payload.len());
+        self.gated(epoch, bytes, self.client.publish(subject, payload))
             .await
     }
 
@@ -152,7 +161,7 @@ impl Bus {
         let reply = format!("{}.greet", self.inbox);
         let body = Bytes::from_static(wire::GREETING);
         let greet = self.client.publish_with_reply(wire::GREET, reply, body);
-        self.gated(epoch, greet).await
+        self.gated(epoch, wire::GREETING.len(), greet).await
     }
 
     /// Sends a message to ourselves. Where we may not hear ourselves, [`Self::may_echo`] says so, and no echo
@@ -162,7 +171,7 @@ impl Bus {
     /// As [`Self::publish`].
     pub(super) async fn echo(&self, epoch: u64, number: u64) -> Result<(), SendError> {
         let subject = format!("{}.{number}", self.inbox);
-        self.gated(epoch, self.client.publish(subject, Bytes::new()))
+        self.gated(epoch, 0, self.client.publish(subject, Bytes::new()))
             .await
     }
 
@@ -170,6 +179,12 @@ impl Bus {
     #[must_use]
     pub(super) fn may_echo(&self) -> bool {
         !self.signals.inbox_denied()
+    }
+
+    /// The subject the server said within the time given that we may not publish to: an echo proves nothing then.
+    #[must_use]
+    pub(super) fn denied(&self, within: Duration) -> Option<&'static str> {
+        self.signals.denied(within)
     }
 
     /// Hands all bytes to the operating system. Proves far less than an echo: a frozen server takes them, too.
@@ -226,6 +241,11 @@ impl Bus {
         self.signals.error()
     }
 
+    /// Forgets why there was no connection.
+    pub(super) fn stands(&self) {
+        self.signals.stands();
+    }
+
     /// Failed attempts to connect since the last connection.
     #[must_use]
     pub(super) fn failures(&self) -> u32 {
@@ -239,16 +259,20 @@ impl Bus {
     }
 
     /// A send that belongs to one connection and never waits for another.
-    async fn gated<E>(
+    async fn gated(
         &self,
         epoch: u64,
-        send: impl Future<Output = Result<(), E>>,
+        bytes: usize,
+        send: impl Future<Output = Result<(), PublishError>>,
     ) -> Result<(), SendError> {
         if self.epoch() != Some(epoch) {
             return Err(SendError::Gone);
         }
         match timeout(PUBLISH_WAIT, send).await {
             Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Err(SendError::TooLarge { bytes })
+            }
             // Dropping the send takes the message back: it was not queued.
             Err(_) if self.epoch() == Some(epoch) => Err(SendError::Stalled),
             Ok(Err(_)) | Err(_) => Err(SendError::Gone),

@@ -3,24 +3,30 @@
 //! Owns the connection, the report and the counters. Everything that could be decided without them is decided
 //! elsewhere.
 
+mod record;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::bus::{Bus, BusError, Heard, SendError};
+use super::bus::{Bus, Heard, SendError};
+use super::journal::Journal;
 use super::proof::{Proof, Step};
 use super::routers::Routers;
 use super::schedule::{Changes, Schedule};
+use super::tls_keys::{Held, TlsKeys};
 use super::wire;
 use super::{HttpCounters, add, set};
 use crate::Uptime;
+use crate::causes::chain;
 use crate::config::NatsConfig;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::lifecycle::Clock;
-use crate::route::Lane;
-use crate::status::LaneReport;
+use crate::route::{Lane, Uri};
+use crate::status::{LaneReport, RouteReport, RouteState};
 
 /// Messages sent before a newer table is looked for.
 const SEND_CHUNK: usize = 256;
@@ -34,6 +40,9 @@ const LAME_DUCK_SPREAD: Duration = Duration::from_secs(5);
 const FILES_LOOK: Duration = Duration::from_secs(30);
 /// A client that cannot be set up is tried again after this: a file may come.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
+/// Every message goes out once per interval, and a server that denies it says so each time. Silence for so many
+/// intervals means that the right was granted.
+const DENIED_INTERVALS: u32 = 2;
 /// How long a stop may wait for the last echo. gorouter does not mind; the platform kills after 20 s.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
@@ -45,6 +54,14 @@ pub(super) struct HttpLane {
     schedule: Schedule,
     proof: Proof,
     routers: Routers,
+    journal: Option<Journal>,
+    /// The newest table, held routes included.
+    desired: Option<Arc<Desired>>,
+    held: BTreeMap<Uri, Held>,
+    held_told: BTreeMap<String, RouteReport>,
+    /// What the journal must hold, and the schedule's revision it was taken at.
+    needed: TlsKeys,
+    needed_at: Option<u64>,
     bus: Option<Bus>,
     open_at: Uptime,
     /// The connection the schedule is told of.
@@ -55,7 +72,8 @@ pub(super) struct HttpLane {
     files_at: Uptime,
     files: Vec<Option<std::time::SystemTime>>,
     error: Option<String>,
-    applied: bool,
+    /// The subject the server does not let us publish to, for as long as it says so.
+    denied: Option<&'static str>,
     overloaded: bool,
 }
 
@@ -64,6 +82,7 @@ pub(super) struct HttpLane {
 impl HttpLane {
     pub(super) fn new(
         config: NatsConfig,
+        journal: Option<Journal>,
         report: watch::Sender<LaneReport>,
         clock: Clock,
         counters: Arc<HttpCounters>,
@@ -73,6 +92,12 @@ impl HttpLane {
             schedule: Schedule::new(config.send_app, interval, config.messages_per_second),
             proof: Proof::default(),
             routers: Routers::new(interval),
+            journal,
+            desired: None,
+            held: BTreeMap::new(),
+            held_told: BTreeMap::new(),
+            needed: TlsKeys::default(),
+            needed_at: None,
             bus: None,
             open_at: Uptime::ZERO,
             epoch: None,
@@ -81,21 +106,13 @@ impl HttpLane {
             files_at: clock.now(),
             files: Vec::new(),
             error: None,
-            applied: false,
+            denied: None,
             overloaded: false,
             config,
             clock,
             counters,
             report,
         }
-    }
-
-    /// Takes the newest table.
-    pub(super) fn apply(&mut self, desired: &Arc<Desired>) {
-        let changes = self.schedule.apply(desired, self.clock.now());
-        self.applied = true;
-        tell_changes(&changes, desired);
-        self.judge_load();
     }
 
     /// Does everything that is due.
@@ -106,20 +123,32 @@ impl HttpLane {
         self.greet().await;
         self.send().await;
         self.prove().await;
+        self.record();
         self.tell();
     }
 
     /// Waits until something is due or NATS says something, and takes that in.
     pub(super) async fn wait(&mut self) {
         let deadline = self.deadline();
-        let Some(bus) = &mut self.bus else {
-            self.clock.sleep_until(deadline).await;
-            return;
+        let (bus, journal, clock) = (&mut self.bus, &mut self.journal, self.clock);
+        let hear = async {
+            match bus {
+                Some(bus) => bus.hear().await,
+                None => std::future::pending().await,
+            }
         };
+        let written = async {
+            match journal {
+                Some(journal) => journal.written(clock).await,
+                None => std::future::pending().await,
+            }
+        };
+        // A write ends seldom, so that it cannot starve what NATS says.
         let heard = tokio::select! {
             biased;
-            heard = bus.hear() => heard,
-            () = self.clock.sleep_until(deadline) => return,
+            () = written => return,
+            heard = hear => heard,
+            () = clock.sleep_until(deadline) => return,
         };
         self.hear(heard);
     }
@@ -127,7 +156,9 @@ impl HttpLane {
     /// Sends what still waits, and waits for the proof, both for a second at most.
     pub(super) async fn finish(&mut self) {
         let all = async {
-            while self.epoch.is_some() && !(self.schedule.is_settled() && self.proof.is_complete())
+            while self.epoch.is_some()
+                && self.schedule.has_table()
+                && !(self.schedule.is_settled() && self.proof.is_complete())
             {
                 self.wait().await;
                 self.step().await;
@@ -185,20 +216,46 @@ impl HttpLane {
                 info!(server = bus.server(), "nats connected");
                 self.epoch = Some(epoch);
                 self.error = None;
+                bus.stands();
                 self.proof.restart();
                 self.routers.connected(now);
                 self.schedule.connected(now);
                 add(&self.counters.connections, 1);
             }
         }
+        self.look_for_denial(now);
         let error = self.bus.as_ref().and_then(Bus::error);
+        let error = error.filter(|_| self.denied.is_none());
         if let Some(error) = error.filter(|error| Some(error) != self.error.as_ref()) {
             self.fail(error);
         }
     }
 
+    /// A message that is denied arrives nowhere, and the echo comes back all the same.
+    fn look_for_denial(&mut self, now: Uptime) {
+        let within = self.schedule.interval() * DENIED_INTERVALS;
+        let bus = self.bus.as_ref().filter(|_| self.epoch.is_some());
+        let denied = bus.and_then(|bus| bus.denied(within));
+        if denied == self.denied {
+            return;
+        }
+        self.denied = denied;
+        match denied {
+            Some(subject) => {
+                if subject == wire::REGISTER {
+                    self.schedule.doubt(now);
+                }
+                self.fail(format!(
+                    "NATS denies publishing to `{subject}`; hint: grant it to the user of `nats`"
+                ));
+            }
+            None => self.error = None,
+        }
+    }
+
     fn lost(&mut self, now: Uptime) {
         self.epoch = None;
+        self.denied = None;
         self.leave_at = None;
         self.schedule.disconnected(now);
         self.routers.disconnected();
@@ -262,7 +319,7 @@ impl HttpLane {
         match heard {
             Heard::Started(body) => {
                 add(&self.counters.router_starts, 1);
-                self.routers.started(&body);
+                self.routers.started(&body, now);
                 self.schedule.router_started(now, fastrand::f64());
                 info!(router = wire::router_told(&body).id, "router started");
             }
@@ -293,8 +350,12 @@ impl HttpLane {
         };
         add(&self.counters.echoes, 1);
         set(&self.counters.echo_micros, proven.took.as_micros());
+        self.look_for_denial(now);
+        if self.denied == Some(wire::REGISTER) {
+            return;
+        }
         self.schedule.confirm(proven.covers, now);
-        let confirmed = self.applied && proven.settled;
+        let confirmed = proven.settled;
         self.report.send_if_modified(|report| {
             let first = confirmed && !report.confirmed_once;
             report.confirmed_once |= confirmed;
@@ -315,8 +376,7 @@ impl HttpLane {
         {
             self.unsent(error).await;
         }
-        if self.routers.interval() != self.schedule.interval() {
-            self.schedule.set_interval(self.routers.interval());
+        if self.schedule.set_interval(self.routers.interval()) {
             let interval = self.schedule.interval();
             info!(
                 ?interval,
@@ -328,17 +388,24 @@ impl HttpLane {
     }
 
     async fn send(&mut self) {
-        let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
-            return;
-        };
         for _ in 0..SEND_CHUNK {
+            let (Some(epoch), Some(bus)) = (self.epoch, &self.bus) else {
+                return;
+            };
             let Some(message) = self.schedule.pop(self.clock.now()) else {
                 return;
             };
             let sent = bus.publish(epoch, message.subject, message.payload).await;
-            if let Err(error) = sent {
-                self.unsent(error).await;
-                return;
+            match sent {
+                Ok(()) => {}
+                Err(error @ SendError::TooLarge { .. }) => {
+                    self.refused(message.number, error);
+                    continue;
+                }
+                Err(error) => {
+                    self.unsent(error).await;
+                    return;
+                }
             }
             self.proof.sent(message.number, message.beat);
             let counter = match (message.subject, message.beat) {
@@ -347,6 +414,17 @@ impl HttpLane {
                 (_, false) => &self.counters.announcements,
             };
             add(counter, 1);
+        }
+    }
+
+    /// The server never takes this message: those behind it must not wait for it. It is told where it is news, as
+    /// its beats are refused, too.
+    fn refused(&mut self, number: u64, error: SendError) {
+        add(&self.counters.send_failures, 1);
+        self.schedule.refused(number);
+        let error = error.to_string();
+        if self.denied.is_none() && self.error.as_ref() != Some(&error) {
+            self.fail(error);
         }
     }
 
@@ -411,6 +489,8 @@ impl HttpLane {
         match error {
             SendError::Gone => self.lost(self.clock.now()),
             SendError::Stalled => self.give_up(&error.to_string()).await,
+            // No greeting and no echo is as large as that.
+            SendError::TooLarge { .. } => self.fail(error.to_string()),
         }
     }
 
@@ -428,6 +508,7 @@ impl HttpLane {
             self.schedule.next_deadline(),
             self.routers.deadline(),
             self.leave_at,
+            self.journal.as_ref().and_then(Journal::deadline),
             self.config.tls.is_some().then_some(self.files_at),
         ]
         .into_iter()
@@ -455,6 +536,8 @@ impl HttpLane {
         let error = self.error.as_ref();
         let findings = self.findings();
         let facts = self.facts();
+        let held = self.held_reports();
+        let was_held = std::mem::replace(&mut self.held_told, held.clone());
         self.report.send_if_modified(|report| {
             let mut changed = !reports.is_empty();
             for (uri, route) in reports {
@@ -471,6 +554,14 @@ impl HttpLane {
                 report.consecutive_failures = failures;
                 report.last_attempt = Some(self.clock.now());
             }
+            changed |= was_held != held;
+            for uri in was_held.keys().filter(|uri| !held.contains_key(*uri)) {
+                let told = report.routes.get(uri);
+                if told.is_some_and(|route| route.state == RouteState::Held) {
+                    report.routes.remove(uri);
+                }
+            }
+            report.routes.extend(held);
             changed |= report.findings != findings || report.facts != facts;
             report.findings = findings;
             report.facts = facts;
@@ -479,15 +570,17 @@ impl HttpLane {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let down = self.error.as_ref().filter(|_| self.epoch.is_none());
+        let down = self.epoch.is_none() || self.denied.is_some();
+        let down = self.error.as_ref().filter(|_| down);
         let finding = |error: &String| {
             Finding::new(Code::LaneDown, Subject::Lane(Lane::Http), error.as_str())
         };
-        down.map(finding).into_iter().collect()
+        let down = down.map(finding).into_iter();
+        down.chain(self.held_findings()).collect()
     }
 
-    fn facts(&self) -> std::collections::BTreeMap<&'static str, String> {
-        let mut facts = std::collections::BTreeMap::new();
+    fn facts(&self) -> BTreeMap<&'static str, String> {
+        let mut facts = BTreeMap::new();
         let seconds = self.schedule.interval().as_secs_f64();
         facts.insert("interval", format!("{seconds} s"));
         facts.insert("routers", self.routers.count().to_string());
@@ -500,6 +593,7 @@ impl HttpLane {
             };
             facts.insert("delivery", delivery.to_owned());
         }
+        facts.extend(self.journal_fact().map(|fact| ("journal", fact)));
         facts
     }
 
@@ -541,16 +635,4 @@ fn tell_changes(changes: &Changes, desired: &Desired) {
             "http table applied"
         );
     }
-}
-
-/// The whole chain of causes in one line.
-fn chain(error: &BusError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

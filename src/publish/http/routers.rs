@@ -12,6 +12,9 @@ use crate::retry::Backoff;
 
 /// How long answers to one greeting are gathered; measured 1 ms on loopback.
 const GATHER: Duration = Duration::from_secs(1);
+/// A router tells of its start before it hears greetings; all are asked that much later, so that those it
+/// replaces are forgotten.
+const AFTER_START: Duration = Duration::from_secs(2);
 /// The next greeting where nobody answered.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// And at most.
@@ -85,8 +88,13 @@ impl Routers {
     }
 
     /// A router started.
-    pub(super) fn started(&mut self, body: &[u8]) {
+    pub(super) fn started(&mut self, body: &[u8], now: Uptime) {
         let told = wire::router_told(body);
+        self.greet_at.get_or_insert(now + AFTER_START);
+        if self.gather_until.is_some() && self.answers.len() < ROUTERS_MAX {
+            // Else the answers that are being gathered would leave it out.
+            self.answers.insert(told.id.clone(), told.interval);
+        }
         if self.known.len() < ROUTERS_MAX || self.known.contains_key(&told.id) {
             self.known.insert(told.id, told.interval);
         }
@@ -144,9 +152,38 @@ mod tests {
         assert_eq!(routers.deadline(), Some(at(1000)));
         assert!(!routers.must_greet(at(1000)));
         assert_eq!(routers.interval(), Duration::from_secs(7));
-        routers.started(&answer("b", 15));
+        routers.started(&answer("b", 15), at(2000));
         assert_eq!(routers.interval(), Duration::from_secs(15));
-        assert_eq!((routers.count(), routers.deadline()), (2, None));
+        assert_eq!(routers.count(), 2);
+    }
+
+    #[test]
+    fn a_router_that_starts_while_answers_are_gathered_is_among_them() {
+        let mut routers = Routers::new(Duration::from_secs(20));
+        routers.connected(at(0));
+        assert!(routers.must_greet(at(0)));
+        routers.answered(&answer("a", 20));
+        routers.started(&answer("b", 5), at(500));
+        assert!(!routers.must_greet(at(1000)));
+        assert_eq!(routers.interval(), Duration::from_secs(5));
+        assert_eq!(routers.count(), 2);
+    }
+
+    #[test]
+    fn routers_that_were_replaced_are_forgotten() {
+        let mut routers = Routers::new(Duration::from_secs(20));
+        routers.started(&answer("old", 5), at(0));
+        routers.started(&answer("new", 20), at(0));
+        let mut now = at(0);
+        // The new one answers each greeting there is; nobody else does.
+        for _ in 0..4 {
+            now = routers.deadline().unwrap_or(now);
+            if routers.must_greet(now) {
+                routers.answered(&answer("new", 20));
+            }
+        }
+        assert_eq!(routers.interval(), Duration::from_secs(20));
+        assert_eq!((routers.count(), routers.deadline()), (1, None));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! Everything is keyed by (uri, host:port), as gorouter keys its pools. What is wanted is never withdrawn: a
 //! key is either in a wanted message or among the withdrawals, never in both.
 
+mod adopt;
 mod apply;
 mod pace;
 mod withdrawals;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::wire::{self, Identity};
+use super::wire::{self, Entry, Identity};
 use crate::Uptime;
 use crate::desired::Desired;
 use crate::route::{Backend, ClusterId, HttpRoute, ServiceKey, Uri};
@@ -83,6 +84,10 @@ pub struct Schedule {
     sent: u64,
     unconfirmed: VecDeque<(u64, Arc<Uri>)>,
     touched: BTreeSet<Arc<Uri>>,
+    tls_revision: u64,
+    /// Keys wanted again while there was no connection. A withdrawal of theirs may still wait inside the client
+    /// library, which sends it ahead of everything once it connects.
+    recalled: BTreeSet<(SocketAddr, Arc<Uri>)>,
 }
 
 /// A route as people see it, as long as it is wanted or being withdrawn.
@@ -103,7 +108,9 @@ struct MessageKey {
 
 struct Message {
     uris: Box<[Arc<Uri>]>,
-    payload: Bytes,
+    /// Of the rendered message. The bytes themselves are made anew for each sending: kept for every endpoint of
+    /// the largest cluster they would be a fifth of the process.
+    fingerprint: u64,
     tls: bool,
     /// How soon any of its routes prefers this backend; 0 is the first.
     rank: u16,
@@ -165,6 +172,8 @@ impl Schedule {
             sent: 0,
             unconfirmed: VecDeque::new(),
             touched: BTreeSet::new(),
+            tls_revision: 0,
+            recalled: BTreeSet::new(),
         }
     }
 
@@ -173,11 +182,16 @@ impl Schedule {
         self.connected = false;
         self.restart_at = None;
         self.queue.clear();
-        self.unconfirmed.clear();
         for message in self.messages.values_mut() {
             message.queued = None;
         }
         self.withdrawals.start_over(now);
+        self.doubt(now);
+    }
+
+    /// What was sent was refused, whatever the echo says: no route counts as announced before it is sent again.
+    pub fn doubt(&mut self, now: Uptime) {
+        self.unconfirmed.clear();
         for (uri, route) in &mut self.routes {
             route.announced = None;
             if route.state == RouteState::Live {
@@ -188,7 +202,8 @@ impl Schedule {
     }
 
     /// A connection stands: everything goes out anew, replacements and withdrawals first, because a client
-    /// library may have replayed an announcement that is no longer true.
+    /// library may have replayed an announcement that is no longer true; and before them what it may have
+    /// withdrawn although it is wanted again.
     pub fn connected(&mut self, now: Uptime) {
         self.connected = true;
         self.ticked = tick(now);
@@ -204,12 +219,14 @@ impl Schedule {
         }
     }
 
-    /// Adopts another interval between two beats of one endpoint.
-    pub fn set_interval(&mut self, interval: Duration) {
-        if slots(interval) != self.slots {
+    /// Adopts another interval between two beats of one endpoint, in whole ticks. Whether it is another.
+    pub fn set_interval(&mut self, interval: Duration) -> bool {
+        let another = slots(interval) != self.slots;
+        if another {
             self.slots = slots(interval);
             self.beats = self.messages.keys().map(|key| self.beat_of(*key)).collect();
         }
+        another
     }
 
     /// The next message, if one is due and the pace allows it.
@@ -254,6 +271,19 @@ impl Schedule {
                 self.touched.insert(uri);
             }
         }
+        // Until then another loss may bring the replay about again.
+        if self.sent > 0 && self.queue.first().is_none_or(|job| job.band != Band::First) {
+            self.recalled.clear();
+        }
+    }
+
+    /// The message taken out last was not sent: it announced nothing. Its beats try again.
+    pub fn refused(&mut self, number: u64) {
+        while let Some((_, uri)) = self.unconfirmed.pop_back_if(|(sent, _)| *sent == number) {
+            if let Some(route) = self.routes.get_mut(&uri) {
+                route.announced = None;
+            }
+        }
     }
 
     /// The number of the last message taken out.
@@ -262,10 +292,18 @@ impl Schedule {
         self.sent
     }
 
-    /// Whether nothing but beats is left to send.
+    /// Whether a table was ever taken.
+    #[must_use]
+    pub fn has_table(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Whether there is a table of which nothing but beats is left to send.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.connected && self.queue.first().is_none_or(|job| job.band == Band::Beat)
+        self.has_table()
+            && self.connected
+            && self.queue.first().is_none_or(|job| job.band == Band::Beat)
     }
 
     /// The interval between two beats of one endpoint.
@@ -284,6 +322,12 @@ impl Schedule {
     #[must_use]
     pub fn withdrawal_count(&self) -> usize {
         self.withdrawals.len()
+    }
+
+    /// Whether a route is wanted or being withdrawn.
+    #[must_use]
+    pub fn knows(&self, uri: &Uri) -> bool {
+        self.routes.contains_key(uri)
     }
 
     /// The routes whose report changed since the last call; `None` for those that are no more.
@@ -310,10 +354,15 @@ impl Schedule {
             }
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
         }
-        let keys: Vec<_> = self.messages.keys().copied().collect();
-        for key in keys {
-            let bridge = bridges.contains(&key);
-            self.enqueue(key, if bridge { Band::First } else { Band::Sweep });
+        let first = |(key, message): (&MessageKey, &Message)| {
+            let recalled = |uri: &Arc<Uri>| self.recalled.contains(&(key.addr, uri.clone()));
+            let first = bridges.contains(key)
+                || (!self.recalled.is_empty() && message.uris.iter().any(recalled));
+            (*key, if first { Band::First } else { Band::Sweep })
+        };
+        let all: Vec<_> = self.messages.iter().map(first).collect();
+        for (key, band) in all {
+            self.enqueue(key, band);
         }
     }
 
@@ -392,6 +441,7 @@ impl Schedule {
     // --- sending -------------------------------------------------------------------------------------------------
 
     fn send_registration(&mut self, key: MessageKey, band: Band) -> Outgoing {
+        let payload = self.render(key);
         let message = self.messages.get_mut(&key).expect("it must be wanted");
         message.queued = None;
         for uri in &message.uris {
@@ -406,10 +456,24 @@ impl Schedule {
         }
         Outgoing {
             subject: wire::REGISTER,
-            payload: message.payload.clone(),
+            payload,
             beat: band == Band::Beat,
             number: self.sent,
         }
+    }
+
+    /// The same bytes at each call, until a table changes one of the message's routes.
+    fn render(&self, key: MessageKey) -> Bytes {
+        let wanted = self.wanted.as_ref().expect("a message must have a table");
+        let uris = &self.messages[&key].uris;
+        let route = &wanted.table.http[&*uris[0]];
+        let backend = route.backends.iter().find(|b| address(b) == key.addr);
+        let entry = Entry {
+            uri: &uris[0],
+            route,
+            backend: backend.expect("an endpoint must be its route's"),
+        };
+        wire::registration(&self.identity, &entry, uris)
     }
 
     /// Withdraws one key, and with it those that wait right behind it for the same endpoint.
@@ -440,6 +504,7 @@ impl Schedule {
         let mut payloads = wire::unregistrations(addr, tls, &uris);
         for uri in &uris {
             if self.withdrawals.sent(uri, addr, now) {
+                self.tls_revision += u64::from(tls);
                 self.forget_if_gone(uri);
                 self.touched.insert(uri.clone());
             }
@@ -453,6 +518,9 @@ impl Schedule {
     }
 
     fn cancel_withdrawal(&mut self, uri: &Arc<Uri>, addr: SocketAddr) {
+        if !self.connected && self.withdrawals.holds(uri, addr) {
+            self.recalled.insert((addr, uri.clone()));
+        }
         if let Some(band) = self.withdrawals.cancel(uri, addr) {
             self.queue.remove(&withdrawal(band, uri, addr));
         }

@@ -163,6 +163,13 @@ pub fn registrations(identity: &Identity, entries: &[Entry<'_>]) -> Vec<Registra
     messages
 }
 
+/// Renders one message of [`registrations`] again: the same entry and uris, the same bytes.
+#[must_use]
+pub fn registration(identity: &Identity, entry: &Entry<'_>, uris: &[Arc<Uri>]) -> Bytes {
+    let uris: Vec<String> = uris.iter().map(ToString::to_string).collect();
+    register(identity, entry, &uris)
+}
+
 /// Renders the withdrawal of some uris of one endpoint; several messages where the limits ask for it.
 #[must_use]
 pub fn unregistrations(addr: SocketAddr, tls: bool, uris: &[Arc<Uri>]) -> Vec<Bytes> {
@@ -480,5 +487,21 @@ mod tests {
             r#"{"minimumRegisterIntervalInSeconds":20,"pruneThresholdInSeconds":24}"#,
             6,
         );
+    }
+
+    #[test]
+    fn a_message_rendered_again_has_the_same_bytes() {
+        let names: Vec<_> = (0..500).map(|n| uri(&format!("h{n}.apps.test"))).collect();
+        let first = render(HttpOptions::default(), &names);
+        assert!(first.len() > 1, "one message proves nothing of a split");
+        for message in first {
+            let entry = Entry {
+                uri: &message.uris[0],
+                route: &route(HttpOptions::default()),
+                backend: &backend(),
+            };
+            let again = registration(&identity(), &entry, &message.uris);
+            assert_eq!(again, message.payload);
+        }
     }
 }

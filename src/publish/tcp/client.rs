@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 
 use super::TcpCounters;
 use super::wire::{self, ErrorBody, ListedGroup, ListedRow};
+use crate::causes::chain;
 use crate::plan::admission::RouterGroup;
 use crate::plan::{InstanceId, Observed, TcpRow};
-use crate::publish::tls;
 use crate::uaa::{TokenSource, UaaError};
 
 /// A request that takes longer has failed. A batch of 100 takes half a second (measured).
@@ -228,7 +228,7 @@ impl Client {
         let answer = match request.send().await {
             Ok(response) => Answer::read(response, endpoint.body_max).await,
             Err(error) => Err(unavailable(
-                tls::chain(&error.without_url()),
+                chain(&error.without_url()),
                 RequestId::default(),
             )),
         };
@@ -282,7 +282,7 @@ impl Answer {
                         id,
                     ));
                 }
-                Err(error) => return Err(unavailable(tls::chain(&error.without_url()), id)),
+                Err(error) => return Err(unavailable(chain(&error.without_url()), id)),
             }
         }
     }

@@ -38,6 +38,7 @@ pub struct KubeApiserverOptions {
 
 pub struct KubeApiserver {
     process: Process,
+    ready: &'static str,
     url: String,
     ca_pem: String,
     http: reqwest::Client,
@@ -89,6 +90,11 @@ impl KubeApiserver {
         }
         let mut apiserver = Self {
             process: process.args(&options.extra_args),
+            // 1.36 watches EndpointSlices itself: without them it serves and is never ready.
+            ready: match options.runtime_config {
+                Some(_) => "/readyz?exclude=informer-sync",
+                None => "/readyz",
+            },
             url: format!("https://127.0.0.1:{port}"),
             ca_pem: pki.ca_pem.clone(),
             http: pki.http_client_without_identity()?,
@@ -134,7 +140,7 @@ impl Program for KubeApiserver {
 
     async fn answers(&self) -> bool {
         // The system namespaces are made after `readyz` says yes; Services need the first.
-        self.get_ok("/readyz").await
+        self.get_ok(self.ready).await
             && self.get_ok("/api/v1/namespaces/default").await
             && self.get_ok("/api/v1/namespaces/kube-system").await
     }

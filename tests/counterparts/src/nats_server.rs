@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pki::Pki;
 use crate::process::{Process, Program, has_process};
@@ -16,6 +16,8 @@ pub struct NatsServerOptions {
     pub mutual_tls: bool,
     pub user: String,
     pub password: String,
+    /// Subjects that the user may neither publish nor subscribe to.
+    pub denied: Vec<String>,
     /// A free one when `None`.
     pub port: Option<u16>,
 }
@@ -35,6 +37,7 @@ impl Default for NatsServerOptions {
             mutual_tls: true,
             user: "nats".to_owned(),
             password: "nats-password".to_owned(),
+            denied: Vec::new(),
             port: None,
         }
     }
@@ -52,7 +55,7 @@ impl NatsServer {
             "host": "127.0.0.1",
             "port": SocketAddr::port(&address),
             "http": format!("127.0.0.1:{monitor}"),
-            "authorization": {"user": options.user, "password": options.password},
+            "authorization": {"users": [user(&options)]},
         });
         if options.mutual_tls {
             config["tls"] = json!({
@@ -103,10 +106,19 @@ impl NatsServer {
     }
 
     /// The monitor's page of that name, such as `varz` or `connz`.
-    pub async fn monitor(&self, page: &str) -> Result<serde_json::Value> {
+    pub async fn monitor(&self, page: &str) -> Result<Value> {
         let answer = self.http.get(format!("{}/{page}", self.monitor));
         Ok(answer.send().await?.error_for_status()?.json().await?)
     }
+}
+
+fn user(options: &NatsServerOptions) -> Value {
+    let mut user = json!({"user": options.user, "password": options.password});
+    if !options.denied.is_empty() {
+        let deny = json!({"deny": options.denied});
+        user["permissions"] = json!({"publish": deny, "subscribe": deny});
+    }
+    user
 }
 
 impl Program for NatsServer {

@@ -358,7 +358,7 @@ impl State {
         if let Some(name) = name.filter(|name| !name.is_empty()) {
             groups.retain(|group| group.name == *name);
             if groups.is_empty() {
-                let message = format!("router group '{name}' not found");
+                let message = format!("Router Group '{name}' not found");
                 return wire::error(404, "ResourceNotFoundError", &message);
             }
         }

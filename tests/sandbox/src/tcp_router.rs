@@ -27,6 +27,9 @@ use table::Table;
 
 /// One list of 276 800 rows (240 B each) fits, nothing endless does.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The event stream has no end of its own; a client's total timeout would cut it, and what happens
+/// until the next subscription would be missed until the next sync.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Events read ahead of the reloads, as many as the API itself keeps for a subscriber.
 const EVENTS_AHEAD_MAX: usize = 1024;
 /// An event is one route of a few hundred bytes.
@@ -271,9 +274,7 @@ impl State {
     }
 
     async fn list(&self) -> anyhow::Result<Vec<TcpRoute>> {
-        let response = self
-            .get("/routing/v1/tcp_routes", Some(LIST_TIMEOUT))
-            .await?;
+        let response = self.get("/routing/v1/tcp_routes", LIST_TIMEOUT).await?;
         let routes: Option<Vec<TcpRoute>> = response.json().await?;
         Ok(routes.unwrap_or_default())
     }
@@ -288,7 +289,9 @@ impl State {
     }
 
     async fn read_events(&self, told: &mpsc::Sender<Event>) -> anyhow::Result<()> {
-        let response = self.get("/routing/v1/tcp_routes/events", None).await?;
+        let response = self
+            .get("/routing/v1/tcp_routes/events", STREAM_TIMEOUT)
+            .await?;
         let mut chunks = response.bytes_stream();
         let mut buffer = Vec::new();
         while let Some(chunk) = chunks.next().await {
@@ -306,14 +309,11 @@ impl State {
         Ok(())
     }
 
-    async fn get(&self, path: &str, limit: Option<Duration>) -> anyhow::Result<reqwest::Response> {
+    async fn get(&self, path: &str, limit: Duration) -> anyhow::Result<reqwest::Response> {
         let token = self.token().await?;
         let url = format!("{}{path}", self.options.routing_api_url);
-        let mut request = self.options.client.get(url).bearer_auth(token);
-        if let Some(limit) = limit {
-            request = request.timeout(limit);
-        }
-        Ok(request.send().await?.error_for_status()?)
+        let request = self.options.client.get(url).bearer_auth(token);
+        Ok(request.timeout(limit).send().await?.error_for_status()?)
     }
 
     async fn token(&self) -> anyhow::Result<String> {

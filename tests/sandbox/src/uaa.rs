@@ -10,7 +10,8 @@
 //! | `GET /token_key`, `/token_keys` | the active key only |
 //! | `GET /.well-known/openid-configuration` | issuer `<url>/oauth/token` |
 //!
-//! A client whose id or secret holds one of ``: + & %`` or a space can only use the form body.
+//! Basic credentials are taken as they are, never url-decoded: of `+`, `%` and the like only the
+//! raw form fits, and an id with a colon can only use the form body.
 
 mod key;
 
@@ -38,8 +39,6 @@ pub use key::random_guid;
 const BODY_LIMIT: usize = 64 * 1024;
 /// UAA's own default validity, twelve hours.
 pub const DEFAULT_VALIDITY_SECS: u64 = 43_200;
-/// Basic credentials with one of these are refused by 4.30, encoded or not.
-const ONLY_BY_FORM: &[char] = &[':', '+', '&', '%', ' '];
 
 pub struct UaaOptions {
     pub addr: SocketAddr,
@@ -311,11 +310,8 @@ impl State {
                 "An Authentication object was not found in the SecurityContext",
             );
         };
-        let client = self.client(&id).filter(|client| {
-            client.secrets.contains(&secret)
-                && !(headers.contains_key(header::AUTHORIZATION)
-                    && (id.contains(ONLY_BY_FORM) || secret.contains(ONLY_BY_FORM)))
-        });
+        let known = self.client(&id);
+        let client = known.filter(|client| client.secrets.contains(&secret));
         let Some(client) = client else {
             return error(401, "unauthorized", "Bad credentials");
         };

@@ -177,6 +177,8 @@ async fn a_watch_without_revision_begins_with_what_is_there_and_sends_bookmarks(
     let path = "/api/v1/services?watch=true&allowWatchBookmarks=true";
     let mut events = client.watch(path).await;
     events.expect("ADDED", "a").await;
+    client.service("b", json!({})).await;
+    events.expect("ADDED", "b").await;
     let bookmark = events.next().await.unwrap().unwrap();
     assert_eq!(bookmark["type"], "BOOKMARK");
     let revision = client.server.revision().to_string();

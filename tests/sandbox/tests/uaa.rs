@@ -84,7 +84,7 @@ async fn a_scope_the_client_has_not_is_400_and_lists_those_it_has() {
 }
 
 #[tokio::test]
-async fn odd_characters_in_credentials_pass_in_the_form_only() {
+async fn an_id_with_a_colon_passes_in_the_form_only() {
     let uaa = start().await;
     assert_eq!(ask_basic(&uaa, "route-sync", "s3cret").await, 200);
     assert_eq!(ask_basic(&uaa, "odd:id", "a+b&c%d e").await, 401);

@@ -6,6 +6,8 @@ use counterparts::kube_apiserver::ADMIN_TOKEN;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::poll;
+
 /// A client with every right.
 #[derive(Clone)]
 pub struct Cluster {
@@ -190,6 +192,15 @@ impl Cluster {
         self.apply(&object).await.map(drop)
     }
 
+    /// Waits until the holder of a token may read a path: a role takes a moment to count.
+    pub async fn may_get(&self, token: &str, path: &str) {
+        poll::eventually(&format!("{path} may be read"), async || {
+            let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(token);
+            request.send().await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+    }
+
     /// Deletes a namespace and finishes it, as the namespace controller would once everything in it is gone.
     pub async fn delete_namespace(&self, name: &str) -> Result<()> {
         let services = self.ask(Method::GET, &format!("/api/v1/namespaces/{name}/services"), None).await?;
@@ -207,6 +218,7 @@ impl Cluster {
         self.ask(Method::PUT, &path, Some(body)).await.map(drop)
     }
 
+<<<<<<< HEAD
     /// Takes every Service and every Node away, so that the next scenario begins with nothing, node ports included.
     pub async fn clear(&self) -> Result<()> {
         let list = self.ask(Method::GET, "/api/v1/services", None).await?;
@@ -214,6 +226,15 @@ impl Cluster {
             let metadata = &object["metadata"];
             let text = |key: &str| metadata[key].as_str().unwrap_or_default();
             // The apiserver's own.
+=======
+    /// Takes every Service (one without a label holds a node port too) and every Node away, so that the next scenario begins with nothing.
+    pub async fn clear(&self) -> Result<()> {
+        let services = self.ask(Method::GET, "/api/v1/services", None).await?;
+        for object in services["items"].as_array().into_iter().flatten() {
+            let metadata = &object["metadata"];
+            let text = |key: &str| metadata[key].as_str().unwrap_or_default();
+            // The apiserver's own would only come back.
+>>>>>>> 66fd71bd038a879ef6a1064249469b0c8687da94
             if text("name") != "kubernetes" {
                 self.delete("Service", text("namespace"), text("name")).await?;
             }

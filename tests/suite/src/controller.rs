@@ -181,6 +181,14 @@ impl Controller {
         })
     }
 
+    /// The messages of all findings of this code.
+    pub async fn messages(&self, code: &str) -> Vec<String> {
+        let status = self.status().await;
+        let findings = status["findings"].as_array().into_iter().flatten();
+        let of_code = findings.filter(|finding| finding["code"] == code);
+        of_code.map(|finding| finding["message"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
     /// Waits for a finding.
     #[track_caller]
     pub fn finding<'a>(&'a self, code: &'a str, subject: &'a str) -> impl Future<Output = ()> + 'a {

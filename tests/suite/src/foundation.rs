@@ -10,20 +10,30 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use counterparts::stack::{APP_DOMAIN, CLIENT, SYSTEM_DOMAIN};
-use counterparts::{Stack, StackOptions, handed_in, not_confirmed};
+use counterparts::{Stack, StackOptions, TokenUser, handed_in, not_confirmed};
 use futures::FutureExt;
-use sandbox::http_router::{HttpRouter, HttpRouterOptions, NatsClientOptions, NatsClientTls};
+use sandbox::http_router::{HttpRouter, HttpRouterOptions};
 use sandbox::routing_api::{RoutingApi, RoutingApiOptions};
 use sandbox::tcp_router::{TcpRouter, TcpRouterOptions, TokenSource};
-use sandbox::tls::Identity;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::cluster::Cluster;
 use crate::controller::{Controller, Settings};
+use crate::front::{self, identity};
 
 /// The router group's range: what cf-deployment seeds, the mysql example's port, and room for bulk.
 pub const RESERVABLE_PORTS: &str = "1024-1999,34569";
+/// A second group of type tcp, for whoever asks for it by name: its name and its range.
+pub const OTHER_GROUP: (&str, &str) = ("other-tcp", "2000-2099");
+/// A token of the user whom `examples/rbac.yml` names.
+pub const EXAMPLE_TOKEN: &str = "example-token";
+/// A token of a user without any right, until a scenario grants some.
+pub const POOR_TOKEN: &str = "poor-token";
+/// Its name.
+pub const POOR_USER: &str = "poor";
+/// Longer than any run of the tests.
+const EVENT_STREAM_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The routers that no registry has.
 const HANDED_IN: [&str; 3] = ["gorouter", "routing-api", "cf-tcp-router"];
 
@@ -84,7 +94,9 @@ pub fn on_stage(stage: Stage, scenario: impl AsyncFn(&mut Foundation)) {
         foundation.stage = stage;
         foundation.clear().await.expect("what earlier scenarios left must go");
         println!("-- {stage:?}");
+        let start = std::time::Instant::now();
         let outcome = std::panic::AssertUnwindSafe(scenario(foundation)).catch_unwind().await;
+        println!("-- {stage:?} took {:.1} s", start.elapsed().as_secs_f64());
         if let Err(panic) = outcome {
             // What it stopped may still be stopped: the next scenario gets a new foundation.
             *slot = None;
@@ -93,13 +105,26 @@ pub fn on_stage(stage: Stage, scenario: impl AsyncFn(&mut Foundation)) {
     });
 }
 
+/// The text of one of the project's examples.
+pub fn example(name: &str) -> String {
+    let path = format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).expect("the example must be there")
+}
+
 // === impl Foundation ===
 
 impl Foundation {
     async fn start() -> Result<Self> {
         let mut options = StackOptions::default();
         let group = counterparts::RouterGroup::tcp("default-tcp", RESERVABLE_PORTS);
-        options.routing_api.router_groups = vec![group];
+        let other = counterparts::RouterGroup::tcp(OTHER_GROUP.0, OTHER_GROUP.1);
+        options.routing_api.router_groups = vec![group, other];
+        let user = |token: &str, user: &str| TokenUser {
+            token: token.to_owned(),
+            user: user.to_owned(),
+            groups: Vec::new(),
+        };
+        options.apiserver.users = vec![user(EXAMPLE_TOKEN, "route-sync"), user(POOR_TOKEN, POOR_USER)];
         let stack = Stack::start(options).await?;
         let boxed = Boxed::start(&stack).await?;
         let cluster = Cluster::new(&stack);
@@ -192,8 +217,13 @@ impl Foundation {
 
     /// The guid of `default-tcp`.
     pub async fn router_group(&self) -> String {
+        self.router_group_named("default-tcp").await
+    }
+
+    /// The guid of a router group.
+    pub async fn router_group_named(&self, name: &str) -> String {
         let token = self.stack.token().await.expect("the UAA must give a token");
-        let url = format!("{}/routing/v1/router_groups", self.api_url());
+        let url = format!("{}/routing/v1/router_groups?name={name}", self.api_url());
         let client = self.stack.pki.http_client().expect("a client must be had");
         let answer = client.get(url).bearer_auth(token).send().await.expect("it must answer");
         let groups: Value = answer.json().await.expect("router groups must be JSON");
@@ -277,37 +307,26 @@ impl Foundation {
 
 impl Boxed {
     async fn start(stack: &Stack) -> Result<Self> {
-        let identity = |identity: &counterparts::Identity| Identity {
-            cert_pem: identity.cert_pem.clone(),
-            key_pem: identity.key_pem.clone(),
-        };
         let (server, client) = (identity(&stack.pki.server), identity(&stack.pki.client));
         let ca = stack.pki.ca_pem.clone();
 
         let mut api = RoutingApiOptions::new(stack.uaa.url());
         api.uaa_ca_pem = Some(ca.clone());
+        let group = sandbox::routing_api::RouterGroup::tcp;
         api.router_groups =
-            vec![sandbox::routing_api::RouterGroup::tcp("default-tcp", RESERVABLE_PORTS)];
+            vec![group("default-tcp", RESERVABLE_PORTS), group(OTHER_GROUP.0, OTHER_GROUP.1)];
         let routing_api = RoutingApi::start(api).await?;
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mtls = routing_api.also_listen(anywhere, Some((server.clone(), Some(ca.clone())))).await?;
+        let mtls = routing_api.also_listen(anywhere, Some((server, Some(ca.clone())))).await?;
 
-        let nats = stack.nats.options();
-        let mut bus = NatsClientOptions::plain(stack.nats.address());
-        bus.user = Some((nats.user.clone(), nats.password.clone()));
-        bus.tls = nats.mutual_tls.then(|| NatsClientTls {
-            ca_pem: ca.clone(),
-            identity: Some(client.clone()),
-            server_name: "nats.service.test".to_owned(),
-        });
-        let mut http = HttpRouterOptions::new(anywhere, bus);
+        let mut http = HttpRouterOptions::new(anywhere, front::bus(&stack.nats, &stack.pki));
         // As the real gorouter of these tests (`GorouterOptions::quick`).
         http.start_response_delay_secs = 1;
         http.droplet_stale_threshold_secs = 10;
         http.prune_interval = Duration::from_secs(2);
         http.empty_pool_timeout = Duration::ZERO;
-        http.tls = Some(server);
-        http.tls = None;
+        http.backend_ca_pem = Some(ca);
+        http.backend_identity = Some(client);
         let http_router = HttpRouter::start(http).await?;
 
         let token = TokenSource::Uaa {
@@ -315,7 +334,10 @@ impl Boxed {
             client_id: CLIENT.0.to_owned(),
             client_secret: CLIENT.1.to_owned(),
         };
-        let tcp = TcpRouterOptions::new(&routing_api.url(), stack.pki.http_client()?, token);
+        // The stack's client gives up within seconds, and with it every stream of events: a router that
+        // looks away until its next list opens ports a minute late.
+        let client = stack.pki.http_client_with(|client| client.timeout(EVENT_STREAM_MAX))?;
+        let tcp = TcpRouterOptions::new(&routing_api.url(), client, token);
         let tcp_router = TcpRouter::start(tcp).await?;
         Ok(Self { tcp_router, http_router, routing_api, mtls })
     }

@@ -1,13 +1,17 @@
 //! What a client sees: one request, or a loop of them that remembers every failure.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::poll;
 
 /// A client would have given up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +55,41 @@ pub async fn tcp_line(address: SocketAddr) -> Option<String> {
     timeout(PATIENCE, ask).await.ok().flatten()
 }
 
+/// Waits until a host answers with one of the statuses.
+#[track_caller]
+pub fn answers<'a>(
+    router: SocketAddr,
+    host: &'a str,
+    statuses: &'a [u16],
+) -> impl Future<Output = ()> + 'a {
+    let place = std::panic::Location::caller();
+    async move {
+        let what = format!("{place}: {host} answers {statuses:?}");
+        poll::eventually(&what, async || statuses.contains(&http_status(router, host).await)).await;
+    }
+}
+
+/// Waits until a port sends a line; returns it.
+#[track_caller]
+pub fn opens(address: SocketAddr) -> impl Future<Output = String> {
+    let place = std::panic::Location::caller();
+    async move {
+        let mut line = None;
+        poll::eventually(&format!("{place}: {address} opens"), async || {
+            line = tcp_line(address).await;
+            line.is_some()
+        })
+        .await;
+        line.expect("a line that was waited for must be there")
+    }
+}
+
+/// The addresses behind one host in an HTTP router's table.
+pub fn backends(routes: &Value, host: &str) -> BTreeSet<String> {
+    let endpoints = routes[host].as_array().into_iter().flatten();
+    endpoints.filter_map(|endpoint| Some(endpoint["address"].as_str()?.to_owned())).collect()
+}
+
 #[derive(Default)]
 struct Seen {
     requests: u64,
@@ -83,6 +122,11 @@ fn end(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> (u64, Vec<String>) {
 }
 
 impl HttpLoop {
+    /// Requests so far.
+    pub fn requests(&self) -> u64 {
+        self.seen.lock().expect("a loop's record must not be poisoned").requests
+    }
+
     /// Begins; the host answers already.
     pub fn start(router: SocketAddr, host: &str) -> Self {
         let (seen, host) = (Arc::new(Mutex::new(Seen::default())), host.to_owned());
@@ -105,6 +149,11 @@ impl HttpLoop {
 }
 
 impl TcpLoop {
+    /// Connections so far.
+    pub fn requests(&self) -> u64 {
+        self.seen.lock().expect("a loop's record must not be poisoned").requests
+    }
+
     /// Begins; the port answers already.
     pub fn start(address: SocketAddr) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));

@@ -4,15 +4,18 @@
 //! it tells the cause. Servers are taken in turn, because its own choice ends a round at the first server that
 //! refuses the login.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Auth, Event, ReconnectToServer, Server, ServerAddr, ServerError};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{BusError, Heard};
 use crate::config::NatsServer;
+use crate::publish::http::wire;
 
 /// The wait before the first attempt after a loss, doubled with every round over all servers.
 const WAIT_FIRST: Duration = Duration::from_millis(100);
@@ -45,6 +48,8 @@ pub(super) struct Signals {
 struct SignalState {
     inbox: String,
     inbox_denied: bool,
+    /// Subjects of ours the server does not let us publish to, and when it last said so.
+    denied: BTreeMap<&'static str, Instant>,
     lame_duck: bool,
     error: Option<String>,
     failures: u32,
@@ -158,8 +163,25 @@ impl Signals {
         lock(&self.state).inbox_denied
     }
 
+    /// The first of our subjects that was denied within the time given.
+    pub(super) fn denied(&self, within: Duration) -> Option<&'static str> {
+        let state = lock(&self.state);
+        let mut denied = state.denied.iter();
+        denied
+            .find(|(_, at)| at.elapsed() < within)
+            .map(|(subject, _)| *subject)
+    }
+
     pub(super) fn error(&self) -> Option<String> {
         lock(&self.state).error.clone()
+    }
+
+    /// A connection was seen to stand. The event that says so may come late or never, and until then what went
+    /// wrong before it would be taken for what goes wrong now.
+    pub(super) fn stands(&self) {
+        let mut state = lock(&self.state);
+        state.error = None;
+        state.failures = 0;
     }
 
     pub(super) fn failures(&self) -> u32 {
@@ -189,6 +211,7 @@ impl Signals {
                     state.failures = 0;
                     // Another server may have other permissions.
                     state.inbox_denied = false;
+                    state.denied.clear();
                 }
                 Event::LameDuckMode => state.lame_duck = true,
                 Event::ServerError(error) => state.refused(&error),
@@ -217,9 +240,15 @@ impl SignalState {
     fn refused(&mut self, error: &ServerError) {
         let text = error.to_string();
         let lower = text.to_lowercase();
-        if lower.contains("permissions violation")
-            && (lower.contains("_inbox") || text.contains(&self.inbox))
-        {
+        let denied = lower.contains("permissions violation");
+        // In nats-server's words: `Permissions Violation for Publish to "router.register"`.
+        let ours = [wire::REGISTER, wire::UNREGISTER].into_iter();
+        let subject = ours
+            .filter(|_| denied && lower.contains("for publish"))
+            .find(|subject| lower.contains(&format!("\"{subject}\"")));
+        if let Some(subject) = subject {
+            self.denied.insert(subject, Instant::now());
+        } else if denied && (lower.contains("_inbox") || text.contains(&self.inbox)) {
             self.inbox_denied = true;
         } else {
             self.error = Some(text);
@@ -302,6 +331,16 @@ mod tests {
             "has expired",
         );
         check("IO error: connection refused", "connection refused");
+    }
+
+    #[test]
+    fn a_connection_that_stands_has_no_failure_from_before_it() {
+        let signals = Signals::new(false);
+        let addr: ServerAddr = "nats.test:4222".parse().unwrap();
+        signals.failed(&addr, "IO error: connection refused");
+        assert!(signals.error().is_some());
+        signals.stands();
+        assert_eq!((signals.error(), signals.failures()), (None, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::Uptime;
 use crate::desired::Desired;
+use crate::publish::http::fnv;
 use crate::publish::http::wire::{self, Entry};
 use crate::route::{Backend, HttpRoute, Uri};
 use crate::status::RouteState;
@@ -19,8 +20,9 @@ use crate::status::RouteState;
 /// What one table does to the endpoints.
 #[derive(Default)]
 struct Pass {
-    /// Endpoints to look at, each with uris that were or are to be there.
-    endpoints: BTreeMap<SocketAddr, BTreeSet<Arc<Uri>>>,
+    /// Endpoints to look at, each with a uri that was or is to be there. One flat set: a cold start puts every
+    /// endpoint of the cluster here.
+    endpoints: BTreeSet<(SocketAddr, Arc<Uri>)>,
     /// Messages that are new or differ.
     fresh: Vec<MessageKey>,
     /// Uris that lose an endpoint.
@@ -42,13 +44,16 @@ impl Schedule {
         for (uri, old, new) in differences(old, &desired.table.http, renamed) {
             let uri = self.told(uri, old, new, now, &mut changes);
             for backend in old.into_iter().chain(new).flat_map(|r| r.backends.iter()) {
-                pass.endpoints
-                    .entry(address(backend))
-                    .or_default()
-                    .insert(uri.clone());
+                pass.endpoints.insert((address(backend), uri.clone()));
             }
         }
-        for (addr, uris) in std::mem::take(&mut pass.endpoints) {
+        self.tls_revision += 1;
+        let mut endpoints = std::mem::take(&mut pass.endpoints).into_iter().peekable();
+        while let Some((addr, uri)) = endpoints.next() {
+            let mut uris = BTreeSet::from([uri]);
+            while let Some((_, uri)) = endpoints.next_if(|(other, _)| *other == addr) {
+                uris.insert(uri);
+            }
             self.rebuild(addr, uris, desired, now, &mut pass);
         }
         if self.connected {
@@ -147,11 +152,12 @@ impl Schedule {
         for (part, new) in (0..).zip(wire::registrations(&self.identity, &entries)) {
             let key = MessageKey { addr, part };
             let rank = new.uris.iter().map(|uri| ranks[&**uri]).min();
-            let same = old.get(&key).filter(|old| old.payload == new.payload);
+            let fingerprint = fnv(&new.payload);
+            let same = old.get(&key).filter(|old| old.fingerprint == fingerprint);
             let message = Message {
                 rank: rank.expect("a message must carry a uri"),
                 queued: same.and_then(|old| old.queued),
-                payload: same.map_or(new.payload, |old| old.payload.clone()),
+                fingerprint,
                 uris: new.uris,
                 tls: new.tls,
             };
@@ -206,6 +212,10 @@ impl Schedule {
             };
             self.enqueue(*key, band);
         }
+        self.enqueue_withdrawals();
+    }
+
+    pub(super) fn enqueue_withdrawals(&mut self) {
         for (uri, addr) in self.withdrawals.unsent() {
             self.queue.insert(withdrawal(Band::Withdrawal, &uri, addr));
             self.withdrawals.queued(&uri, addr, Band::Withdrawal);

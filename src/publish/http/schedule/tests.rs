@@ -4,6 +4,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::publish::http::tls_keys::TlsKeys;
 use crate::route::{Backends, Hostname, HttpOptions, NodePort, NodeUid, RouteTable, ServiceRef};
 
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -145,15 +146,84 @@ fn a_withdrawal_is_repeated_and_then_forgotten() {
     assert!(schedule.routes.is_empty());
 }
 
-#[test]
-fn a_tls_endpoint_is_withdrawn_for_ten_minutes_and_for_each_router_that_starts() {
-    let options = HttpOptions {
+fn tls() -> HttpOptions {
+    HttpOptions {
         tls_server_name: Some(Hostname::parse("web.internal").unwrap()),
         ..HttpOptions::default()
-    };
+    }
+}
+
+#[test]
+fn what_an_earlier_process_left_is_withdrawn_like_any_tls_endpoint_unless_it_is_wanted() {
+    let left = TlsKeys::wanted(&table_with(
+        &[
+            ("a", 30001, &[1, 2]),
+            ("b", 30002, &[1]),
+            ("c", 30003, &[1]),
+        ],
+        &tls(),
+    ));
+    for connected_first in [true, false] {
+        let mut schedule = schedule();
+        if connected_first {
+            schedule.connected(secs(1));
+        }
+        // One endpoint of `a` stays; `c` is plain now, which replaces what it was.
+        let mut desired = table_with(&[("a", 30001, &[2])], &tls());
+        let plain = table(&[("c", 30003, &[1])]);
+        let wanted = Arc::make_mut(&mut desired);
+        wanted.table.http.extend(plain.table.http.clone());
+        schedule.apply(&desired, secs(1));
+        let adopted = schedule.adopt(&left, secs(1));
+        assert_eq!(adopted.len(), 2);
+        assert_eq!(schedule.tls_keys().len(), 3, "two left and the one wanted");
+        if !connected_first {
+            schedule.connected(secs(1));
+        }
+        let sent = news(&mut schedule, secs(1), secs(2000));
+        let brief: Vec<_> = sent.iter().map(|(_, text)| text.as_str()).collect();
+        let before: Vec<_> = brief
+            .iter()
+            .take_while(|text| text.starts_with('+'))
+            .collect();
+        assert!(
+            before.contains(&&"+a@2:30001"),
+            "the replacement goes first: {brief:?}"
+        );
+        for (key, times) in [("-a@1:30001", 24), ("-b@1:30002", 24), ("-c@1:30003", 0)] {
+            // Keys of one endpoint share their message only where their ports are the same.
+            let count = brief.iter().filter(|text| **text == key).count();
+            assert_eq!(count, times, "{key} in {brief:?}");
+        }
+        assert_eq!(
+            schedule.tls_keys(),
+            TlsKeys::wanted(&desired),
+            "the rest is forgotten"
+        );
+    }
+}
+
+#[test]
+fn a_withdrawal_of_an_earlier_process_ends_when_the_key_is_wanted_again() {
+    let desired = table_with(&[("a", 30001, &[1])], &tls());
     let mut schedule = schedule();
     schedule.connected(secs(1));
-    schedule.apply(&table_with(&[("a", 30001, &[1])], &options), secs(1));
+    schedule.apply(&table(&[]), secs(1));
+    schedule.adopt(&TlsKeys::wanted(&desired), secs(1));
+    assert_eq!(drain(&mut schedule, secs(1)), ["-a@1:30001"]);
+    let revision = schedule.tls_revision();
+    schedule.apply(&desired, secs(2));
+    assert_ne!(schedule.tls_revision(), revision);
+    let sent = news(&mut schedule, secs(2), secs(2000));
+    assert_eq!(sent, [(2, "+a@1:30001".to_owned())]);
+    assert_eq!(schedule.withdrawal_count(), 0);
+}
+
+#[test]
+fn a_tls_endpoint_is_withdrawn_for_ten_minutes_and_for_each_router_that_starts() {
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    schedule.apply(&table_with(&[("a", 30001, &[1])], &tls()), secs(1));
     drain(&mut schedule, secs(1));
     schedule.apply(&table(&[]), secs(100));
     let sent = news(&mut schedule, secs(100), secs(405));
@@ -251,6 +321,33 @@ fn a_new_connection_gets_replacements_then_withdrawals_then_the_rest() {
 }
 
 #[test]
+fn what_is_wanted_again_while_down_goes_first_because_its_withdrawal_may_be_replayed() {
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    let all: &[(&str, u16, &[u8])] = &[
+        ("a", 30001, &[1]),
+        ("b", 30002, &[1]),
+        ("z", 30003, &[1, 2]),
+    ];
+    schedule.apply(&table(all), secs(1));
+    drain(&mut schedule, secs(1));
+    schedule.apply(&table(&[all[0], all[1], ("z", 30003, &[1])]), secs(2));
+    assert_eq!(drain(&mut schedule, secs(2)), ["-z@2:30003"]);
+    schedule.disconnected(secs(3));
+    schedule.apply(&table(all), secs(4));
+    schedule.connected(secs(5));
+    assert_eq!(drain(&mut schedule, secs(5))[0], "+z@2:30003");
+    // Nothing proved that it arrived.
+    schedule.disconnected(secs(6));
+    schedule.connected(secs(7));
+    assert_eq!(drain(&mut schedule, secs(7))[0], "+z@2:30003");
+    schedule.confirm(schedule.sent(), secs(7));
+    schedule.disconnected(secs(8));
+    schedule.connected(secs(9));
+    assert_eq!(drain(&mut schedule, secs(9))[0], "+a@1:30001");
+}
+
+#[test]
 fn however_many_routers_start_one_sweep_answers_them() {
     let mut schedule = schedule();
     schedule.connected(secs(1));
@@ -321,6 +418,24 @@ fn beats_are_spread_over_the_interval() {
     assert_eq!(per_second.values().sum::<usize>(), 1000);
     // 50 a second on average; a hash that clumps would fail by far.
     assert!(per_second.len() == 20 && per_second.values().all(|n| (20..100).contains(n)));
+}
+
+#[test]
+fn nothing_is_settled_before_the_first_table() {
+    let mut schedule = schedule();
+    schedule.connected(secs(1));
+    assert!(!schedule.is_settled());
+    schedule.apply(&table(&[]), secs(2));
+    assert!(schedule.is_settled());
+}
+
+#[test]
+fn an_interval_of_no_whole_ticks_is_adopted_once() {
+    let mut schedule = schedule();
+    // A quarter of a prune threshold of 25 s.
+    let odd = Duration::from_millis(6250);
+    assert!(schedule.set_interval(odd));
+    assert!(!schedule.set_interval(odd));
 }
 
 #[test]

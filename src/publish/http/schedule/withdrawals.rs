@@ -160,10 +160,24 @@ impl Withdrawals {
             .map(|((_, addr), _)| *addr)
     }
 
+    /// The keys of TLS endpoints.
+    pub(super) fn tls_keys(&self) -> impl Iterator<Item = (&Arc<Uri>, SocketAddr)> {
+        let tls = self.keys.iter().filter(|(_, withdrawal)| withdrawal.tls);
+        tls.map(|((uri, addr), _)| (uri, *addr))
+    }
+
+    pub(super) fn holds(&self, uri: &Arc<Uri>, addr: SocketAddr) -> bool {
+        self.keys.contains_key(&(uri.clone(), addr))
+    }
+
     pub(super) fn is_tls(&self, uri: &Arc<Uri>, addr: SocketAddr) -> bool {
         self.keys
             .get(&(uri.clone(), addr))
             .is_some_and(|withdrawal| withdrawal.tls)
+    }
+
+    pub(super) fn holds(&self, uri: &Arc<Uri>, addr: SocketAddr) -> bool {
+        self.keys.contains_key(&(uri.clone(), addr))
     }
 
     pub(super) fn len(&self) -> usize {

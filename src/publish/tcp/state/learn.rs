@@ -9,9 +9,9 @@ use super::super::batch::Written;
 use super::super::client::ApiError;
 use super::{Done, Kind, LIST_FAILURES_MAX, SCOPE_GROUPS, SCOPE_READ, SCOPE_WRITE, State};
 use crate::Uptime;
+use crate::causes::chain;
 use crate::plan::admission::{self, RouterGroup};
 use crate::plan::{NO_TLS, Observed, Refusal, TcpRow};
-use crate::publish::tls;
 use crate::route::PortRanges;
 
 /// Deletions are looked after this often: a bulk of them, eight a second, must not list the whole table each
@@ -283,7 +283,7 @@ impl State {
 
     /// Answers an error with the wait it calls for; nothing ever ends the lane.
     fn fail(&mut self, error: &ApiError, now: Uptime) {
-        let text = tls::chain(error);
+        let text = chain(error);
         tracing::debug!(error = text, "request failed");
         match error {
             ApiError::MaxTtl { secs } if Duration::from_secs(*secs) < self.ttl => {

@@ -49,6 +49,7 @@ pub(super) struct Watching {
     shared: Arc<Shared>,
     wanted: Wanted,
     cursor: u64,
+    began: u64,
     head: watch::Receiver<u64>,
     endings: watch::Receiver<Ending>,
     pending: VecDeque<Bytes>,
@@ -87,6 +88,7 @@ impl Watching {
         let deadline = now + wanted.timeout.unwrap_or(TIMEOUT_DEFAULT);
         let mut watching = Self {
             cursor: wanted.revision.unwrap_or(revision),
+            began: wanted.revision.unwrap_or(revision),
             head,
             endings: shared.faults.endings(),
             pending: VecDeque::new(),
@@ -231,7 +233,12 @@ impl Watching {
         self.pending.push_back(Bytes::from(line));
     }
 
+    /// Only past the watch's own beginning: where nothing happened since, the real server sends
+    /// none.
     fn push_bookmark(&mut self) {
+        if self.cursor <= self.began {
+            return;
+        }
         let kind = self.wanted.kind;
         let object = json!({
             "kind": kind.kind, "apiVersion": kind.api_version(),

@@ -116,8 +116,9 @@ fn port(fields: &Map<String, Value>, name: &str) -> Result<u16, String> {
 }
 
 fn mismatch(value: &Value, field: &str, wanted: &str) -> String {
+    // Go tells the number itself only where a number was wanted.
     let found = match value {
-        Value::Number(number) => format!("number {number}"),
+        Value::Number(number) if wanted != "string" => format!("number {number}"),
         other => kind(other).to_owned(),
     };
     format!(

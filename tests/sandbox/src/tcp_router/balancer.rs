@@ -106,10 +106,18 @@ impl Balancer {
     }
 }
 
-/// Two servers of one name are fatal; the name holds ip and port, not the TLS port.
+/// Two servers of one name are fatal: rows with TLS port 0 and -1 have the same. So is a name for
+/// an address: a box has no name service.
 fn check(config: &Config) -> Result<(), String> {
     for (front, targets) in config {
         for (at, target) in targets.iter().enumerate() {
+            if target.ip.parse::<IpAddr>().is_err() {
+                let ip = &target.ip;
+                return Err(format!(
+                    "'server server_{ip}_{}' : could not resolve address '{ip}'.",
+                    target.port
+                ));
+            }
             let same = |other: &&Target| other.ip == target.ip && other.port == target.port;
             if targets[..at].iter().any(|other| same(&other)) {
                 let name = format!("server_{}_{}", target.ip, target.port);

@@ -30,6 +30,15 @@ struct Backend {
     expires_at: Instant,
 }
 
+// === impl BackendKey ===
+
+impl BackendKey {
+    /// With a TLS port only where the router's `backend_tls` is on, which it is not here.
+    fn is_written(&self) -> bool {
+        is_host(&self.target.ip) && self.target.tls_port <= 0
+    }
+}
+
 // === impl Table ===
 
 impl Table {
@@ -101,8 +110,8 @@ impl Table {
     pub(super) fn config(&self) -> Config {
         let mut config = Config::new();
         for ((port, _), backends) in &self.fronts {
-            let targets = backends.keys().map(|backend| backend.target.clone());
-            let targets = targets.filter(|target| is_host(&target.ip));
+            let backends = backends.keys().filter(|backend| backend.is_written());
+            let targets = backends.map(|backend| backend.target.clone());
             // Two instances behind one address and TLS port are one server line.
             for target in targets {
                 let servers = config.entry(*port).or_default();
