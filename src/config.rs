@@ -244,14 +244,16 @@ impl Config {
             reader.wrong(key, "stands twice");
         }
         let config = meaning::config(&mut reader, &file, surroundings.in_pod);
+        let unknown_keys: Vec<_> = strays.unknown.into_iter().map(unknown).collect();
         match config {
             Some(config) if reader.mistakes.is_empty() => Ok(Self {
-                unknown_keys: strays.unknown.into_iter().map(unknown).collect(),
+                unknown_keys,
                 ..config
             }),
+            // A misspelt key is why another one is missing: they belong together.
             _ => Err(ConfigError::Mistakes {
                 path: path.to_owned(),
-                mistakes: reader.mistakes,
+                mistakes: reader.mistakes.into_iter().chain(unknown_keys).collect(),
             }),
         }
     }

@@ -84,6 +84,49 @@ fn the_example_configurations_are_valid_and_without_weakness_of_their_own() {
     );
 }
 
+/// Where the files that the examples name lie.
+const JOB: &str = "/var/vcap/jobs/route-sync/config";
+
+/// `check --offline` of an example whose files are there: exit code, stdout, stderr.
+fn checked(name: &str) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().to_str().unwrap();
+    let text = read(name);
+    let places = text.split_whitespace().filter(|word| word.starts_with(JOB));
+    for place in places.map(|word| word.replace(JOB, home)) {
+        fs::create_dir_all(Path::new(&place).parent().unwrap()).unwrap();
+        fs::write(
+            place,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
+    }
+    let config = folder.path().join("example.yml");
+    fs::write(&config, text.replace(JOB, home)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_route-sync"))
+        .args(["check", "--offline", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn check_takes_the_example_configurations_once_the_files_they_name_are_there() {
+    let (code, told, errors) = checked("examples/route-sync.yml");
+    assert_eq!((code, errors.as_str()), (Some(0), ""), "{told}");
+    assert!(told.ends_with("is valid\n"), "{told}");
+    let (code, told, errors) = checked("examples/route-sync-minimal.yml");
+    assert_eq!(code, Some(0), "{told}{errors}");
+    assert_eq!(errors.lines().count(), 1, "plain NATS alone: {errors}");
+    assert!(errors.contains("`nats.tls` is not given"), "{errors}");
+}
+
 #[test]
 fn the_full_example_shows_every_key_but_the_originals_names() {
     let text = read("examples/route-sync.yml");

@@ -267,6 +267,14 @@ fn unknown_keys_come_with_a_suggestion() {
 }
 
 #[test]
+fn a_misspelt_key_is_named_beside_the_one_that_is_missing_for_it() {
+    let told = mistakes(&ORIGINAL.replace("uaa_api_url:", "uaa_api_ulr:"));
+    let missing = "uaa.url: is missing; hint: `uaa_api_url`, its original name, is read as well";
+    let misspelt = "uaa_api_ulr: is no key of route-sync; hint: did you mean `uaa_api_url`?";
+    assert_eq!(told, format!("{missing}\n{misspelt}"));
+}
+
+#[test]
 fn a_key_that_stands_twice_is_a_mistake() {
     let text = format!("{ORIGINAL}\napp_domain_name: other.test\n");
     assert_eq!(mistakes(&text), "app_domain_name: stands twice");

@@ -144,6 +144,7 @@ impl Demo {
         for (name, ip) in NODES {
             say(&format!("  {name:<12} {ip}"));
         }
+        say("route-sync starts; it warns that this box has no TLS to speak of, and it is right:");
     }
 
     /// Waits for the first routes, prints how to reach them, then tells what edits do.
@@ -160,10 +161,14 @@ impl Demo {
             .map(|(r, _)| self.foundation.command(r))
             .collect();
         if !commands.is_empty() {
-            say("try:");
+            say("try, in another terminal:");
             commands.iter().for_each(|command| say(command));
         }
-        say("edit the manifests to see routes come and go; Ctrl-C stops");
+        let folder = self.folder.path().display();
+        say(&format!(
+            "edit the manifests in `{folder}`, a label `http-route-sync` for example, and read here \
+             what each change did; Ctrl-C stops"
+        ));
         if let Some(path) = once_ready_file
             && missing.is_empty()
         {

@@ -218,6 +218,15 @@ impl Cluster {
         self.ask(Method::PUT, &path, Some(body)).await.map(drop)
     }
 
+<<<<<<< HEAD
+    /// Takes every Service and every Node away, so that the next scenario begins with nothing, node ports included.
+    pub async fn clear(&self) -> Result<()> {
+        let list = self.ask(Method::GET, "/api/v1/services", None).await?;
+        for object in list["items"].as_array().into_iter().flatten() {
+            let metadata = &object["metadata"];
+            let text = |key: &str| metadata[key].as_str().unwrap_or_default();
+            // The apiserver's own.
+=======
     /// Takes every Service (one without a label holds a node port too) and every Node away, so that the next scenario begins with nothing.
     pub async fn clear(&self) -> Result<()> {
         let services = self.ask(Method::GET, "/api/v1/services", None).await?;
@@ -225,6 +234,7 @@ impl Cluster {
             let metadata = &object["metadata"];
             let text = |key: &str| metadata[key].as_str().unwrap_or_default();
             // The apiserver's own would only come back.
+>>>>>>> 66fd71bd038a879ef6a1064249469b0c8687da94
             if text("name") != "kubernetes" {
                 self.delete("Service", text("namespace"), text("name")).await?;
             }

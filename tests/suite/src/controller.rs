@@ -16,6 +16,10 @@ use crate::poll;
 
 /// How long a stop may take: the controller's own bound, and some for a loaded machine.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// Where the controller's pages are when its configuration does not say.
+const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
+/// Stands for the kubeconfig's path in [`Settings::text`].
+pub const KUBECONFIG: &str = "@KUBECONFIG@";
 /// What is shown of a log when a test fails.
 const LOG_TAIL: usize = 60;
 
@@ -27,6 +31,10 @@ pub struct Settings {
     pub kubeconfig: String,
     /// Arguments before the configuration's; `run` by default.
     pub arguments: Vec<String>,
+    /// The file word for word instead of `config`; [`KUBECONFIG`] in it becomes the kubeconfig's path.
+    pub text: Option<String>,
+    /// The flag that names the file, where it is not the usual one; one that ends with `=` takes it in one word.
+    pub flag: Option<String>,
 }
 
 /// A running controller. Dropped, it is killed, which keeps every route for a TTL.
@@ -67,7 +75,35 @@ impl Settings {
             "log": {"format": "text", "level": "route_sync=debug"},
         });
         let kubeconfig = stack.apiserver.kubeconfig(ADMIN_TOKEN);
-        Ok(Self { config, kubeconfig, arguments: vec!["run".to_owned()] })
+        Ok(Self { config, kubeconfig, arguments: vec!["run".to_owned()], text: None, flag: None })
+    }
+
+    /// Runs a command of the binary that ends by itself: exit code, stdout, stderr.
+    pub async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
+        let folder = tempfile::Builder::new().prefix("controller-").tempdir()?;
+        // Nobody listens on port 0.
+        let file = self.write(&folder, SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        command(arguments, &file).await
+    }
+
+    /// Writes configuration and kubeconfig; the configuration's path.
+    fn write(&self, folder: &tempfile::TempDir, admin: SocketAddr) -> Result<PathBuf> {
+        let file = folder.path().join("route-sync.yml");
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, &self.kubeconfig)?;
+        if let Some(text) = &self.text {
+            std::fs::write(&file, text.replace(KUBECONFIG, &kubeconfig.display().to_string()))?;
+            return Ok(file);
+        }
+        let mut config = self.config.clone();
+        if config["kubernetes"].is_object() {
+            config["kubernetes"]["kubeconfig"] = json!(kubeconfig);
+        } else {
+            config["kube_config_path"] = json!(kubeconfig);
+        }
+        config["admin"] = json!({"listen": admin.to_string()});
+        std::fs::write(&file, config.to_string())?;
+        Ok(file)
     }
 }
 
@@ -89,9 +125,10 @@ impl Controller {
     /// Writes the configuration and starts the controller; it need not be ready yet.
     pub async fn start(settings: Settings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("controller-").tempdir()?;
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let admin = listener.local_addr()?;
-        drop(listener);
+        let admin = match settings.text {
+            Some(_) => ADMIN_DEFAULT,
+            None => std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?,
+        };
         let child = spawn(&settings, &folder, admin)?;
         let http = counterparts::pki::plain_http_client().build()?;
         Ok(Self { child, settings, folder, admin, http })
@@ -184,11 +221,21 @@ impl Controller {
     }
 
     /// SIGTERM, and its exit code.
-    pub async fn stop(mut self) -> i32 {
+    pub async fn stop(self) -> i32 {
         self.signal("TERM");
+        self.end().await
+    }
+
+    /// Waits until it has ended; its exit code.
+    pub async fn end(self) -> i32 {
+        self.end_with_log().await.0
+    }
+
+    /// Waits until it has ended; its exit code and all that it logged.
+    pub async fn end_with_log(mut self) -> (i32, String) {
         let status = tokio::time::timeout(STOP_WITHIN, self.child.wait()).await;
         let status = status.expect("the controller must stop in time").expect("it must be waited for");
-        status.code().unwrap_or(-1)
+        (status.code().unwrap_or(-1), self.log())
     }
 
     /// SIGKILL and a new start with the same configuration.
@@ -200,14 +247,7 @@ impl Controller {
 
     /// Runs another command of the binary with the same configuration: exit code, stdout, stderr.
     pub async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
-        let output = Command::new(binary()?)
-            .args(arguments)
-            .arg("--config")
-            .arg(self.folder.path().join("route-sync.yml"))
-            .output()
-            .await?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+        command(arguments, &self.folder.path().join("route-sync.yml")).await
     }
 }
 
@@ -223,28 +263,29 @@ impl Drop for Controller {
 }
 
 fn spawn(settings: &Settings, folder: &tempfile::TempDir, admin: SocketAddr) -> Result<Child> {
-    let file = folder.path().join("route-sync.yml");
-    let kubeconfig = folder.path().join("kubeconfig");
-    std::fs::write(&kubeconfig, &settings.kubeconfig)?;
-    let mut config = settings.config.clone();
-    if config["kubernetes"].is_object() {
-        config["kubernetes"]["kubeconfig"] = json!(kubeconfig);
-    } else {
-        config["kube_config_path"] = json!(kubeconfig);
-    }
-    config["admin"] = json!({"listen": admin.to_string()});
-    std::fs::write(&file, config.to_string())?;
+    let file = settings.write(folder, admin)?;
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.path().join("log"))?;
     // The configuration's flag in the original's spelling where no subcommand is named.
-    let flag = if settings.arguments.is_empty() { "--configPath" } else { "--config" };
-    let child = Command::new(binary()?)
-        .args(&settings.arguments)
-        .arg(flag)
-        .arg(file)
+    let usual = if settings.arguments.is_empty() { "--configPath" } else { "--config" };
+    let flag = settings.flag.as_deref().unwrap_or(usual);
+    let mut command = Command::new(binary()?);
+    command.args(&settings.arguments);
+    if flag.ends_with('=') {
+        command.arg(format!("{flag}{}", file.display()));
+    } else {
+        command.arg(flag).arg(file);
+    }
+    let child = command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .kill_on_drop(true)
         .spawn()?;
     Ok(child)
+}
+
+async fn command(arguments: &[&str], config: &std::path::Path) -> Result<(i32, String, String)> {
+    let output = Command::new(binary()?).args(arguments).arg("--config").arg(config).output().await?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
 }

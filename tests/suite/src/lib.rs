@@ -12,6 +12,7 @@ pub mod foundation;
 pub mod front;
 pub mod poll;
 pub mod probe;
+pub mod subject;
 
 pub use backend::{Echo, Web, node_addresses};
 pub use cluster::Cluster;
@@ -19,4 +20,9 @@ pub use controller::{Controller, Settings};
 pub use foundation::{Foundation, Stage, example, on_each_stage, on_stage};
 pub use front::{FrontTimes, HttpFront};
 pub use poll::{eventually, stays};
+<<<<<<< HEAD
+pub use probe::{HttpLoop, TcpLoop, http_status, tcp_line};
+pub use subject::{Line, Site};
+=======
 pub use probe::{HttpLoop, TcpLoop, answers, backends, http_get, http_status, opens, tcp_line};
+>>>>>>> 66fd71bd038a879ef6a1064249469b0c8687da94

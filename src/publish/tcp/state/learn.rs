@@ -35,7 +35,10 @@ impl State {
                 match answer {
                     Ok(rows) => self.learn_table(rows, started, now),
                     Err(error) => {
-                        self.list_failures = self.list_failures.saturating_add(1);
+                        // Without a token nothing could be written blindly either.
+                        if !matches!(error, ApiError::Token(_)) {
+                            self.list_failures = self.list_failures.saturating_add(1);
+                        }
                         if self.list_failures >= LIST_FAILURES_MAX {
                             self.list_due = now + self.pace.scope_retry;
                         }
@@ -88,6 +91,10 @@ impl State {
     fn learn_groups(&mut self, groups: Vec<RouterGroup>, now: Uptime) {
         self.missing.remove(SCOPE_GROUPS);
         self.groups_due = now + self.pace.groups_every;
+        // The API is back: what was given up while all of it was away is read at once.
+        if self.list_failures > 0 {
+            self.list_due = now;
+        }
         let (name, default) = (
             &self.config.router_group,
             self.config.router_group_is_default,

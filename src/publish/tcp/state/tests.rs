@@ -55,8 +55,8 @@ fn want(ports: &[u16]) -> Option<Arc<Desired>> {
     }))
 }
 
-/// A lane that knows its group and an empty table.
-fn ready(ports: &[u16]) -> State {
+/// A lane that has asked for groups and table.
+fn asking(ports: &[u16]) -> State {
     let config = RoutingApiConfig {
         url: String::new(),
         router_group: "default-tcp".to_owned(),
@@ -70,16 +70,23 @@ fn ready(ports: &[u16]) -> State {
     state.adopt(want(ports), at(0));
     let (ops, _) = state.turn(None, at(0));
     assert!(matches!(ops[..], [Op::Groups, Op::List]), "{ops:?}");
+    state
+}
+
+fn groups() -> Done {
     let (guid, name) = ("g".to_owned(), "default-tcp".to_owned());
     let reservable_ports = "1024-9000".to_owned();
-    state.absorb(
-        Done::Groups(Ok(vec![RouterGroup {
-            guid,
-            name,
-            reservable_ports,
-        }])),
-        at(0),
-    );
+    Done::Groups(Ok(vec![RouterGroup {
+        guid,
+        name,
+        reservable_ports,
+    }]))
+}
+
+/// A lane that knows its group and an empty table.
+fn ready(ports: &[u16]) -> State {
+    let mut state = asking(ports);
+    state.absorb(groups(), at(0));
     state.absorb(
         Done::List {
             started: at(0),
@@ -235,6 +242,42 @@ fn a_failing_api_is_asked_again_after_a_wait_that_grows_and_stays_short() {
         now = next.max(now + Duration::from_millis(5));
     }
     assert!(now > at(10), "twenty failures take their time: {now:?}");
+}
+
+#[test]
+fn after_an_outage_at_the_start_the_table_is_read_at_once() {
+    type Outage = fn() -> ApiError;
+    let outages: [Outage; 2] = [
+        || ApiError::Token(UaaError::Unreachable("refused".to_owned())),
+        || ApiError::Unavailable {
+            reason: "refused".to_owned(),
+            id: RequestId::default(),
+        },
+    ];
+    for outage in outages {
+        let mut state = asking(&[2000]);
+        let mut now = at(0);
+        for _ in 0..10 {
+            state.absorb(Done::Groups(Err(outage())), now);
+            let answer = Err(outage());
+            state.absorb(
+                Done::List {
+                    started: now,
+                    answer,
+                },
+                now,
+            );
+            // Past the longest wait after a failure.
+            now += at(6);
+            state.turn(None, now);
+        }
+        // The next question after the outage is answered.
+        state.absorb(groups(), now);
+        now += at(6);
+        let (ops, _) = state.turn(None, now);
+        let listing = ops.iter().any(|op| matches!(op, Op::List));
+        assert!(listing || state.list_asked, "{:?}: {ops:?}", outage());
+    }
 }
 
 /// Answers a list.

@@ -1,6 +1,7 @@
 //! `demo`: the controller against the foundation in a box, over a folder of manifests.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 use sandbox::demo;
@@ -20,12 +21,19 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    demo::run(demo::Options {
+    let outcome = demo::run(demo::Options {
         controller: arguments.controller,
         manifests: arguments.manifests,
         once_ready_file: arguments.once_ready_file,
-    })
-    .await
+    });
+    match outcome.await {
+        Ok(()) => ExitCode::SUCCESS,
+        // One line: a stack trace tells nothing to whoever tries this out.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -67,6 +67,10 @@ impl Folder {
         }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What changed since the last look.
     pub fn look(&mut self) -> io::Result<Vec<Change>> {
         let present = self.present()?;

@@ -100,7 +100,7 @@ impl Foundation {
         })
     }
 
-    /// Writes the controller's configuration: the eight keys every deployment has.
+    /// Writes the controller's configuration: the eight keys every deployment has, and a log for people.
     pub fn write_config(&self, to: &Path, kubeconfig: &Path) -> anyhow::Result<()> {
         let nats = json!({
             "host": self.nats.addr().to_string(), "user": NATS_USER, "password": self.secrets.nats,
@@ -114,6 +114,8 @@ impl Foundation {
             "routing_api_client_secret": self.secrets.controller,
             "skip_tls_verification": true,
             "kube_config_path": kubeconfig,
+            // Its output is a pipe here, which would make it lager's JSON.
+            "log": {"format": "text"},
         });
         let text = serde_yaml::to_string(&config).context("the configuration")?;
         std::fs::write(to, text).with_context(|| format!("`{}`", to.display()))
