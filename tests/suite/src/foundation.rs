@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use counterparts::stack::{APP_DOMAIN, CLIENT, SYSTEM_DOMAIN};
-use counterparts::{Stack, StackOptions, handed_in, not_confirmed};
+use counterparts::{Stack, StackOptions, UaaClient, handed_in, not_confirmed};
 use futures::FutureExt;
 use sandbox::http_router::{HttpRouter, HttpRouterOptions, NatsClientOptions, NatsClientTls};
 use sandbox::routing_api::{RoutingApi, RoutingApiOptions};
 use sandbox::tcp_router::{TcpRouter, TcpRouterOptions, TokenSource};
 use sandbox::tls::Identity;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::cluster::Cluster;
@@ -24,6 +24,8 @@ use crate::controller::{Controller, Settings};
 
 /// The router group's range: what cf-deployment seeds, the mysql example's port, and room for bulk.
 pub const RESERVABLE_PORTS: &str = "1024-1999,34569";
+/// How far the node ports of the real stage lie above those of the sandbox's.
+const REAL_NODE_PORTS: u16 = 50;
 /// The routers that no registry has.
 const HANDED_IN: [&str; 3] = ["gorouter", "routing-api", "cf-tcp-router"];
 
@@ -60,6 +62,17 @@ pub struct Foundation {
 /// Runs a scenario with the sandbox's routers and then with the real ones; `statement` is what it shows.
 pub fn on_each_stage(statement: &str, scenario: impl AsyncFn(&mut Foundation)) {
     on_stage(Stage::Sandbox, &scenario);
+    let absent: Vec<&str> = HANDED_IN.into_iter().filter(|name| handed_in(name).is_none()).collect();
+    if absent.is_empty() {
+        on_stage(Stage::Real, &scenario);
+    }
+    for program in absent {
+        not_confirmed(program, statement);
+    }
+}
+
+/// Runs a scenario with the real routers alone: it shows what the sandbox's cannot play.
+pub fn on_real_stage(statement: &str, scenario: impl AsyncFn(&mut Foundation)) {
     let absent: Vec<&str> = HANDED_IN.into_iter().filter(|name| handed_in(name).is_none()).collect();
     if absent.is_empty() {
         on_stage(Stage::Real, &scenario);
@@ -121,6 +134,14 @@ impl Foundation {
     pub fn port(&mut self) -> u16 {
         self.ports += 1;
         self.ports
+    }
+
+    /// A node port that is no other stage's: what a scenario leaves unlabelled keeps its own.
+    pub fn node_port(&self, port: u16) -> u16 {
+        match self.stage {
+            Stage::Sandbox => port,
+            Stage::Real => port + REAL_NODE_PORTS,
+        }
     }
 
     /// A name that is no other stage's.
@@ -231,6 +252,69 @@ impl Foundation {
         }
     }
 
+    /// How often HAProxy refused its whole configuration: then nobody's change lands.
+    pub fn refused_reloads(&self) -> usize {
+        match self.stage {
+            Stage::Sandbox => {
+                usize::try_from(self.boxed.tcp_router.failed_reloads()).unwrap_or(usize::MAX)
+            }
+            Stage::Real => {
+                let router = self.stack.tcp_router.as_ref();
+                router.expect("the real stage must have a TCP router").refusal_count()
+            }
+        }
+    }
+
+    /// The routing API with another `max_ttl`. The real one restarts, which takes its lock's 15 s.
+    pub async fn set_max_ttl(&mut self, seconds: u32) {
+        match self.stage {
+            Stage::Sandbox => self.boxed.routing_api.set_max_ttl(seconds),
+            Stage::Real => {
+                let api = self.stack.routing_api.as_mut();
+                let api = api.expect("the real stage must have a routing API");
+                let seconds = Duration::from_secs(seconds.into());
+                api.set_max_ttl(seconds).await.expect("the routing API must start again");
+            }
+        }
+    }
+
+    /// Another range of `default-tcp`, as an operator with the right scope sets it.
+    pub async fn set_reservable_ports(&self, ports: &str) {
+        let guid = self.router_group().await;
+        match self.stage {
+            Stage::Sandbox => {
+                let mut group = sandbox::routing_api::RouterGroup::tcp("default-tcp", ports);
+                group.guid = guid;
+                self.boxed.routing_api.set_router_groups(vec![group]);
+            }
+            Stage::Real => {
+                let scopes = ["routing.router_groups.read", "routing.router_groups.write"];
+                self.uaa_client(&UaaClient::new("operator", "operator-secret", &scopes)).await;
+                let token = self.stack.uaa.token("operator", "operator-secret").await;
+                let token = token.expect("the UAA must give a token");
+                let url = format!("{}/routing/v1/router_groups/{guid}", self.api_url());
+                let client = self.stack.pki.http_client().expect("a client must be had");
+                let body = json!({"reservable_ports": ports});
+                let answer = client.put(url).bearer_auth(token).json(&body).send().await;
+                let answer = answer.expect("the routing API must answer");
+                assert!(answer.status().is_success(), "{:?}", answer.text().await);
+            }
+        }
+    }
+
+    /// A client of the running UAA, made anew; a restart of the UAA forgets it.
+    pub async fn uaa_client(&self, client: &UaaClient) {
+        let uaa = &self.stack.uaa;
+        // It may not be there.
+        let _ = uaa.admin("DELETE", &format!("/oauth/clients/{}", client.id), &json!({})).await;
+        let body = json!({
+            "client_id": client.id, "client_secret": client.secret,
+            "authorized_grant_types": ["client_credentials"], "authorities": client.authorities,
+            "access_token_validity": client.access_token_validity_secs,
+        });
+        uaa.admin("POST", "/oauth/clients", &body).await.expect("the UAA must take the client");
+    }
+
     /// Nodes `n1` to `n<count>` with the addresses 10.0.0.1 and on.
     pub async fn nodes(&self, count: u8) {
         for index in 1..=count {
@@ -251,6 +335,13 @@ impl Foundation {
         let mut controller = Controller::start(settings).await.expect("the controller must start");
         controller.ready().await;
         controller
+    }
+
+    /// The controller while something keeps it from being ready.
+    pub async fn unready_controller(&self, change: impl FnOnce(&mut Settings)) -> Controller {
+        let mut settings = Settings::new(self).expect("settings must be written");
+        change(&mut settings);
+        Controller::start(settings).await.expect("the controller must start")
     }
 
     async fn real_rows(&self) -> Result<Vec<Value>> {

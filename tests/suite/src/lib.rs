@@ -11,10 +11,12 @@ pub mod controller;
 pub mod foundation;
 pub mod poll;
 pub mod probe;
+pub mod served;
 
 pub use backend::{Echo, Web};
 pub use cluster::Cluster;
 pub use controller::{Controller, Settings};
-pub use foundation::{Foundation, Stage, on_each_stage, on_stage};
-pub use poll::{eventually, stays};
+pub use foundation::{Foundation, Stage, on_each_stage, on_real_stage, on_stage};
+pub use poll::{eventually, stays, within};
 pub use probe::{HttpLoop, TcpLoop, http_status, tcp_line};
+pub use served::{Served, closes, on_nodes, opens};
