@@ -95,6 +95,9 @@ pub struct Journal {
     pub refused: BTreeMap<TcpRow, Refusal>,
     /// When a row was last asked to go.
     pub tried: BTreeMap<TcpRow, Uptime>,
+    /// Rows of others that no list shows any more, and until when tcp-router may still hold them: a list hides
+    /// a row as soon as its life is over, but routers are told by the pruner, up to 11 s later (measured).
+    pub lapsing: BTreeMap<TcpRow, Uptime>,
 }
 
 /// Why a row is left alone for a while.
@@ -316,6 +319,11 @@ impl<'a> Planner<'a> {
                     }
                 }
             }
+            if let Some(until) = self.lapses(row) {
+                in_the_way = true;
+                legacy.push(row.backend());
+                self.plan.wait_until(until);
+            }
             self.row(rank, row, in_the_way);
         }
         if !legacy.is_empty() {
@@ -396,6 +404,18 @@ impl<'a> Planner<'a> {
             }
             _ => self.plan.refresh.push(row.clone()),
         }
+    }
+
+    /// Until when a row at this very place may still stand in tcp-router's table, though in no list.
+    fn lapses(&self, row: &TcpRow) -> Option<Uptime> {
+        let lapsing = self.input.journal.lapsing.iter();
+        lapsing
+            .filter(|(other, until)| {
+                *other != row && other.same_server(row) && **until > self.input.now
+            })
+            .map(|(_, until)| *until)
+            .max()
+            .filter(|_| !self.stands(row))
     }
 
     /// Asks a row to go that stands at the very place of one of ours.

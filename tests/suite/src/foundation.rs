@@ -24,6 +24,8 @@ use crate::controller::{Controller, Settings};
 
 /// The router group's range: what cf-deployment seeds, the mysql example's port, and room for bulk.
 pub const RESERVABLE_PORTS: &str = "1024-1999,34569";
+/// Longer than any run.
+const EVENTS_WITHIN: Duration = Duration::from_secs(86_400);
 /// How far the node ports of the real stage lie above those of the sandbox's.
 const REAL_NODE_PORTS: u16 = 50;
 /// The routers that no registry has.
@@ -406,7 +408,9 @@ impl Boxed {
             client_id: CLIENT.0.to_owned(),
             client_secret: CLIENT.1.to_owned(),
         };
-        let tcp = TcpRouterOptions::new(&routing_api.url(), stack.pki.http_client()?, token);
+        // The events of the routing API are one answer that never ends.
+        let client = stack.pki.http_client_with(|client| client.timeout(EVENTS_WITHIN))?;
+        let tcp = TcpRouterOptions::new(&routing_api.url(), client, token);
         let tcp_router = TcpRouter::start(tcp).await?;
         Ok(Self { tcp_router, http_router, routing_api, mtls })
     }
