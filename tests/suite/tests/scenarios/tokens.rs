@@ -83,7 +83,7 @@ fn a_rotated_key_is_healed_by_one_new_token() {
 
         foundation.stack.uaa.rotate_key().await.unwrap();
         // The API learns of a new key from the first token that carries it, and forgets the old one.
-        foundation.rows().await;
+        foundation.router_group().await;
         let url = format!("{}/routing/v1/router_groups", foundation.api_url());
         let http = foundation.stack.pki.http_client().unwrap();
         let refused = http.get(url).bearer_auth(old).send().await.unwrap();
