@@ -25,7 +25,9 @@ pub struct Served {
 
 /// The same port of the nodes `n1` to `n<count>`.
 pub fn on_nodes(count: u8, port: u16) -> Vec<SocketAddr> {
-    (1..=count).map(|index| SocketAddr::from(([10, 0, 0, index], port))).collect()
+    (1..=count)
+        .map(|index| SocketAddr::from(([10, 0, 0, index], port)))
+        .collect()
 }
 
 /// Waits until the router port leads to whoever greets with this line.
@@ -45,7 +47,9 @@ pub fn opens<'a>(
 #[track_caller]
 pub fn closes(foundation: &Foundation, port: u16) -> impl Future<Output = ()> {
     let address = foundation.tcp(port);
-    eventually("the port is closed", async move || tcp_line(address).await.is_none())
+    eventually("the port is closed", async move || {
+        tcp_line(address).await.is_none()
+    })
 }
 
 // === impl Served ===
@@ -56,10 +60,20 @@ impl Served {
         let name = foundation.name(name);
         let service = format!("{name}/{name}");
         let (port, node_port) = (foundation.port(), foundation.node_port(node_port));
-        foundation.cluster.service(&service, node_port).await.expect("a Service must be taken");
+        foundation
+            .cluster
+            .service(&service, node_port)
+            .await
+            .expect("a Service must be taken");
         let echo = Echo::start(&on_nodes(nodes, node_port), &name).await;
         let echo = echo.expect("node ports must be free");
-        Self { service, line: name, port, node_port, _echo: echo }
+        Self {
+            service,
+            line: name,
+            port,
+            node_port,
+            _echo: echo,
+        }
     }
 
     /// Labels it with its own port.
@@ -69,13 +83,19 @@ impl Served {
 
     /// Labels it.
     pub async fn label_with(&self, foundation: &Foundation, value: &str) {
-        let labelled = foundation.cluster.label(&self.service, TCP_LABEL, Some(value)).await;
+        let labelled = foundation
+            .cluster
+            .label(&self.service, TCP_LABEL, Some(value))
+            .await;
         labelled.expect("a label must be taken");
     }
 
     /// Takes the label away.
     pub async fn unlabel(&self, foundation: &Foundation) {
-        let unlabelled = foundation.cluster.label(&self.service, TCP_LABEL, None).await;
+        let unlabelled = foundation
+            .cluster
+            .label(&self.service, TCP_LABEL, None)
+            .await;
         unlabelled.expect("a label must be taken away");
     }
 

@@ -48,7 +48,10 @@ async fn end_bulk(foundation: &mut Foundation) {
     foundation.clear().await.unwrap();
     eventually("the ports of the cold start are closed", async || {
         for port in BULK_FROM..BULK_FROM + BULK {
-            if tokio::net::TcpStream::connect(foundation.tcp(port)).await.is_ok() {
+            if tokio::net::TcpStream::connect(foundation.tcp(port))
+                .await
+                .is_ok()
+            {
                 return false;
             }
         }
@@ -69,7 +72,10 @@ fn a_service_labelled_during_a_cold_start_opens_within_two_seconds() {
         }
         bulk(foundation).await;
         let controller: Controller = foundation.unready_controller(|_| {}).await;
-        eventually("the cold start has begun", async || foundation.rows().await.len() > 4).await;
+        eventually("the cold start has begun", async || {
+            foundation.rows().await.len() > 4
+        })
+        .await;
         let mut times = Vec::new();
         for served in &single {
             times.push(measure(foundation, served).await);
@@ -86,7 +92,8 @@ fn a_service_labelled_during_a_cold_start_opens_within_two_seconds() {
 
 #[test]
 fn a_service_that_flips_its_label_is_held_and_harms_no_one() {
-    let statement = "a label that flips all the time is held; others open, nothing more is reloaded";
+    let statement =
+        "a label that flips all the time is held; others open, nothing more is reloaded";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(1).await;
         let restless = Served::start(foundation, "restless", 30245, 1).await;
@@ -95,7 +102,11 @@ fn a_service_that_flips_its_label_is_held_and_harms_no_one() {
         let controller = foundation.controller().await;
         calm.open(foundation).await;
         let flip = async |foundation: &Foundation, on: bool| {
-            if on { restless.label(foundation).await } else { restless.unlabel(foundation).await }
+            if on {
+                restless.label(foundation).await
+            } else {
+                restless.unlabel(foundation).await
+            }
         };
         let mut on = false;
         eventually("it is held", async || {

@@ -13,12 +13,16 @@ async fn finding(controller: &Controller, code: &str) -> Value {
     controller.finding(code, "").await;
     let status = controller.status().await;
     let findings = status["findings"].as_array().cloned().unwrap_or_default();
-    findings.into_iter().find(|finding| finding["code"] == code).unwrap_or_default()
+    findings
+        .into_iter()
+        .find(|finding| finding["code"] == code)
+        .unwrap_or_default()
 }
 
 #[test]
 fn a_router_group_that_is_not_there_is_told_with_those_that_are() {
-    let statement = "an absent router group is a finding that lists the names; HTTP routes are unharmed";
+    let statement =
+        "an absent router group is a finding that lists the names; HTTP routes are unharmed";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(1).await;
         let served = Served::start(foundation, "absent", 30220, 1).await;
@@ -35,10 +39,20 @@ fn a_router_group_that_is_not_there_is_told_with_those_that_are() {
             .await;
         let told = finding(&controller, "router-group-unknown").await;
         let message = told["message"].as_str().unwrap();
-        assert!(message.contains("elsewhere") && message.contains("default-tcp"), "{message}");
+        assert!(
+            message.contains("elsewhere") && message.contains("default-tcp"),
+            "{message}"
+        );
         let (router, host) = (foundation.http(), foundation.host(&name));
-        foundation.cluster.label(&web, "http-route-sync", Some(&name)).await.unwrap();
-        eventually("the host answers", async || http_status(router, &host).await == 200).await;
+        foundation
+            .cluster
+            .label(&web, "http-route-sync", Some(&name))
+            .await
+            .unwrap();
+        eventually("the host answers", async || {
+            http_status(router, &host).await == 200
+        })
+        .await;
         assert_eq!(foundation.rows_of(served.port).await, [Value::Null; 0]);
         assert_eq!(controller.stop().await, 0);
     });
@@ -50,26 +64,41 @@ fn of_several_router_groups_none_is_guessed() {
     on_stage(Stage::Sandbox, async |foundation| {
         let api = &foundation.boxed.routing_api;
         let guid = foundation.router_group().await;
-        let original = RouterGroup { guid, ..RouterGroup::tcp("default-tcp", RESERVABLE_PORTS) };
+        let original = RouterGroup {
+            guid,
+            ..RouterGroup::tcp("default-tcp", RESERVABLE_PORTS)
+        };
         let group = |name| RouterGroup::tcp(name, RESERVABLE_PORTS);
-        let http = RouterGroup { r#type: "http".to_owned(), ..group("web") };
+        let http = RouterGroup {
+            r#type: "http".to_owned(),
+            ..group("web")
+        };
         api.set_router_groups(vec![group("blue"), group("green"), http.clone()]);
         foundation.nodes(1).await;
         let controller = foundation.unready_controller(|_| {}).await;
         let told = finding(&controller, "router-group-unknown").await;
         let message = told["message"].as_str().unwrap();
-        assert!(message.contains("`blue`, `green`") && !message.contains("web"), "{message}");
+        assert!(
+            message.contains("`blue`, `green`") && !message.contains("web"),
+            "{message}"
+        );
         assert_eq!(controller.stop().await, 0);
 
         // The only one of type tcp is meant, whatever it is called.
-        foundation.boxed.routing_api.set_router_groups(vec![http, group("blue")]);
+        foundation
+            .boxed
+            .routing_api
+            .set_router_groups(vec![http, group("blue")]);
         let served = Served::start(foundation, "only", 30222, 1).await;
         let controller = foundation.controller().await;
         served.open(foundation).await;
         served.unlabel(foundation).await;
         closes(foundation, served.port).await;
         assert_eq!(controller.stop().await, 0);
-        foundation.boxed.routing_api.set_router_groups(vec![original]);
+        foundation
+            .boxed
+            .routing_api
+            .set_router_groups(vec![original]);
     });
 }
 
@@ -86,9 +115,13 @@ fn a_range_that_shrinks_closes_nothing_that_lives() {
         // Ranges are read again every five minutes, and at a start.
         controller.kill_and_start().await.unwrap();
         controller.ready().await;
-        controller.finding("port-no-longer-reservable", &live.service).await;
+        controller
+            .finding("port-no-longer-reservable", &live.service)
+            .await;
         new.label(foundation).await;
-        controller.finding("port-not-reservable", &new.service).await;
+        controller
+            .finding("port-not-reservable", &new.service)
+            .await;
         opens(foundation, live.port, &live.line).await;
         assert_eq!(foundation.rows_of(live.port).await.len(), 1);
         assert_eq!(foundation.rows_of(new.port).await, [Value::Null; 0]);
@@ -105,7 +138,8 @@ fn a_range_that_shrinks_closes_nothing_that_lives() {
 
 #[test]
 fn ports_of_the_platform_itself_are_refused() {
-    let statement = "reserved system ports, ours and the operator's, are refused; others are unharmed";
+    let statement =
+        "reserved system ports, ours and the operator's, are refused; others are unharmed";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(1).await;
         let system = Served::start(foundation, "system", 30225, 1).await;
@@ -122,7 +156,9 @@ fn ports_of_the_platform_itself_are_refused() {
         operators.label(foundation).await;
         good.open(foundation).await;
         controller.finding("port-reserved", &system.service).await;
-        controller.finding("port-reserved", &operators.service).await;
+        controller
+            .finding("port-reserved", &operators.service)
+            .await;
         assert_eq!(foundation.rows().await.len(), 1);
         assert_eq!(controller.stop().await, 0);
     });

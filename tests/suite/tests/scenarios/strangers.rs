@@ -18,7 +18,9 @@ async fn stranger(foundation: &Foundation, port: u16, backend_port: u16) -> Echo
 }
 
 fn mine(row: &Value) -> bool {
-    row["instance_id"].as_str().is_some_and(|id| id.starts_with("rs-"))
+    row["instance_id"]
+        .as_str()
+        .is_some_and(|id| id.starts_with("rs-"))
 }
 
 #[test]
@@ -41,12 +43,19 @@ fn rows_of_an_older_job_never_stand_beside_ours() {
         let controller = foundation.unready_controller(|_| {}).await;
         controller.finding("legacy-rows", &served.service).await;
 
-        within(std::time::Duration::from_secs(90), "our row stands alone", async || {
-            let rows = foundation.rows_of(served.port).await;
-            let (ours, theirs): (Vec<_>, Vec<_>) = rows.iter().partition(|row| mine(row));
-            assert!(ours.is_empty() || theirs.is_empty(), "side by side: {rows:#?}");
-            ours.len() == 1 && ours[0]["backend_tls_port"] == -1
-        })
+        within(
+            std::time::Duration::from_secs(90),
+            "our row stands alone",
+            async || {
+                let rows = foundation.rows_of(served.port).await;
+                let (ours, theirs): (Vec<_>, Vec<_>) = rows.iter().partition(|row| mine(row));
+                assert!(
+                    ours.is_empty() || theirs.is_empty(),
+                    "side by side: {rows:#?}"
+                );
+                ours.len() == 1 && ours[0]["backend_tls_port"] == -1
+            },
+        )
         .await;
         opens(foundation, served.port, &served.line).await;
         // A file that HAProxy refuses stops everybody's changes.
@@ -78,7 +87,10 @@ fn a_port_that_strangers_serve_is_neither_joined_nor_touched() {
         })
         .await;
         let rows = foundation.rows_of(served.port).await;
-        assert!(rows.len() == 1 && rows[0]["instance_id"] == "somebody-else", "{rows:#?}");
+        assert!(
+            rows.len() == 1 && rows[0]["instance_id"] == "somebody-else",
+            "{rows:#?}"
+        );
         opens(foundation, served.port, "theirs").await;
         assert_eq!(controller.stop().await, 0);
     });
@@ -86,7 +98,8 @@ fn a_port_that_strangers_serve_is_neither_joined_nor_touched() {
 
 #[test]
 fn a_stranger_who_joins_a_live_port_is_told_and_nobody_is_put_out() {
-    let statement = "a stranger who joins our port is told; ours stays, theirs stays after ours is gone";
+    let statement =
+        "a stranger who joins our port is told; ours stays, theirs stays after ours is gone";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(1).await;
         let served = Served::start(foundation, "first", 30234, 1).await;
@@ -100,7 +113,11 @@ fn a_stranger_who_joins_a_live_port_is_told_and_nobody_is_put_out() {
         controller.finding("foreign-joined", &served.service).await;
         closes(foundation, other.port).await;
         let rows = foundation.rows_of(served.port).await;
-        assert_eq!((rows.len(), rows.iter().filter(|row| mine(row)).count()), (2, 1), "{rows:#?}");
+        assert_eq!(
+            (rows.len(), rows.iter().filter(|row| mine(row)).count()),
+            (2, 1),
+            "{rows:#?}"
+        );
 
         served.unlabel(foundation).await;
         eventually("only theirs is left", async || {

@@ -26,14 +26,38 @@ async fn http_is_unharmed(foundation: &Foundation, node_port: u16) {
     let name = foundation.name("unharmed");
     let (service, host) = (format!("{name}/{name}"), foundation.host(&name));
     let node_port = foundation.node_port(node_port);
-    foundation.cluster.service(&service, node_port).await.unwrap();
-    let _web = Web::start(&on_nodes(1, node_port), "unharmed").await.unwrap();
+    foundation
+        .cluster
+        .service(&service, node_port)
+        .await
+        .unwrap();
+    let _web = Web::start(&on_nodes(1, node_port), "unharmed")
+        .await
+        .unwrap();
     let router: SocketAddr = foundation.http();
-    foundation.cluster.label(&service, "http-route-sync", Some(&name)).await.unwrap();
-    eventually("the host answers", async || http_status(router, &host).await == 200).await;
-    foundation.cluster.label(&service, "http-route-sync", None).await.unwrap();
-    eventually("the host is gone", async || http_status(router, &host).await == 404).await;
-    foundation.cluster.delete("Service", &name, &name).await.unwrap();
+    foundation
+        .cluster
+        .label(&service, "http-route-sync", Some(&name))
+        .await
+        .unwrap();
+    eventually("the host answers", async || {
+        http_status(router, &host).await == 200
+    })
+    .await;
+    foundation
+        .cluster
+        .label(&service, "http-route-sync", None)
+        .await
+        .unwrap();
+    eventually("the host is gone", async || {
+        http_status(router, &host).await == 404
+    })
+    .await;
+    foundation
+        .cluster
+        .delete("Service", &name, &name)
+        .await
+        .unwrap();
 }
 
 /// How many tokens it has fetched.
@@ -59,10 +83,18 @@ fn short_tokens_are_replaced_before_they_end() {
         served.open(foundation).await;
         let clients = TcpLoop::start(foundation.tcp(served.port));
         let seen = tokens(&controller);
-        eventually("three more tokens", async || tokens(&controller) >= seen + 3).await;
+        eventually("three more tokens", async || {
+            tokens(&controller) >= seen + 3
+        })
+        .await;
         let (connections, failures) = clients.end();
         assert!(connections > 0 && failures.is_empty(), "{failures:?}");
-        assert_eq!(controller.metric("route_sync_routing_api_unauthorized_total", "").await, 0.0);
+        assert_eq!(
+            controller
+                .metric("route_sync_routing_api_unauthorized_total", "")
+                .await,
+            0.0
+        );
         served.unlabel(foundation).await;
         closes(foundation, served.port).await;
         assert_eq!(controller.stop().await, 0);
@@ -91,7 +123,12 @@ fn a_rotated_key_is_healed_by_one_new_token() {
         let seen = tokens(&controller);
         after.open(foundation).await;
         assert_eq!(tokens(&controller), seen + 1);
-        assert!(controller.metric("route_sync_routing_api_unauthorized_total", "").await >= 1.0);
+        assert!(
+            controller
+                .metric("route_sync_routing_api_unauthorized_total", "")
+                .await
+                >= 1.0
+        );
         let (connections, failures) = clients.end();
         assert!(connections > 0 && failures.is_empty(), "{failures:?}");
         assert_eq!(controller.stop().await, 0);
@@ -102,12 +139,15 @@ fn a_rotated_key_is_healed_by_one_new_token() {
 fn without_the_right_to_read_routes_are_published_blindly() {
     let statement = "without routing.routes.read the scope is named, and routes land all the same";
     on_each_stage(statement, async |foundation| {
-        foundation.uaa_client(&UaaClient::new("blind", SECRET, &[WRITE, GROUPS])).await;
+        foundation
+            .uaa_client(&UaaClient::new("blind", SECRET, &[WRITE, GROUPS]))
+            .await;
         foundation.nodes(1).await;
         let served = Served::start(foundation, "blind", 30213, 1).await;
         served.label(foundation).await;
-        let controller =
-            foundation.unready_controller(|settings| client(settings, "blind", SECRET)).await;
+        let controller = foundation
+            .unready_controller(|settings| client(settings, "blind", SECRET))
+            .await;
         controller.finding("scope-missing", "").await;
         assert!(controller.status().await.to_string().contains(READ));
         http_is_unharmed(foundation, 30214).await;
@@ -130,12 +170,15 @@ fn without_the_right_to_read_routes_are_published_blindly() {
 fn without_the_right_to_write_the_scope_is_named_and_http_is_unharmed() {
     let statement = "without routing.routes.write the scope is named, and HTTP routes come and go";
     on_each_stage(statement, async |foundation| {
-        foundation.uaa_client(&UaaClient::new("reader", SECRET, &[READ, GROUPS])).await;
+        foundation
+            .uaa_client(&UaaClient::new("reader", SECRET, &[READ, GROUPS]))
+            .await;
         foundation.nodes(1).await;
         let served = Served::start(foundation, "reader", 30215, 1).await;
         served.label(foundation).await;
-        let mut controller =
-            foundation.unready_controller(|settings| client(settings, "reader", SECRET)).await;
+        let mut controller = foundation
+            .unready_controller(|settings| client(settings, "reader", SECRET))
+            .await;
         controller.finding("scope-missing", "").await;
         assert!(controller.status().await.to_string().contains(WRITE));
         http_is_unharmed(foundation, 30216).await;
@@ -171,11 +214,14 @@ fn any_character_may_stand_in_the_client_secret() {
     let statement = "a client secret of special characters works";
     on_each_stage(statement, async |foundation| {
         let secret = "a:b+c & d%20=?#/é\"'";
-        foundation.uaa_client(&UaaClient::new("special", secret, &[READ, WRITE, GROUPS])).await;
+        foundation
+            .uaa_client(&UaaClient::new("special", secret, &[READ, WRITE, GROUPS]))
+            .await;
         foundation.nodes(1).await;
         let served = Served::start(foundation, "special", 30219, 1).await;
-        let controller =
-            foundation.controller_with(|settings| client(settings, "special", secret)).await;
+        let controller = foundation
+            .controller_with(|settings| client(settings, "special", secret))
+            .await;
         served.open(foundation).await;
         assert!(!controller.log().contains(secret));
         assert_eq!(controller.stop().await, 0);
