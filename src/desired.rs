@@ -11,12 +11,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::Uptime;
 use crate::kubernetes::snapshot::{Service, Snapshot};
 use crate::route::{
     Backends, ClusterId, Hostname, HttpRoute, NodePort, PortRanges, RouteTable, RouterPort,
-    ServiceKey, TcpRoute, Uri,
+    ServiceKey, ServiceRef, TcpRoute, Uri,
 };
 
 mod backends;
@@ -53,7 +54,7 @@ pub struct Desired {
     /// stranger's.
     pub node_ips: BTreeMap<IpAddr, String>,
     /// The node ports of every labelled Service.
-    pub node_ports: BTreeMap<NodePort, ServiceKey>,
+    pub node_ports: BTreeMap<NodePort, Arc<ServiceRef>>,
     /// When time alone may change the answer.
     pub revisit: Option<Uptime>,
 }
@@ -182,13 +183,13 @@ fn claimants<'a>(
 fn tcp_routes(
     snapshot: &Snapshot,
     wishes: &BTreeMap<&ServiceKey, Wish>,
-    won: BTreeMap<RouterPort, ServiceKey>,
+    won: BTreeMap<RouterPort, &ServiceKey>,
     options: &Options,
     placements: &mut Placements<'_>,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<RouterPort, TcpRoute> {
-    let route = |(port, key): (RouterPort, ServiceKey)| {
-        let (service, wish) = (&snapshot.services[&key], &wishes[&key]);
+    let route = |(port, key): (RouterPort, &ServiceKey)| {
+        let (service, wish) = (&snapshot.services[key], &wishes[key]);
         let placement = Placement {
             service,
             node_port: wish.tcp[&port],
@@ -212,29 +213,28 @@ fn tcp_routes(
 fn http_routes(
     snapshot: &Snapshot,
     wishes: &BTreeMap<&ServiceKey, Wish>,
-    won: BTreeMap<Uri, ServiceKey>,
+    won: BTreeMap<&Uri, &ServiceKey>,
     options: &Options,
     placements: &mut Placements<'_>,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<Uri, HttpRoute> {
-    let route = |(uri, key): (Uri, ServiceKey)| {
-        let (service, wish) = (&snapshot.services[&key], &wishes[&key]);
+    let route = |(uri, key): (&Uri, &ServiceKey)| {
+        let (service, wish) = (&snapshot.services[key], &wishes[key]);
         let placement = Placement {
             service,
-            node_port: wish.http[&uri],
+            node_port: wish.http[uri],
             cap: wish.max_backends.unwrap_or(options.max_backends),
             require_ready: wish.require_ready_endpoints,
         };
         let backends = place(placements, &placement, service, findings)?;
         let options = wish.http_options.clone();
-        Some((
-            uri,
-            HttpRoute {
-                service: service.service.clone(),
-                backends,
-                options,
-            },
-        ))
+        let service = service.service.clone();
+        let route = HttpRoute {
+            service,
+            backends,
+            options,
+        };
+        Some((uri.clone(), route))
     };
     won.into_iter().filter_map(route).collect()
 }
@@ -263,12 +263,13 @@ fn all_addresses(snapshot: &Snapshot) -> BTreeMap<IpAddr, String> {
     snapshot.nodes.iter().flat_map(addresses).collect()
 }
 
-fn all_node_ports(snapshot: &Snapshot) -> BTreeMap<NodePort, ServiceKey> {
-    let ports = |(key, service): (&ServiceKey, &Service)| {
-        let taken = service.ports.iter().filter_map(|port| port.node_port);
-        taken.map(|port| (port, key.clone())).collect::<Vec<_>>()
+fn all_node_ports(snapshot: &Snapshot) -> BTreeMap<NodePort, Arc<ServiceRef>> {
+    let ports = |service: &Service| {
+        let open = service.ports.iter().filter_map(|port| port.node_port);
+        open.map(|port| (port, service.service.clone()))
+            .collect::<Vec<_>>()
     };
-    snapshot.services.iter().flat_map(ports).collect()
+    snapshot.services.values().flat_map(ports).collect()
 }
 
 fn earliest(a: Option<Uptime>, b: Option<Uptime>) -> Option<Uptime> {

@@ -9,7 +9,7 @@
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
 //! | yes    | same `ip:port`, other identity| ours or legacy     | clear it first, add once a list shows it gone   |
 //! | yes    | other backends                | a stranger's       | hold, unless we already serve the port or join  |
-//! | yes    | other node, same node port    | ours               | remove once one wanted row stands               |
+//! | yes    | other node, same node port    | ours               | keep alive; remove once one wanted row stands   |
 //! | yes    | other node port               | ours               | remove at once: another Service's or a dead one |
 //! | no     | a row                         | ours               | remove; keep refreshing while removals are held |
 //! | no     | a row                         | not ours           | nothing, ever                                   |
@@ -20,11 +20,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Uptime;
 use crate::desired::{Code, Finding};
-use crate::route::{NodePort, RouterPort, ServiceKey};
+use crate::route::{NodePort, RouterPort, ServiceKey, ServiceRef};
 
 pub mod admission;
 pub mod flap;
@@ -138,7 +139,7 @@ pub struct Input<'a> {
     /// Every address of every Node of our cluster.
     pub node_ips: &'a BTreeMap<IpAddr, String>,
     /// The node ports of our labelled Services.
-    pub node_ports: &'a BTreeMap<NodePort, ServiceKey>,
+    pub node_ports: &'a BTreeMap<NodePort, Arc<ServiceRef>>,
     /// What was decided.
     pub policy: Policy,
     /// When.
@@ -479,7 +480,9 @@ impl<'a> Planner<'a> {
             if self.input.policy.hold_removals {
                 self.plan.held.insert(row.port);
                 self.live(row, self.input.journal.confirmed.get(row).copied());
-            } else if !self.last_of_its_port(row) && !self.tried(row) {
+            } else if self.last_of_its_port(row) {
+                self.keep_alive(row);
+            } else if !self.tried(row) {
                 self.plan.remove.push(owned);
             }
         }
@@ -494,6 +497,17 @@ impl<'a> Planner<'a> {
                 .all(|other| other.backend_port == row.backend_port)
                 && !port.rows.iter().any(|other| self.stands(other))
         })
+    }
+
+    /// A row that nobody wants, but that its port cannot do without yet. One of a router group that is no
+    /// longer ours is left to itself: the API may not know that group any more.
+    fn keep_alive(&mut self, row: &TcpRow) {
+        let wanted = self.input.wanted.get(&row.port);
+        let current =
+            wanted.is_some_and(|port| port.rows.iter().any(|other| other.group == row.group));
+        if current && self.stands(row) {
+            self.live(row, self.input.journal.confirmed.get(row).copied());
+        }
     }
 
     fn stands(&self, row: &TcpRow) -> bool {
@@ -517,7 +531,7 @@ impl<'a> Planner<'a> {
             .is_ok_and(|ip: IpAddr| self.input.node_ips.contains_key(&ip));
         let its_port = NodePort::new(row.backend_port)
             .and_then(|port| self.input.node_ports.get(&port))
-            .is_some_and(|service| *service == wanted.service);
+            .is_some_and(|service| service.key == wanted.service);
         let ours_at_heart = wanted.rows.iter().any(|other| other.same_server(row));
         if (our_node && its_port) || ours_at_heart {
             Standing::Legacy

@@ -46,6 +46,10 @@ const LIFE_UNKNOWN: Duration = Duration::from_mins(5);
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 /// The wait after a 429 that names none; UAA's limiter never does.
 const LIMITED_WAIT: Duration = Duration::from_secs(10);
+/// A token is never renewed faster, whatever life its answer names: none at all would be a hot loop.
+const RENEW_AFTER_MIN: Duration = Duration::from_secs(1);
+/// No token is kept for longer, whatever life its answer names: an absurd one has no place on the clock.
+const LIFE_MAX: Duration = Duration::from_hours(24);
 /// No server may silence us for longer.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
@@ -235,16 +239,17 @@ impl TokenSource {
         Ok(())
     }
 
-    /// Drops a token that was refused, so that the next request fetches one. A token that was replaced already
-    /// changes nothing: many requests may be refused together and one fetch heals them all.
-    pub fn invalidate(&self, token: &Token) {
-        let mut kept = self.lock();
-        if kept
-            .current
-            .as_ref()
-            .is_some_and(|current| current.token == *token)
-        {
-            kept.current = None;
+    /// A token in place of one that was refused. Many requests may be refused together and one fetch heals
+    /// them all. Where none can be had the refused one stays: it may lack one scope and be good for the rest,
+    /// and routes must not lapse because UAA is away at that moment.
+    ///
+    /// # Errors
+    /// Why there is no other.
+    pub async fn replace(&self, refused: &Token) -> Result<Token, UaaError> {
+        let _flight = self.flight.lock().await;
+        match self.usable() {
+            Some(token) if token != *refused => Ok(token),
+            _ => self.attempt().await,
         }
     }
 
@@ -416,6 +421,7 @@ impl Token {
 impl Current {
     fn new(token: Token, asked: Instant, life: Duration) -> Self {
         // A tenth of jitter (±5 %), so that processes started together do not renew together.
+        let life = life.min(LIFE_MAX);
         let share = 0.80 * (0.95 + 0.10 * fastrand::f64());
         let early = life.mul_f64(share);
         let renew = early.min(life.checked_sub(RENEW_BEFORE_END).unwrap_or(early));
@@ -423,7 +429,7 @@ impl Current {
         let usable = life.saturating_sub(UNUSABLE_BEFORE_END).max(life / 2);
         Self {
             token,
-            renew_at: asked + renew.min(usable),
+            renew_at: asked + renew.min(usable).max(RENEW_AFTER_MIN),
             usable_until: asked + usable,
         }
     }
@@ -435,13 +441,12 @@ impl UaaError {
     /// How long to wait at least.
     fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Refused { .. } => Some(REFUSED_WAIT),
+            Self::Refused { .. } | Self::Unreadable { status: 401, .. } => Some(REFUSED_WAIT),
             Self::Status {
                 retry_after: Some(wait),
                 ..
             } => Some(*wait),
             Self::Status { status: 429, .. } => Some(LIMITED_WAIT),
-            Self::Unreadable { status: 401, .. } => Some(REFUSED_WAIT),
             _ => None,
         }
     }

@@ -1,5 +1,5 @@
 //! What is written about the program is what the program does. `UPDATE=1 cargo test --test documents` writes
-//! the tables of README anew.
+//! the tables of docs/reference.md anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,26 +27,30 @@ fn printed(table: &str) -> String {
 }
 
 /// What stands before a table's content, the content, and what follows.
-fn split<'a>(readme: &'a str, table: &str) -> [&'a str; 3] {
+fn split<'a>(page: &'a str, table: &str) -> [&'a str; 3] {
     let marker = format!("<!-- table: {table} -->\n");
-    let start = readme.find(&marker);
-    let start =
-        start.unwrap_or_else(|| panic!("README.md has no `{}`", marker.trim())) + marker.len();
-    let length = readme[start..]
+    let start = page.find(&marker);
+    let start = start.unwrap_or_else(|| panic!("docs/reference.md has no `{}`", marker.trim()))
+        + marker.len();
+    let length = page[start..]
         .find("<!-- end -->")
         .expect("a table must end");
-    let (before, rest) = readme.split_at(start);
+    let (before, rest) = page.split_at(start);
     let (content, after) = rest.split_at(length);
     [before, content, after]
 }
 
 #[test]
-fn the_tables_of_the_readme_are_those_of_the_code() {
+fn the_tables_of_the_reference_are_those_of_the_code() {
     for table in ["config", "metrics", "findings"] {
-        let (readme, printed) = (read("README.md"), printed(table));
-        let [before, written, after] = split(&readme, table);
+        let (page, printed) = (read("docs/reference.md"), printed(table));
+        let [before, written, after] = split(&page, table);
         if std::env::var_os("UPDATE").is_some() {
-            fs::write(file("README.md"), format!("{before}{printed}{after}")).unwrap();
+            fs::write(
+                file("docs/reference.md"),
+                format!("{before}{printed}{after}"),
+            )
+            .unwrap();
         } else {
             assert_eq!(written, printed, "UPDATE=1 cargo test --test documents");
         }

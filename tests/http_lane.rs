@@ -44,10 +44,10 @@ fn table(routes: &[(&str, u16, &[u8])]) -> Arc<Desired> {
             name: format!("svc-{port}"),
         };
         let route = HttpRoute {
-            service: ServiceRef {
+            service: Arc::new(ServiceRef {
                 key,
                 uid: format!("uid-{port}"),
-            },
+            }),
             backends: Backends::new(nodes.iter().map(backend)).unwrap(),
             options: HttpOptions::default(),
         };

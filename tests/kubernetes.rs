@@ -90,7 +90,7 @@ fn watching_with(
     let (mut config, files) = kubeconfig(server, user);
     adapt(&mut config);
     let counters = WatchCounters::default();
-    let (watches, receivers) = watch_with(config, Clock::start(), counters.clone(), timing);
+    let (watches, receivers) = watch_with(config, Clock::start(), &counters, timing);
     let stop = CancellationToken::new();
     tokio::spawn(watches.run(stop.clone()));
     Watched {
@@ -588,7 +588,7 @@ fn asked_to_stop_it_ends_whatever_the_apiserver_does() {
         server.fail("list", "nodes", Fault::Hang);
         let (config, _files) = kubeconfig(&server, "{}");
         let counters = WatchCounters::default();
-        let (watches, _receivers) = watch_with(config, Clock::start(), counters, quick());
+        let (watches, _receivers) = watch_with(config, Clock::start(), &counters, quick());
         let stop = CancellationToken::new();
         let running = tokio::spawn(watches.run(stop.clone()));
         eventually("listed", || server.count("list", "nodes") > 0).await;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use route_sync::config::{RoutingApiConfig, Secret, TlsConfig, UaaConfig};
 use route_sync::desired::Desired;
@@ -130,10 +132,11 @@ impl Subject {
     /// Waits until the lane says so.
     async fn until_report(&self, what: &str, check: impl Fn(&LaneReport) -> bool) -> LaneReport {
         let mut report = self.report.clone();
-        match tokio::time::timeout(DEADLINE, report.wait_for(|report| check(report))).await {
-            Ok(report) => report.unwrap().clone(),
-            Err(_) => panic!("{what}: not yet\n{:#?}", self.report.borrow()),
-        }
+        let waited = tokio::time::timeout(DEADLINE, report.wait_for(|report| check(report))).await;
+        let Ok(report) = waited else {
+            panic!("{what}: not yet\n{:#?}", self.report.borrow())
+        };
+        report.unwrap().clone()
     }
 
     async fn until_ports(&self, ports: &[u16]) {
@@ -181,10 +184,10 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
             zone: None,
         });
         let route = TcpRoute {
-            service: ServiceRef {
+            service: Arc::new(ServiceRef {
                 key: service(port),
                 uid: format!("u{port}"),
-            },
+            }),
             router_group: None,
             backends: Backends::new(backends).unwrap(),
         };
@@ -202,7 +205,13 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
             .collect(),
         node_ports: routes
             .iter()
-            .map(|(port, _)| (NodePort::new(port + 30_000).unwrap(), service(*port)))
+            .map(|(port, _)| {
+                let service = ServiceRef {
+                    key: service(*port),
+                    uid: format!("u{port}"),
+                };
+                (NodePort::new(port + 30_000).unwrap(), Arc::new(service))
+            })
             .collect(),
         revisit: None,
     })
@@ -352,6 +361,26 @@ async fn without_the_right_to_read_it_runs_blind_and_deletes_only_its_own() {
         .await;
     lane.want(&[]);
     lane.until_ports(&[2500]).await;
+}
+
+#[tokio::test]
+async fn without_the_right_to_read_an_absent_uaa_costs_no_row_while_the_token_lives() {
+    // Each retry of the list is refused; that must not cost the token that writes are made with.
+    let lane = Subject::start(2, &[(2000, 1)], |api| {
+        api.scopes.remove("routing.routes.read");
+    })
+    .await;
+    lane.until_ports(&[2000]).await;
+    lane.api().lock().uaa_down = true;
+    let refused = lane.counters.unauthorized.load(Relaxed);
+    lane.holds(Duration::from_secs(6), "the row lives", |api| {
+        api.ports() == BTreeSet::from([2000])
+    })
+    .await;
+    assert!(
+        lane.counters.unauthorized.load(Relaxed) > refused,
+        "the list was tried meanwhile"
+    );
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(super) fn watch(
         let count = count.clone();
         counters.add(counter, move || count.load(Ordering::Relaxed));
     }
-    let (watches, receivers) = kubernetes::watch(config, clock, counts);
+    let (watches, receivers) = kubernetes::watch(config, clock, &counts);
     tasks.spawn("kubernetes", watches.run(tasks.stop_token()));
     (receivers.snapshot, receivers.report)
 }

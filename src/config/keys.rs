@@ -1,4 +1,4 @@
-//! Every key there is: one row here is one row of the table in README.
+//! Every key there is: one row here is one row of the table in `docs/reference.md`.
 //!
 //! The reader may ask only for keys of this table, so an undocumented key cannot exist; a test reads a file
 //! that holds them all, so neither can a documented one that nobody reads.

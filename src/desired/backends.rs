@@ -4,7 +4,6 @@
 //! every 20 s, a row in the routing API, and a HAProxy reload for the whole foundation. Rendezvous hashing picks
 //! them, so that a node that comes or goes touches only the routes it is picked for.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -43,7 +42,8 @@ pub(super) struct Placement<'a> {
 /// Places all routes of one pass.
 pub(super) struct Placements<'a> {
     pool: Vec<Ranked<'a>>,
-    zones: usize,
+    /// Room for ranking, by zone; kept to be used again.
+    best: Vec<Vec<Rank>>,
     endpoints: Option<&'a BTreeMap<ServiceKey, Endpoints>>,
     memory: &'a mut Memory,
     seen: BTreeSet<ServiceKey>,
@@ -90,7 +90,7 @@ impl<'a> Placements<'a> {
         };
         Self {
             pool: eligible.nodes.iter().map(ranked).collect(),
-            zones: zones.len(),
+            best: vec![Vec::with_capacity(eligible.nodes.len()); zones.len()],
             endpoints: snapshot.endpoints.as_ref(),
             memory,
             seen: BTreeSet::new(),
@@ -191,36 +191,57 @@ impl<'a> Placements<'a> {
 
     /// The `cap` nodes that rank highest for this Service, highest first, spread over zones: the best of
     /// every zone before the second of any.
-    fn pick(&self, service_uid: &str, allowed: &Allowed, cap: usize) -> Vec<EligibleNode<'a>> {
+    fn pick(&mut self, service_uid: &str, allowed: &Allowed, cap: usize) -> Vec<EligibleNode<'a>> {
         let cap = if cap == 0 { usize::MAX } else { cap };
         let service = hash(service_uid);
-        let mut zones: Vec<Vec<(Reverse<u64>, usize)>> = Vec::new();
-        let room = cap.min(self.pool.len());
-        zones.resize_with(self.zones, || Vec::with_capacity(room + 1));
+        self.best.iter_mut().for_each(Vec::clear);
         for (index, ranked) in self.pool.iter().enumerate() {
             if matches!(allowed, Allowed::Only(uids) if !uids.contains(&ranked.chosen.node.uid)) {
                 continue;
             }
-            let entry = (Reverse(mix(ranked.hash ^ service)), index);
-            let best = &mut zones[ranked.zone];
-            // A few of many: inserting into the best so far beats sorting them all.
-            if best.len() < cap || best.last().is_some_and(|last| entry < *last) {
-                best.insert(best.partition_point(|other| *other < entry), entry);
-                best.truncate(cap);
-            }
+            self.best[ranked.zone].push(Rank::new(mix(ranked.hash ^ service), index));
         }
-        let rounds = zones.iter().map(Vec::len).max().unwrap_or(0);
-        let mut picked = Vec::new();
+        for zone in &mut self.best {
+            if zone.len() > cap {
+                zone.select_nth_unstable(cap - 1);
+                zone.truncate(cap);
+            }
+            zone.sort_unstable();
+        }
+        let rounds = self.best.iter().map(Vec::len).max().unwrap_or(0);
+        let mut picked = Vec::with_capacity(cap.min(self.pool.len()));
         for round in 0..rounds {
-            let mut this: Vec<_> = zones.iter().filter_map(|zone| zone.get(round)).collect();
-            this.sort_unstable();
-            picked.extend(this.into_iter().map(|(_, index)| self.pool[*index].chosen));
+            let start = picked.len();
+            picked.extend(self.best.iter().filter_map(|zone| zone.get(round)));
+            picked[start..].sort_unstable();
             if picked.len() >= cap {
                 break;
             }
         }
         picked.truncate(cap);
         picked
+            .into_iter()
+            .map(|rank: Rank| self.pool[rank.index()].chosen)
+            .collect()
+    }
+}
+
+/// A node's place for one Service: highest rank first when sorted. One word, because a pass of a large cluster
+/// makes a million of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank(u64);
+
+impl Rank {
+    /// Bits that hold the node's index. Kubernetes ends at 5,000 nodes.
+    const INDEX_BITS: u32 = 16;
+
+    fn new(score: u64, index: usize) -> Self {
+        let index = index as u64 & ((1 << Self::INDEX_BITS) - 1);
+        Self((!score >> Self::INDEX_BITS << Self::INDEX_BITS) | index)
+    }
+
+    fn index(self) -> usize {
+        usize::try_from(self.0 & ((1 << Self::INDEX_BITS) - 1)).unwrap_or(0)
     }
 }
 

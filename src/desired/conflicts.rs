@@ -3,7 +3,7 @@
 //! Whoever holds it keeps it, so that nothing flaps; with no holder the oldest Service wins, then the order of
 //! names. A loser is told whom it lost to and takes over in the very pass in which the winner goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Code, Finding, Options, policy};
 use crate::route::{RouterPort, ServiceKey, Uri};
@@ -11,7 +11,6 @@ use crate::route::{RouterPort, ServiceKey, Uri};
 /// Who held what after the last pass.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    hosts: BTreeMap<String, String>,
     uris: BTreeMap<Uri, ServiceKey>,
     ports: BTreeMap<RouterPort, ServiceKey>,
     /// Names that were contested when this process had no holder on record, with whom age chose.
@@ -29,40 +28,48 @@ pub(super) struct Claimant<'a> {
 }
 
 /// Who has what.
-pub(super) struct Won {
-    pub http: BTreeMap<Uri, ServiceKey>,
-    pub tcp: BTreeMap<RouterPort, ServiceKey>,
+pub(super) struct Won<'a> {
+    pub http: BTreeMap<&'a Uri, &'a ServiceKey>,
+    pub tcp: BTreeMap<RouterPort, &'a ServiceKey>,
 }
 
+/// What ranks claimants: age, then name.
 type Rank<'a> = (i64, &'a ServiceKey);
 
+/// Claims of one pass, sorted by name and then by rank.
+type Claims<'a, N> = Vec<(N, Rank<'a>)>;
+
 /// Gives every name to one Service. Who may not have a name at all is told first and does not compete.
-pub(super) fn settle(
-    claimants: &[Claimant<'_>],
+pub(super) fn settle<'a>(
+    claimants: &[Claimant<'a>],
     options: &Options,
     memory: &mut Memory,
     findings: &mut Vec<Finding>,
-) -> Won {
-    let mut uris: BTreeMap<&Uri, BTreeSet<Rank<'_>>> = BTreeMap::new();
-    let mut ports: BTreeMap<RouterPort, BTreeSet<Rank<'_>>> = BTreeMap::new();
+) -> Won<'a> {
+    let mut uris: Claims<'a, &'a Uri> = Vec::new();
+    let mut ports: Claims<'a, RouterPort> = Vec::new();
     for claimant in claimants {
         let rank = (claimant.created_seconds, claimant.key);
         for uri in &claimant.http {
             match policy::host_refusal(uri, &claimant.key.namespace, options) {
                 Some(refusal) => findings.push(refusal.on(claimant.key)),
-                None => drop(uris.entry(uri).or_default().insert(rank)),
+                None => uris.push((uri, rank)),
             }
         }
         for port in &claimant.tcp {
             match policy::port_refusal(*port, &claimant.key.namespace, options) {
                 Some(refusal) => findings.push(refusal.on(claimant.key)),
-                None => drop(ports.entry(*port).or_default().insert(rank)),
+                None => ports.push((*port, rank)),
             }
         }
     }
+    uris.sort_unstable();
+    ports.sort_unstable();
     let mut undetermined = BTreeMap::new();
-    let http = settle_uris(&uris, memory, &mut undetermined, findings);
-    let tcp = settle_ports(&ports, memory, &mut undetermined, findings);
+    let won = Won {
+        http: settle_uris(&uris, memory, &mut undetermined, findings),
+        tcp: settle_ports(&ports, memory, &mut undetermined, findings),
+    };
     for (name, winner) in &undetermined {
         let text = format!(
             "several Services claimed {name} before this process knew who held it; the oldest won"
@@ -71,78 +78,74 @@ pub(super) fn settle(
     }
     memory.undetermined = undetermined;
     memory.recorded = true;
-    memory.hosts = http
-        .iter()
-        .map(|(uri, key)| (host_of(uri), key.namespace.clone()))
-        .collect();
-    memory.uris.clone_from(&http);
-    memory.ports.clone_from(&tcp);
-    Won { http, tcp }
-}
-
-/// A host with all its paths belongs to one namespace; a uri in it to one Service.
-fn settle_uris(
-    uris: &BTreeMap<&Uri, BTreeSet<Rank<'_>>>,
-    memory: &Memory,
-    undetermined: &mut BTreeMap<String, ServiceKey>,
-    findings: &mut Vec<Finding>,
-) -> BTreeMap<Uri, ServiceKey> {
-    let mut hosts: BTreeMap<String, BTreeSet<Rank<'_>>> = BTreeMap::new();
-    for (uri, ranks) in uris {
-        hosts.entry(host_of(uri)).or_default().extend(ranks);
-    }
-    let mut won = BTreeMap::new();
-    for (uri, ranks) in uris {
-        let host = host_of(uri);
-        let all = &hosts[&host];
-        let incumbent = memory.hosts.get(&host);
-        let namespace = incumbent
-            .filter(|namespace| all.iter().any(|(_, key)| key.namespace == **namespace))
-            .unwrap_or(&oldest(all).namespace);
-        let within: BTreeSet<Rank<'_>> = ranks
-            .iter()
-            .filter(|(_, key)| key.namespace == *namespace)
-            .copied()
-            .collect();
-        let winner = (!within.is_empty()).then(|| holder(&within, memory.uris.get(*uri)));
-        for (_, loser) in ranks.iter().filter(|(_, key)| Some(*key) != winner) {
-            let text = match winner {
-                Some(winner) => format!("`{uri}` belongs to service {winner}"),
-                None => format!("host `{host}` belongs to namespace `{namespace}`"),
-            };
-            findings.push(lost(Code::HostConflict, loser, text));
-        }
-        let Some(winner) = winner else { continue };
-        let contested = all
-            .iter()
-            .any(|(_, key)| *key != winner && key.namespace != *namespace)
-            || ranks.len() > 1;
-        memory.note(&format!("`{uri}`"), contested, winner, undetermined);
-        won.insert((*uri).clone(), winner.clone());
-    }
+    remember(&mut memory.uris, &won.http);
+    remember(&mut memory.ports, &won.tcp);
     won
 }
 
-fn settle_ports(
-    ports: &BTreeMap<RouterPort, BTreeSet<Rank<'_>>>,
+/// A host with all its paths belongs to one namespace; a uri in it to one Service.
+fn settle_uris<'a>(
+    claims: &Claims<'a, &'a Uri>,
     memory: &Memory,
     undetermined: &mut BTreeMap<String, ServiceKey>,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<RouterPort, ServiceKey> {
+) -> BTreeMap<&'a Uri, &'a ServiceKey> {
+    let mut won = Vec::new();
+    for of_host in claims.chunk_by(|a, b| a.0.same_host(b.0)) {
+        let holding = |(uri, (_, key)): &&(&Uri, Rank<'_>)| memory.uris.get(*uri) == Some(*key);
+        let incumbent = of_host.iter().find(holding).map(|(_, rank)| *rank);
+        let oldest = of_host.iter().map(|(_, rank)| *rank).min();
+        let Some((_, first)) = incumbent.or(oldest) else {
+            continue;
+        };
+        let namespace = &first.namespace;
+        let strangers = of_host
+            .iter()
+            .any(|(_, (_, key))| key.namespace != *namespace);
+        for claims in of_host.chunk_by(|a, b| a.0 == b.0) {
+            let uri = claims[0].0;
+            let inside = |(_, (_, key)): &&(&Uri, Rank<'_>)| key.namespace == *namespace;
+            let winner = holder(claims.iter().filter(inside), memory.uris.get(uri));
+            for (_, (_, loser)) in claims.iter().filter(|(_, (_, key))| Some(*key) != winner) {
+                let text = match winner {
+                    Some(winner) => format!("`{uri}` belongs to service {winner}"),
+                    None => format!(
+                        "host `{}` belongs to namespace `{namespace}`",
+                        uri.whole_host()
+                    ),
+                };
+                findings.push(lost(Code::HostConflict, loser, text));
+            }
+            let Some(winner) = winner else { continue };
+            if strangers || claims.len() > 1 {
+                memory.note(format!("`{uri}`"), winner, undetermined);
+            }
+            won.push((uri, winner));
+        }
+    }
+    won.into_iter().collect()
+}
+
+fn settle_ports<'a>(
+    claims: &Claims<'a, RouterPort>,
+    memory: &Memory,
+    undetermined: &mut BTreeMap<String, ServiceKey>,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<RouterPort, &'a ServiceKey> {
     let mut won = BTreeMap::new();
-    for (port, ranks) in ports {
-        let winner = holder(ranks, memory.ports.get(port));
-        for (_, loser) in ranks.iter().filter(|(_, key)| *key != winner) {
+    for claims in claims.chunk_by(|a, b| a.0 == b.0) {
+        let port = claims[0].0;
+        let Some(winner) = holder(claims.iter(), memory.ports.get(&port)) else {
+            continue;
+        };
+        for (_, (_, loser)) in claims.iter().filter(|(_, (_, key))| *key != winner) {
             let text = format!("router port {port} belongs to service {winner}");
             findings.push(lost(Code::PortConflict, loser, text));
         }
-        memory.note(
-            &format!("router port {port}"),
-            ranks.len() > 1,
-            winner,
-            undetermined,
-        );
-        won.insert(*port, winner.clone());
+        if claims.len() > 1 {
+            memory.note(format!("router port {port}"), winner, undetermined);
+        }
+        won.insert(port, winner);
     }
     won
 }
@@ -152,39 +155,45 @@ fn lost(code: Code, loser: &ServiceKey, text: String) -> Finding {
         .hint("choose another, or remove the winner's claim: this Service then takes over at once")
 }
 
-fn holder<'a>(ranks: &BTreeSet<Rank<'a>>, incumbent: Option<&ServiceKey>) -> &'a ServiceKey {
-    let still = ranks
+/// The incumbent if it still claims the name, else the first by rank.
+fn holder<'c, 'a: 'c, N: 'c>(
+    claims: impl Iterator<Item = &'c (N, Rank<'a>)>,
+    incumbent: Option<&ServiceKey>,
+) -> Option<&'a ServiceKey> {
+    let mut ranked = claims.map(|(_, (_, key))| *key).peekable();
+    let first = ranked.peek().copied();
+    ranked.find(|key| Some(*key) == incumbent).or(first)
+}
+
+/// Brings the record up to date, touching only what changed.
+fn remember<N: Ord + Clone>(
+    record: &mut BTreeMap<N, ServiceKey>,
+    won: &BTreeMap<impl Ord + std::borrow::Borrow<N>, &ServiceKey>,
+) {
+    if record.len() == won.len()
+        && record
+            .iter()
+            .zip(won)
+            .all(|(a, b)| a.0 == b.0.borrow() && a.1 == *b.1)
+    {
+        return;
+    }
+    let copy = won
         .iter()
-        .map(|(_, key)| *key)
-        .find(|key| Some(*key) == incumbent);
-    still.unwrap_or_else(|| oldest(ranks))
-}
-
-fn oldest<'a>(ranks: &BTreeSet<Rank<'a>>) -> &'a ServiceKey {
-    ranks
-        .first()
-        .expect("a name under which somebody stands must have a first claimant")
-        .1
-}
-
-/// A wildcard and the host it stands below are two names, as for gorouter.
-fn host_of(uri: &Uri) -> String {
-    let star = if uri.is_wildcard() { "*." } else { "" };
-    format!("{star}{}", uri.host())
+        .map(|(name, key)| (name.borrow().clone(), (*key).clone()));
+    *record = copy.collect();
 }
 
 impl Memory {
     /// Keeps a contest in mind that age alone decided, as long as it goes on.
     fn note(
         &self,
-        name: &str,
-        contested: bool,
+        name: String,
         winner: &ServiceKey,
         undetermined: &mut BTreeMap<String, ServiceKey>,
     ) {
-        let open = !self.recorded || self.undetermined.get(name) == Some(winner);
-        if contested && open {
-            undetermined.insert(name.to_owned(), winner.clone());
+        if !self.recorded || self.undetermined.get(&name) == Some(winner) {
+            undetermined.insert(name, winner.clone());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tables over the whole of `derive`: a cluster in, routes and finding codes out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -32,13 +33,13 @@ struct Build(Service);
 fn service(name: &str, node_port: u16) -> Build {
     let (namespace, name) = name.split_once('/').unwrap();
     Build(Service {
-        service: ServiceRef {
+        service: Arc::new(ServiceRef {
             key: ServiceKey {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
             },
             uid: format!("uid-{namespace}-{name}"),
-        },
+        }),
         created_seconds: 0,
         http_label: None,
         tcp_label: None,

@@ -31,7 +31,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Who it is.
-    pub service: ServiceRef,
+    pub service: Arc<ServiceRef>,
     /// `metadata.creationTimestamp`, seconds since 1970; it ranks claimants of one name.
     pub created_seconds: i64,
     /// The value of the label `http-route-sync`.

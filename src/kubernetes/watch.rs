@@ -86,7 +86,7 @@ pub struct SnapshotError {
 pub fn watch(
     config: KubernetesConfig,
     clock: Clock,
-    counters: WatchCounters,
+    counters: &WatchCounters,
 ) -> (Watches, Receivers) {
     watch_with(config, clock, counters, Timing::default())
 }
@@ -96,7 +96,7 @@ pub fn watch(
 pub fn watch_with(
     config: KubernetesConfig,
     clock: Clock,
-    counters: WatchCounters,
+    counters: &WatchCounters,
     timing: Timing,
 ) -> (Watches, Receivers) {
     let api = Arc::new(Api::new(config, timing));

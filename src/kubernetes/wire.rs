@@ -4,20 +4,15 @@
 //! which cannot be read costs itself and not the list. What cannot be read is told, never guessed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::snapshot::{Endpoints, Node, Protocol, Service, ServicePort};
+use crate::desired::{ANNOTATION_PREFIX, HTTP_LABEL, TCP_LABEL};
 use crate::route::{NodePort, NodeUid, ServiceKey, ServiceRef};
-
-/// The label that opts a Service into the HTTP lane.
-pub(super) const HTTP_LABEL: &str = "http-route-sync";
-/// The label that opts a Service into the TCP lane.
-pub(super) const TCP_LABEL: &str = "tcp-route-sync";
-/// The prefix of our annotations.
-pub(super) const ANNOTATION_PREFIX: &str = "route-sync.cloudfoundry.org/";
 
 const SLICE_SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -374,10 +369,10 @@ impl Wire for RawService {
         let annotations = metadata.annotations.iter().flatten();
         let ports = self.spec.ports.iter().flatten();
         Ok(Object::Service(Box::new(Service {
-            service: ServiceRef {
+            service: Arc::new(ServiceRef {
                 key: metadata.service_key(&metadata.name),
                 uid: metadata.uid.clone(),
-            },
+            }),
             created_seconds: metadata.created_seconds()?,
             http_label: metadata.label(HTTP_LABEL).cloned(),
             tcp_label: metadata.label(TCP_LABEL).cloned(),

@@ -72,6 +72,9 @@ pub fn choose(groups: &[RouterGroup], name: &str, default: bool) -> Result<Route
 }
 
 /// Sorts out which routes may be published.
+///
+/// # Panics
+/// Never: the list of system ports is a constant, and tests parse it.
 #[must_use]
 pub fn admit(table: &BTreeMap<RouterPort, TcpRoute>, gate: Gate<'_>) -> Admission {
     let system = PortRanges::parse(SYSTEM_PORTS).expect("the list of system ports must be valid");

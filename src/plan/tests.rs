@@ -1,6 +1,7 @@
 //! The truth table row by row, the small input space whole, and larger ones at random.
 
 use proptest::prelude::*;
+use std::sync::Arc;
 
 use super::flap::Flaps;
 use super::*;
@@ -110,7 +111,7 @@ impl World {
             node_ips: &nodes.collect(),
             node_ports: &ports
                 .into_iter()
-                .map(|(port, name)| (NodePort::new(port).unwrap(), key(name)))
+                .map(|(port, name)| (NodePort::new(port).unwrap(), service(name)))
                 .collect(),
             policy: self.policy,
             now: NOW,
@@ -315,6 +316,11 @@ fn a_replaced_node_leaves_only_after_its_successor_stands() {
     assert_eq!(
         (plan.add.as_slice(), plan.remove.len()),
         ([new].as_slice(), 0)
+    );
+    assert_eq!(
+        plan.refresh,
+        std::slice::from_ref(&old),
+        "its successor may be long in coming"
     );
     world.apply(&plan);
     assert_eq!(owned(&world.plan(Sight::Seen).remove), [old]);
@@ -567,7 +573,14 @@ proptest! {
     }
 }
 
-fn route(service: &str, node_port: u16) -> TcpRoute {
+fn service(name: &str) -> Arc<ServiceRef> {
+    Arc::new(ServiceRef {
+        key: key(name),
+        uid: "u".to_owned(),
+    })
+}
+
+fn route(name: &str, node_port: u16) -> TcpRoute {
     let backend = Backend {
         ip: "10.0.0.1".parse().unwrap(),
         port: NodePort::new(node_port).unwrap(),
@@ -575,10 +588,7 @@ fn route(service: &str, node_port: u16) -> TcpRoute {
         zone: None,
     };
     TcpRoute {
-        service: ServiceRef {
-            key: key(service),
-            uid: "u".to_owned(),
-        },
+        service: service(name),
         router_group: None,
         backends: Backends::new([backend]).unwrap(),
     }

@@ -45,7 +45,8 @@ impl Backends {
     /// there is none, because a route without backends is not a route.
     #[must_use]
     pub fn new(backends: impl IntoIterator<Item = Backend>) -> Option<Self> {
-        let mut kept: Vec<Backend> = Vec::new();
+        let backends = backends.into_iter();
+        let mut kept: Vec<Backend> = Vec::with_capacity(backends.size_hint().0);
         for backend in backends {
             if !kept
                 .iter()

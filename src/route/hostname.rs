@@ -4,6 +4,7 @@
 //! routing-release 2024-10). What parses here is therefore the only thing that may be announced.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Longest DNS name in octets (RFC 1035 §2.3.4).
 const NAME_LENGTH_MAX: usize = 253;
@@ -13,9 +14,9 @@ const LABEL_LENGTH_MAX: usize = 63;
 /// 1 MiB whatever an annotation holds.
 const PATH_LENGTH_MAX: usize = 512;
 
-/// A lower-cased DNS name: labels of letters, digits and inner dashes.
+/// A lower-cased DNS name: labels of letters, digits and inner dashes. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Hostname(String);
+pub struct Hostname(Arc<str>);
 
 /// Why a text is no host name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,7 +80,7 @@ impl Hostname {
         for label in text.split('.') {
             check_label(label)?;
         }
-        Ok(Self(text.to_ascii_lowercase()))
+        Ok(Self(text.to_ascii_lowercase().into()))
     }
 
     /// This name below `domain`.
@@ -87,7 +88,12 @@ impl Hostname {
     /// # Errors
     /// When both together exceed 253 characters.
     pub fn below(&self, domain: &Self) -> Result<Self, HostnameError> {
-        Self::parse(&format!("{}.{}", self.0, domain.0))
+        let name = format!("{}.{}", self.0, domain.0);
+        // Both are names already: only their length together is new.
+        if name.len() > NAME_LENGTH_MAX {
+            return Err(HostnameError::TooLong(name.len()));
+        }
+        Ok(Self(name.into()))
     }
 
     /// Whether this name is `domain` or stands below it.
@@ -96,14 +102,14 @@ impl Hostname {
         self == domain
             || self
                 .0
-                .strip_suffix(&domain.0)
+                .strip_suffix(&*domain.0)
                 .is_some_and(|head| head.ends_with('.'))
     }
 
     /// The labels in front of `domain`, if this name stands below it.
     #[must_use]
     pub fn without_domain(&self, domain: &Self) -> Option<&str> {
-        self.0.strip_suffix(&domain.0)?.strip_suffix('.')
+        self.0.strip_suffix(&*domain.0)?.strip_suffix('.')
     }
 
     /// The name as text.
@@ -189,6 +195,21 @@ impl Uri {
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
         self.wildcard
+    }
+
+    /// Whether both stand at one host: a wildcard and the host it stands below are two, as for gorouter.
+    #[must_use]
+    pub fn same_host(&self, other: &Self) -> bool {
+        (&self.host, self.wildcard) == (&other.host, other.wildcard)
+    }
+
+    /// This uri without its path.
+    #[must_use]
+    pub fn whole_host(&self) -> Self {
+        Self {
+            path: String::new(),
+            ..self.clone()
+        }
     }
 
     /// The path with its leading slash, or nothing.

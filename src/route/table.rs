@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::{Backends, Hostname, RouterPort, Uri};
 
@@ -41,7 +42,7 @@ pub struct ServiceRef {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpRoute {
     /// The Service it comes from.
-    pub service: ServiceRef,
+    pub service: Arc<ServiceRef>,
     /// The router group the Service asked for; `None` is the configured one.
     pub router_group: Option<String>,
     /// Where it leads.
@@ -52,7 +53,7 @@ pub struct TcpRoute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRoute {
     /// The Service it comes from.
-    pub service: ServiceRef,
+    pub service: Arc<ServiceRef>,
     /// Where it leads.
     pub backends: Backends,
     /// How gorouter should treat it.

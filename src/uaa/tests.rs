@@ -67,12 +67,46 @@ async fn many_who_ask_at_once_cost_one_request() {
 
 #[tokio::test]
 async fn a_refused_token_is_replaced_once_however_many_say_so() {
-    let server = uaa(token(Some(600))).await;
+    let server = MockServer::start().await;
+    for text in ["first", "second"] {
+        let answer = json!({"access_token": text, "token_type": "bearer", "expires_in": 600});
+        Mock::given(method("POST"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .up_to_n_times(1)
+            .mount(&server)
+            .await;
+    }
     let source = source(&server, "s");
-    let token = source.token().await.unwrap();
-    source.invalidate(&token);
-    source.token().await.unwrap();
+    let refused = source.token().await.unwrap();
+    let replaced = futures::future::join_all((0..20).map(|_| source.replace(&refused))).await;
+    assert!(
+        replaced
+            .iter()
+            .all(|token| token.as_ref().unwrap().expose() == "second")
+    );
     assert_eq!(asked(&server).await, 2);
+}
+
+#[tokio::test]
+async fn a_refused_token_that_cannot_be_replaced_goes_on_serving() {
+    // It may lack one scope and be good for the rest.
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(token(Some(600)))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(503))
+        .mount(&server)
+        .await;
+    let source = source(&server, "s");
+    let refused = source.token().await.unwrap();
+    assert!(matches!(
+        source.replace(&refused).await,
+        Err(UaaError::Status { status: 503, .. })
+    ));
+    assert_eq!(source.token().await.unwrap(), refused);
 }
 
 #[tokio::test]
@@ -206,9 +240,22 @@ async fn a_secret_that_changes_is_taken_at_the_next_request() {
     let source = source.unwrap();
     let token = source.token().await.unwrap();
     *secret.lock().unwrap() = "new";
-    source.invalidate(&token);
-    source.token().await.unwrap();
+    source.replace(&token).await.unwrap();
     let bodies: Vec<_> = server.received_requests().await.unwrap();
     assert!(String::from_utf8_lossy(&bodies[0].body).contains("client_secret=old"));
     assert!(String::from_utf8_lossy(&bodies[1].body).contains("client_secret=new"));
+}
+
+#[tokio::test]
+async fn a_life_of_nothing_is_no_hot_loop_and_an_endless_one_no_panic() {
+    for (life, renew) in [
+        (0, Duration::from_millis(500)),
+        (i64::MAX, Duration::from_hours(1)),
+    ] {
+        let server = uaa(token(Some(life))).await;
+        let source = source(&server, "s");
+        source.token().await.unwrap();
+        let renew_in = source.renew_in().unwrap();
+        assert!(renew_in > renew, "{life}: {renew_in:?}");
+    }
 }

@@ -1,4 +1,5 @@
-//! The same lane against a real nats-server, where there is one.
+//! The same lane against a real nats-server. Where there is none these tests fail and say what brings it: a
+//! counterpart that is absent must never look like one that agreed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,15 +15,15 @@ struct Nats {
 }
 
 impl Nats {
-    fn start(addr: SocketAddr, more: &[&str]) -> Option<Self> {
-        let mut command = Command::new(program()?);
+    fn start(addr: SocketAddr, more: &[&str]) -> Self {
+        let mut command = Command::new(program());
         command
             .args(["-a", "127.0.0.1", "-p", &addr.port().to_string()])
             .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = command.spawn().expect("nats-server must start");
-        Some(Self { child, addr })
+        Self { child, addr }
     }
 }
 
@@ -33,15 +34,14 @@ impl Drop for Nats {
     }
 }
 
-fn program() -> Option<PathBuf> {
+fn program() -> PathBuf {
     let given = std::env::var_os("ROUTE_SYNC_NATS_SERVER").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
     let program = given.into_iter().chain(found).find(|file| file.is_file());
-    if program.is_none() {
-        eprintln!("skipped: no nats-server in ROUTE_SYNC_NATS_SERVER or the search path");
-    }
-    program
+    program.expect(
+        "no nats-server; hint: `make test` sets one up, or name one in `ROUTE_SYNC_NATS_SERVER`",
+    )
 }
 
 fn openssl(folder: &Path, arguments: &str) {
@@ -91,9 +91,6 @@ fn certificates(folder: &Path) {
 async fn the_real_server_with_mutual_tls_is_reached_under_another_name_and_refusals_are_explained()
 {
     let folder = tempfile::tempdir().unwrap();
-    if program().is_none() {
-        return;
-    }
     certificates(folder.path());
     let file = |name: &str| folder.path().join(name);
     let text = |name: &str| file(name).display().to_string();
@@ -106,7 +103,7 @@ async fn the_real_server_with_mutual_tls_is_reached_under_another_name_and_refus
         "--tlscacert",
         &text("ca.pem"),
     ];
-    let server = Nats::start(free(), &more).expect("it was there before");
+    let server = Nats::start(free(), &more);
     let good = TlsConfig {
         ca_file: Some(file("ca.pem")),
         identity: Some(ClientIdentity {
@@ -149,16 +146,14 @@ fn free() -> SocketAddr {
 async fn the_real_server_echoes_and_loses_nothing_over_a_restart() {
     let addr = free();
     let login = ["--user", "nats", "--pass", "hunter2"];
-    let Some(server) = Nats::start(addr, &login) else {
-        return;
-    };
+    let server = Nats::start(addr, &login);
     let first = Some(table(&[("a", 30001, &[1])]));
     let lane = Running::start(config(&[server.addr], Some("hunter2"), None), first);
     lane.live("a").await;
     drop(server);
     until("loss seen", || lane.state("a") == Some(RouteState::Pending)).await;
     lane.want(&[("b", 30002, &[1])]);
-    let _server = Nats::start(addr, &login).expect("it was there before");
+    let _server = Nats::start(addr, &login);
     lane.live("b").await;
     assert_eq!(lane.state("a"), Some(RouteState::Withdrawing));
     assert_eq!(lane.counters.connections.load(Ordering::Relaxed), 2);
@@ -167,9 +162,7 @@ async fn the_real_server_echoes_and_loses_nothing_over_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_server_refuses_a_wrong_password_in_the_words_we_know() {
     let login = ["--user", "nats", "--pass", "right"];
-    let Some(server) = Nats::start(free(), &login) else {
-        return;
-    };
+    let server = Nats::start(free(), &login);
     let lane = Running::start(config(&[server.addr], Some("hunter2"), None), None);
     until("the refusal", || {
         lane.error().contains("authorization violation")

@@ -157,6 +157,10 @@ async fn serve(stream: TcpStream, state: Shared) {
         }
         return;
     }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by its test's few messages"
+    )]
     let (tx, rx) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(write(writer, rx));

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate, matchers::any};
@@ -33,6 +35,8 @@ pub(crate) struct Api {
     /// The key that tokens are signed with now; others are refused.
     pub key: u32,
     pub tokens_issued: usize,
+    /// UAA alone answers with a 503.
+    pub uaa_down: bool,
     /// Ports whose rows are refused with a 400.
     pub poisoned: BTreeSet<u16>,
     /// Ports whose rows stand twice.
@@ -105,6 +109,7 @@ impl Api {
             max_ttl: 120,
             key: 1,
             tokens_issued: 0,
+            uaa_down: false,
             poisoned: BTreeSet::new(),
             doubled: BTreeSet::new(),
             slow: BTreeMap::new(),
@@ -147,6 +152,7 @@ impl Api {
             .collect();
         let answer = match self.down {
             Some((status, body)) => ResponseTemplate::new(status).set_body_string(body),
+            None if path == "/oauth/token" && self.uaa_down => ResponseTemplate::new(503),
             None if path == "/oauth/token" => self.token(),
             None => self.routing(&path, request, &items),
         };

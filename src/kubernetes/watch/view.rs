@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Code, Finding, Subject};
+use crate::desired::{Code, Finding, HTTP_LABEL, Subject, TCP_LABEL};
 use crate::kubernetes::api::Resource;
 use crate::kubernetes::snapshot::{Endpoints, Node, Service, Snapshot};
-use crate::kubernetes::wire::{HTTP_LABEL, Item, Kind, Object, ObjectKey, TCP_LABEL};
+use crate::kubernetes::wire::{Item, Kind, Object, ObjectKey};
 use crate::route::{ClusterId, ServiceKey};
 
 /// One of the lists that are kept.
@@ -54,7 +54,7 @@ pub(super) struct View {
 #[derive(Default)]
 struct Entries {
     synced: bool,
-    entries: BTreeMap<ObjectKey, Entry>,
+    objects: BTreeMap<ObjectKey, Entry>,
     absent: BTreeSet<ObjectKey>,
     status: Option<Status>,
     stale: bool,
@@ -165,7 +165,7 @@ impl View {
             self.applied(source, item);
         }
         let entries = self.sources.entry(source).or_default();
-        let gone = entries.entries.keys().filter(|key| !listed.contains(key));
+        let gone = entries.objects.keys().filter(|key| !listed.contains(key));
         let gone: Vec<ObjectKey> = gone.cloned().collect();
         self.changed |= !std::mem::replace(&mut entries.synced, true);
         for key in gone {
@@ -176,7 +176,7 @@ impl View {
     /// One object as it is now.
     pub(super) fn applied(&mut self, source: SourceId, item: Item) {
         let entries = self.sources.entry(source).or_default();
-        let last = entries.entries.get_mut(&item.key);
+        let last = entries.objects.get_mut(&item.key);
         let same = last.as_ref().is_some_and(|last| last.uid == item.uid);
         if item.deleting && source != SourceId::Nodes && source.required() {
             // It counts as gone, once a fresh read says so too.
@@ -212,13 +212,13 @@ impl View {
             object,
             unreadable,
         };
-        entries.entries.insert(item.key, entry);
+        entries.objects.insert(item.key, entry);
     }
 
     /// One object that is no longer delivered.
     pub(super) fn deleted(&mut self, source: SourceId, key: &ObjectKey, uid: &str) {
         let entries = self.sources.entry(source).or_default();
-        if entries.entries.get(key).is_some_and(|it| it.uid == uid) {
+        if entries.objects.get(key).is_some_and(|it| it.uid == uid) {
             self.left(source, key);
         }
     }
@@ -228,7 +228,7 @@ impl View {
         if source.required() {
             entries.absent.insert(key.clone());
         } else {
-            self.changed |= entries.entries.remove(key).is_some();
+            self.changed |= entries.objects.remove(key).is_some();
         }
     }
 
@@ -241,7 +241,7 @@ impl View {
                 Some(Absence {
                     source,
                     key: key.clone(),
-                    uid: entries.entries.get(key)?.uid.clone(),
+                    uid: entries.objects.get(key)?.uid.clone(),
                 })
             };
             absent.filter_map(absence).collect::<Vec<_>>()
@@ -253,11 +253,11 @@ impl View {
     pub(super) fn confirmed(&mut self, absence: &Absence) {
         let entries = self.sources.entry(absence.source).or_default();
         let same = entries
-            .entries
+            .objects
             .get(&absence.key)
             .is_some_and(|entry| entry.uid == absence.uid);
         if same && entries.absent.remove(&absence.key) {
-            entries.entries.remove(&absence.key);
+            entries.objects.remove(&absence.key);
             self.changed = true;
         }
     }
@@ -274,7 +274,7 @@ impl View {
             // What was seen before the right was lost grows old and no one could tell.
             self.changed |= entries.synced;
             entries.synced = false;
-            entries.entries.clear();
+            entries.objects.clear();
         }
         let before = entries.status.as_ref().and_then(|it| it.finding(source));
         self.changed |= before != status.finding(source);
@@ -335,7 +335,7 @@ impl View {
         self.sources
             .get(&source)
             .into_iter()
-            .flat_map(|it| it.entries.iter())
+            .flat_map(|it| it.objects.iter())
     }
 
     /// A Service comes from up to two sources. Its labels are each source's own affair, so that a label is
@@ -422,7 +422,7 @@ impl View {
             if entries.stale {
                 findings.push(stale(*source));
             }
-            for (key, entry) in &entries.entries {
+            for (key, entry) in &entries.objects {
                 if let Some(reason) = &entry.unreadable {
                     findings.push(undecodable(*source, key, reason, entry.object.is_some()));
                 }

@@ -317,13 +317,13 @@ mod tests {
 
     fn route(options: HttpOptions) -> HttpRoute {
         HttpRoute {
-            service: ServiceRef {
+            service: Arc::new(ServiceRef {
                 key: ServiceKey {
                     namespace: "default".to_owned(),
                     name: "web".to_owned(),
                 },
                 uid: "5d0f1e0c-7a51-4c5e-9a3e-0c2f6a9d1b11".to_owned(),
-            },
+            }),
             backends: Backends::new([backend()]).unwrap(),
             options,
         }
@@ -436,7 +436,7 @@ mod tests {
     fn an_instance_id_is_a_uuid_and_differs_by_each_of_its_parts() {
         let id = |cluster: &str, node: &str, uid: &str, port| {
             let mut service = route(HttpOptions::default()).service;
-            uid.clone_into(&mut service.uid);
+            uid.clone_into(&mut Arc::make_mut(&mut service).uid);
             let node = NodeUid(node.into());
             instance_id(&ClusterId(cluster.to_owned()), &node, &service, port)
         };

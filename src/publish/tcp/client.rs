@@ -199,8 +199,7 @@ impl Client {
         let mut answer = self.send(endpoint, token.expose(), body.clone()).await?;
         if answer.status == StatusCode::UNAUTHORIZED {
             self.counters.unauthorized.fetch_add(1, Relaxed);
-            self.tokens.invalidate(&token);
-            let token = self.tokens.token().await.map_err(ApiError::Token)?;
+            let token = self.tokens.replace(&token).await.map_err(ApiError::Token)?;
             answer = self.send(endpoint, token.expose(), body).await?;
         }
         answer.judge(endpoint)

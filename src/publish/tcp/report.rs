@@ -134,18 +134,13 @@ impl State {
             let wanted = self.admission.wanted.get(port);
             let live = wanted.map(|wanted| wanted.rows.iter().filter(|row| stands(row)).count());
             let state = match live {
-                // What no admission has judged yet is pending, not refused.
                 None if self.chosen.is_some() => RouteState::Held,
-                None => RouteState::Pending,
-                Some(live) if live == route.backends.len() => RouteState::Live,
-                Some(live) if self.plan.held.contains(port) => {
-                    if live > 0 {
-                        RouteState::Live
-                    } else {
-                        RouteState::Held
-                    }
+                Some(0) if self.plan.held.contains(port) => RouteState::Held,
+                Some(live) if live == route.backends.len() || self.plan.held.contains(port) => {
+                    RouteState::Live
                 }
-                Some(_) => RouteState::Pending,
+                // What no admission has judged yet is pending, not refused.
+                None | Some(_) => RouteState::Pending,
             };
             let backends = route.backends.iter().map(ToString::to_string).collect();
             let service = route.service.key.clone();

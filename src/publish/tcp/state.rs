@@ -276,11 +276,14 @@ impl State {
             return (ops, wake.min(self.not_before));
         }
         self.look(now, &mut ops, &mut wake);
-        let writable = self.chosen.is_some() && (!self.suspect || self.unreadable());
         if now < self.write_not_before {
             wake = wake.min(self.write_not_before);
-        } else if writable {
-            self.write(now, &mut ops, &mut wake);
+        } else if self.chosen.is_some() {
+            if !self.suspect || self.unreadable() {
+                self.write(now, &mut ops, &mut wake);
+            } else {
+                self.keep_alive(now, &mut ops);
+            }
         }
         wake = self.plan.wait.map_or(wake, |wait| wake.min(wait));
         (ops, wake)

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -21,13 +22,13 @@ fn table_with(routes: &[(&str, u16, &[u8])], options: &HttpOptions) -> Arc<Desir
             node: NodeUid(format!("node-{node}").into()),
             zone: None,
         };
-        let service = ServiceRef {
+        let service = Arc::new(ServiceRef {
             key: ServiceKey {
                 namespace: "default".to_owned(),
                 name: format!("svc-{port}"),
             },
             uid: format!("uid-{port}"),
-        };
+        });
         let route = HttpRoute {
             service,
             backends: Backends::new(nodes.iter().map(backend)).unwrap(),

@@ -14,6 +14,10 @@ use crate::plan::{NO_TLS, Observed, Refusal, TcpRow};
 use crate::publish::tls;
 use crate::route::PortRanges;
 
+/// Deletions are looked after this often: a bulk of them, eight a second, must not list the whole table each
+/// time.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
 impl State {
     /// Learns from what came back.
     pub(in super::super) fn absorb(&mut self, done: Done, now: Uptime) {
@@ -242,15 +246,19 @@ impl State {
         }
         let mut removed = Vec::new();
         for row in written.confirmed {
-            self.journal.tried.insert(row.clone(), now);
+            // Until a list shows it gone: who writes it anew must not draw us into a hot loop. Who cannot read
+            // never sees it again.
+            if self.image.is_some() {
+                self.journal.tried.insert(row.clone(), now);
+            }
             self.journal.confirmed.remove(&row);
             self.touched.remove(&row);
             // A row without our own "no TLS" may outlive its deletion on some versions: only a list tells.
-            if !clearing && row.tls_port == NO_TLS {
-                if let Some(image) = &mut self.image {
-                    image.remove(&row);
-                }
-                self.journal.tried.remove(&row);
+            if !clearing
+                && row.tls_port == NO_TLS
+                && let Some(image) = &mut self.image
+            {
+                image.remove(&row);
             }
             removed.push(row);
         }
@@ -262,7 +270,8 @@ impl State {
                 .fetch_add(removed.len() as u64, Relaxed);
             self.tell_removed(&removed, clearing);
             if !self.unreadable() {
-                self.list_due = now;
+                let soon = now.max(self.listed_at + VERIFY_EVERY);
+                self.list_due = self.list_due.min(soon);
             }
             self.succeed(now);
         }

@@ -1,4 +1,4 @@
-//! Which rows are written next: what stands in the way, what lapsed, what is new within the budget, what is due.
+//! Which rows are written next: what lapsed, what is new or in the way within the budget, what is due.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::Uptime;
 use crate::plan::{Owned, TcpRow};
 use crate::route::RouterPort;
 
-/// New and surplus rows by port.
+/// By port: new rows, and those that are to go.
 type Changed = BTreeMap<RouterPort, (Vec<TcpRow>, Vec<TcpRow>)>;
 
 /// Rows that the budget lets go now.
@@ -20,22 +20,17 @@ struct Chosen {
     demoted: BTreeSet<RouterPort>,
 }
 
+/// Rows that no request is under way for.
+fn free(rows: &[TcpRow], busy: &BTreeSet<TcpRow>) -> Vec<TcpRow> {
+    rows.iter()
+        .filter(|row| !busy.contains(row))
+        .cloned()
+        .collect()
+}
+
 impl State {
-    /// Rows in the way first, then what lapsed, what is new, and what is due.
+    /// What lapsed first, then what changes, then what is due.
     pub(super) fn write(&mut self, now: Uptime, ops: &mut Vec<Op>, wake: &mut Uptime) {
-        let free = |rows: &[TcpRow], busy: &BTreeSet<TcpRow>| -> Vec<TcpRow> {
-            rows.iter()
-                .filter(|row| !busy.contains(row))
-                .cloned()
-                .collect()
-        };
-        let clear: Vec<_> = self
-            .plan
-            .clear
-            .iter()
-            .map(|owned| owned.get().clone())
-            .collect();
-        self.delete(&free(&clear, &self.busy), true, ops);
         let restore = free(&self.plan.restore, &self.busy);
         // While rows that lived are missing, or may be, nothing new goes: tcp-router drops what it has pruned
         // at its next change, so the first new row would close the lapsed ones.
@@ -51,27 +46,51 @@ impl State {
         let refresh = free(&self.plan.refresh, &self.busy);
         self.create(&refresh, Kind::Refresh, ops);
     }
-    /// New and surplus rows, as far as the budget goes.
+
+    /// While nobody knows what stands, what lives by our own clock is kept alive, and nothing else is touched.
+    pub(super) fn keep_alive(&mut self, now: Uptime, ops: &mut Vec<Op>) {
+        let mut rows = free(&self.plan.refresh, &self.busy);
+        rows.retain(|row| {
+            let confirmed = self.journal.confirmed.get(row);
+            confirmed.is_some_and(|at| *at + self.ttl > now)
+        });
+        self.create(&rows, Kind::Refresh, ops);
+    }
+
+    /// New rows, rows in the way and surplus ones, as far as the budget goes.
     fn changes(&mut self, now: Uptime, ops: &mut Vec<Op>, wake: &mut Uptime) {
         let mut changed = Changed::new();
         for row in self.plan.add.iter().filter(|row| !self.busy.contains(*row)) {
             changed.entry(row.port).or_default().0.push(row.clone());
         }
-        for row in self.plan.remove.iter().map(Owned::get) {
+        for row in self
+            .plan
+            .clear
+            .iter()
+            .chain(&self.plan.remove)
+            .map(Owned::get)
+        {
             if !self.busy.contains(row) {
                 changed.entry(row.port).or_default().1.push(row.clone());
             }
         }
         self.queue(&changed);
-        // With all writes under way the next one that ends wakes us; time alone changes nothing.
-        if self.writes >= WRITES_MAX {
+        // With all writes under way the next one that ends wakes us; time alone changes nothing. One is left to
+        // what is due, which slow changes on each other's heels would keep waiting until it lapses.
+        let due = self.refreshes == 0 && !free(&self.plan.refresh, &self.busy).is_empty();
+        if self.writes + usize::from(due) >= WRITES_MAX {
             return;
         }
         let mut chosen = Chosen::default();
         self.singles(&changed, &mut chosen, now, wake);
         self.bulk(&changed, &mut chosen, now, wake);
         self.create(&chosen.add, Kind::Change, ops);
-        self.delete(&chosen.remove, false, ops);
+        let (clear, remove): (Vec<_>, Vec<_>) = chosen
+            .remove
+            .into_iter()
+            .partition(|row| self.plan.clear.iter().any(|owned| owned.get() == row));
+        self.delete(&clear, true, ops);
+        self.delete(&remove, false, ops);
     }
 
     /// Single changes in their order, each whole.
@@ -104,10 +123,12 @@ impl State {
         }
     }
 
-    /// Bulk row by row: what is new first, breadth first as the plan has it, then what is surplus.
+    /// Bulk row by row: what is new first, breadth first as the plan has it, so that what was cleared comes back
+    /// before more is; then what is in the way, then what is surplus.
     fn bulk(&mut self, changed: &Changed, chosen: &mut Chosen, now: Uptime, wake: &mut Uptime) {
         let add = self.plan.add.iter().map(|row| (row, true));
-        let remove = self.plan.remove.iter().map(|owned| (owned.get(), false));
+        let remove = self.plan.clear.iter().chain(&self.plan.remove);
+        let remove = remove.map(|owned| (owned.get(), false));
         for (row, new) in add.chain(remove) {
             let waiting = self
                 .waiting
@@ -164,15 +185,21 @@ impl State {
         let Some(instance) = self.instance.clone() else {
             return;
         };
-        for rows in rows.chunks(BATCH_MAX) {
+        // One group to a request: the API refuses a request whole for one group that it no longer knows.
+        let mut by_group: BTreeMap<&str, Vec<&TcpRow>> = BTreeMap::new();
+        for row in rows {
+            by_group.entry(&row.group).or_default().push(row);
+        }
+        for rows in by_group.values().flat_map(|rows| rows.chunks(BATCH_MAX)) {
             let full = kind == Kind::Refresh && self.refreshes >= REFRESHES_MAX;
             if full || self.writes >= WRITES_MAX {
                 return;
             }
             self.writes += 1;
             self.refreshes += usize::from(kind == Kind::Refresh);
+            let rows: Vec<_> = rows.iter().copied().cloned().collect();
             self.busy.extend(rows.iter().cloned());
-            let (rows, instance) = (rows.to_vec(), instance.clone());
+            let instance = instance.clone();
             ops.push(Op::Create {
                 rows,
                 instance,
