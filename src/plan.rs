@@ -103,6 +103,9 @@ pub struct Journal {
     pub tried: BTreeMap<TcpRow, Uptime>,
     /// Rows that stood in the way of ours, for as long as whoever wrote them may write them again.
     pub cleared: BTreeMap<TcpRow, Cleared>,
+    /// Rows of others that no list shows any more, and until when tcp-router may still hold them: a list hides
+    /// a row as soon as its life is over, but routers are told by the pruner, up to 11 s later (measured).
+    pub lapsing: BTreeMap<TcpRow, Uptime>,
 }
 
 /// What became of a row that stood in the way of ours.
@@ -341,6 +344,11 @@ impl<'a> Planner<'a> {
                     }
                 }
             }
+            if let Some(until) = self.lapses(row) {
+                in_the_way = true;
+                legacy.push(row.backend());
+                self.plan.wait_until(until);
+            }
             let ours = standing.iter().find(|(other, _)| *other == row);
             match ours.filter(|_| yields) {
                 Some((_, stamp)) => self.give_way(row, *stamp),
@@ -443,6 +451,18 @@ impl<'a> Planner<'a> {
         {
             self.plan.remove.push(owned);
         }
+    }
+
+    /// Until when a row at this very place may still stand in tcp-router's table, though in no list.
+    fn lapses(&self, row: &TcpRow) -> Option<Uptime> {
+        let lapsing = self.input.journal.lapsing.iter();
+        lapsing
+            .filter(|(other, until)| {
+                *other != row && other.same_server(row) && **until > self.input.now
+            })
+            .map(|(_, until)| *until)
+            .max()
+            .filter(|_| !self.stands(row))
     }
 
     /// Asks a row to go that stands at the very place of one of ours.

@@ -289,6 +289,24 @@ fn an_older_jobs_row_that_comes_back_never_stands_beside_ours_for_long() {
 }
 
 #[test]
+fn a_row_that_left_the_list_stands_in_the_way_until_tcp_router_was_told() {
+    let wanted = row(1024, "10.0.0.1", 30001);
+    let legacy = with_tls(0, wanted.clone());
+    let mut world = World::new().want("a", std::slice::from_ref(&wanted));
+    let until = NOW + Duration::from_secs(11);
+    world.journal.lapsing.insert(legacy.clone(), until);
+    let plan = world.plan(Sight::Seen);
+    assert!(plan.in_sync() && plan.held.len() == 1, "{plan:?}");
+    assert_eq!(
+        (plan.wait, codes(&plan)),
+        (Some(until), vec!["legacy-rows"])
+    );
+
+    world.journal.lapsing.insert(legacy, NOW);
+    assert_eq!(world.plan(Sight::Seen).add, [wanted]);
+}
+
+#[test]
 fn a_changed_router_group_replaces_each_row_deletion_first() {
     // A deletion under another tag takes the backend out of tcp-router although the new row lives.
     let old = TcpRow {

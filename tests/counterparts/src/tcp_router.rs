@@ -110,6 +110,12 @@ impl TcpRouter {
         reloads.map_or(0, |reloads| reloads.lines().count())
     }
 
+    /// How often HAProxy refused what the router wrote: until it takes a file again, nobody's change lands.
+    pub fn refusal_count(&self) -> usize {
+        let log = fs::read_to_string(self.folder().join("haproxy.log")).unwrap_or_default();
+        log.matches("Fatal errors found in configuration").count()
+    }
+
     /// What the router wrote for HAProxy.
     pub fn haproxy_config(&self) -> Result<String> {
         Ok(fs::read_to_string(self.folder().join("haproxy.conf"))?)

@@ -10,7 +10,9 @@ use tokio::task::JoinSet;
 
 /// A node port on the addresses of the first `nodes` nodes.
 pub fn node_addresses(nodes: u8, port: u16) -> Vec<SocketAddr> {
-    (1..=nodes).map(|node| SocketAddr::from(([10, 0, 0, node], port))).collect()
+    (1..=nodes)
+        .map(|node| SocketAddr::from(([10, 0, 0, node], port)))
+        .collect()
 }
 
 /// Answers every HTTP request with a text of its own.

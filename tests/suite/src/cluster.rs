@@ -21,24 +21,52 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("Node", "api/v1", "nodes", false),
     ("Service", "api/v1", "services", true),
     ("Endpoints", "api/v1", "endpoints", true),
-    ("EndpointSlice", "apis/discovery.k8s.io/v1", "endpointslices", true),
+    (
+        "EndpointSlice",
+        "apis/discovery.k8s.io/v1",
+        "endpointslices",
+        true,
+    ),
     ("Deployment", "apis/apps/v1", "deployments", true),
     ("StatefulSet", "apis/apps/v1", "statefulsets", true),
     ("PersistentVolume", "api/v1", "persistentvolumes", false),
-    ("PersistentVolumeClaim", "api/v1", "persistentvolumeclaims", true),
+    (
+        "PersistentVolumeClaim",
+        "api/v1",
+        "persistentvolumeclaims",
+        true,
+    ),
     ("Secret", "api/v1", "secrets", true),
     ("ConfigMap", "api/v1", "configmaps", true),
     ("ServiceAccount", "api/v1", "serviceaccounts", true),
-    ("ClusterRole", "apis/rbac.authorization.k8s.io/v1", "clusterroles", false),
-    ("ClusterRoleBinding", "apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", false),
+    (
+        "ClusterRole",
+        "apis/rbac.authorization.k8s.io/v1",
+        "clusterroles",
+        false,
+    ),
+    (
+        "ClusterRoleBinding",
+        "apis/rbac.authorization.k8s.io/v1",
+        "clusterrolebindings",
+        false,
+    ),
     ("Role", "apis/rbac.authorization.k8s.io/v1", "roles", true),
-    ("RoleBinding", "apis/rbac.authorization.k8s.io/v1", "rolebindings", true),
+    (
+        "RoleBinding",
+        "apis/rbac.authorization.k8s.io/v1",
+        "rolebindings",
+        true,
+    ),
 ];
 
 impl Cluster {
     /// A client of the stack's apiserver.
     pub fn new(stack: &counterparts::Stack) -> Self {
-        Self { url: stack.apiserver.url().to_owned(), http: stack.apiserver.http().clone() }
+        Self {
+            url: stack.apiserver.url().to_owned(),
+            http: stack.apiserver.http().clone(),
+        }
     }
 
     fn path(kind: &str, namespace: &str, name: &str) -> Result<String> {
@@ -46,13 +74,19 @@ impl Cluster {
             .iter()
             .find(|(known, ..)| *known == kind)
             .with_context(|| format!("kind `{kind}` is not known here"))?;
-        let within = if *namespaced { format!("namespaces/{namespace}/") } else { String::new() };
+        let within = if *namespaced {
+            format!("namespaces/{namespace}/")
+        } else {
+            String::new()
+        };
         Ok(format!("/{group}/{within}{plural}/{name}"))
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<(&str, String)>) -> Result<Value> {
-        let mut request =
-            self.http.request(method.clone(), format!("{}{path}", self.url)).bearer_auth(ADMIN_TOKEN);
+        let mut request = self
+            .http
+            .request(method.clone(), format!("{}{path}", self.url))
+            .bearer_auth(ADMIN_TOKEN);
         if let Some((content_type, body)) = body {
             request = request.header("content-type", content_type).body(body);
         }
@@ -66,13 +100,20 @@ impl Cluster {
 
     /// Creates or updates one object, as `kubectl apply --server-side` does; unknown fields are errors.
     pub async fn apply(&self, object: &Value) -> Result<Value> {
-        let kind = object["kind"].as_str().context("an object without a kind")?;
-        let name = object["metadata"]["name"].as_str().context("an object without a name")?;
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+        let kind = object["kind"]
+            .as_str()
+            .context("an object without a kind")?;
+        let name = object["metadata"]["name"]
+            .as_str()
+            .context("an object without a name")?;
+        let namespace = object["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or("default");
         let path = Self::path(kind, namespace, name)?;
         let query = "fieldManager=suite&force=true&fieldValidation=Strict";
         let body = ("application/apply-patch+yaml", object.to_string());
-        self.ask(Method::PATCH, &format!("{path}?{query}"), Some(body)).await
+        self.ask(Method::PATCH, &format!("{path}?{query}"), Some(body))
+            .await
     }
 
     /// Applies every document of a manifest, creating namespaces it takes for granted.
@@ -99,18 +140,28 @@ impl Cluster {
 
     /// One object.
     pub async fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
-        self.ask(Method::GET, &Self::path(kind, namespace, name)?, None).await
+        self.ask(Method::GET, &Self::path(kind, namespace, name)?, None)
+            .await
     }
 
     /// Deletes one object.
     pub async fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         let path = Self::path(kind, namespace, name)?;
-        let body = ("application/json", json!({"gracePeriodSeconds": 0}).to_string());
+        let body = (
+            "application/json",
+            json!({"gracePeriodSeconds": 0}).to_string(),
+        );
         self.ask(Method::DELETE, &path, Some(body)).await.map(drop)
     }
 
     /// Changes one object by a merge patch.
-    pub async fn patch(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Result<Value> {
+    pub async fn patch(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Value> {
         let path = Self::path(kind, namespace, name)?;
         let body = ("application/merge-patch+json", patch.to_string());
         self.ask(Method::PATCH, &path, Some(body)).await
@@ -120,20 +171,33 @@ impl Cluster {
     pub async fn label(&self, service: &str, label: &str, value: Option<&str>) -> Result<()> {
         let (namespace, name) = split(service);
         let patch = json!({"metadata": {"labels": {label: value}}});
-        self.patch("Service", namespace, name, &patch).await.map(drop)
+        self.patch("Service", namespace, name, &patch)
+            .await
+            .map(drop)
     }
 
     /// Sets one of our annotations on a Service; `None` takes it away.
-    pub async fn annotate(&self, service: &str, annotation: &str, value: Option<&str>) -> Result<()> {
+    pub async fn annotate(
+        &self,
+        service: &str,
+        annotation: &str,
+        value: Option<&str>,
+    ) -> Result<()> {
         let (namespace, name) = split(service);
         let key = format!("route-sync.cloudfoundry.org/{annotation}");
         let patch = json!({"metadata": {"annotations": {key: value}}});
-        self.patch("Service", namespace, name, &patch).await.map(drop)
+        self.patch("Service", namespace, name, &patch)
+            .await
+            .map(drop)
     }
 
     /// A Service of type NodePort with one port `80 → node_port` and no label yet.
     pub async fn service(&self, service: &str, node_port: u16) -> Result<()> {
-        self.service_with(service, json!({"ports": [{"port": 80, "nodePort": node_port}]})).await
+        self.service_with(
+            service,
+            json!({"ports": [{"port": 80, "nodePort": node_port}]}),
+        )
+        .await
     }
 
     /// A Service of type NodePort whose spec is completed by `spec`.
@@ -164,12 +228,19 @@ impl Cluster {
     /// Sets a Node's condition `Ready` to `True`, `False` or `Unknown`.
     pub async fn node_ready(&self, name: &str, ready: &str) -> Result<()> {
         let condition = json!({"type": "Ready", "status": ready, "reason": "Played"});
-        self.patch_status(name, &json!({"status": {"conditions": [condition]}})).await
+        self.patch_status(name, &json!({"status": {"conditions": [condition]}}))
+            .await
     }
 
     async fn patch_status(&self, node: &str, status: &Value) -> Result<()> {
         let body = ("application/merge-patch+json", status.to_string());
-        self.ask(Method::PATCH, &format!("/api/v1/nodes/{node}/status"), Some(body)).await.map(drop)
+        self.ask(
+            Method::PATCH,
+            &format!("/api/v1/nodes/{node}/status"),
+            Some(body),
+        )
+        .await
+        .map(drop)
     }
 
     /// Says on which nodes a Service's pods are ready, as the endpoint slice controller would.
@@ -195,15 +266,27 @@ impl Cluster {
     /// Waits until the holder of a token may read a path: a role takes a moment to count.
     pub async fn may_get(&self, token: &str, path: &str) {
         poll::eventually(&format!("{path} may be read"), async || {
-            let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(token);
-            request.send().await.is_ok_and(|answer| answer.status().is_success())
+            let request = self
+                .http
+                .get(format!("{}{path}", self.url))
+                .bearer_auth(token);
+            request
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
         })
         .await;
     }
 
     /// Deletes a namespace and finishes it, as the namespace controller would once everything in it is gone.
     pub async fn delete_namespace(&self, name: &str) -> Result<()> {
-        let services = self.ask(Method::GET, &format!("/api/v1/namespaces/{name}/services"), None).await?;
+        let services = self
+            .ask(
+                Method::GET,
+                &format!("/api/v1/namespaces/{name}/services"),
+                None,
+            )
+            .await?;
         self.delete("Namespace", "", name).await?;
         for service in services["items"].as_array().into_iter().flatten() {
             let service = service["metadata"]["name"].as_str().unwrap_or_default();
@@ -218,15 +301,6 @@ impl Cluster {
         self.ask(Method::PUT, &path, Some(body)).await.map(drop)
     }
 
-<<<<<<< HEAD
-    /// Takes every Service and every Node away, so that the next scenario begins with nothing, node ports included.
-    pub async fn clear(&self) -> Result<()> {
-        let list = self.ask(Method::GET, "/api/v1/services", None).await?;
-        for object in list["items"].as_array().into_iter().flatten() {
-            let metadata = &object["metadata"];
-            let text = |key: &str| metadata[key].as_str().unwrap_or_default();
-            // The apiserver's own.
-=======
     /// Takes every Service (one without a label holds a node port too) and every Node away, so that the next scenario begins with nothing.
     pub async fn clear(&self) -> Result<()> {
         let services = self.ask(Method::GET, "/api/v1/services", None).await?;
@@ -234,14 +308,19 @@ impl Cluster {
             let metadata = &object["metadata"];
             let text = |key: &str| metadata[key].as_str().unwrap_or_default();
             // The apiserver's own would only come back.
->>>>>>> 66fd71bd038a879ef6a1064249469b0c8687da94
             if text("name") != "kubernetes" {
-                self.delete("Service", text("namespace"), text("name")).await?;
+                self.delete("Service", text("namespace"), text("name"))
+                    .await?;
             }
         }
         let nodes = self.ask(Method::GET, "/api/v1/nodes", None).await?;
         for node in nodes["items"].as_array().into_iter().flatten() {
-            self.delete("Node", "", node["metadata"]["name"].as_str().unwrap_or_default()).await?;
+            self.delete(
+                "Node",
+                "",
+                node["metadata"]["name"].as_str().unwrap_or_default(),
+            )
+            .await?;
         }
         Ok(())
     }
@@ -249,5 +328,7 @@ impl Cluster {
 
 /// `namespace/name`.
 fn split(service: &str) -> (&str, &str) {
-    service.split_once('/').expect("a Service must be written `namespace/name`")
+    service
+        .split_once('/')
+        .expect("a Service must be written `namespace/name`")
 }

@@ -17,7 +17,8 @@ use crate::poll;
 /// How long a stop may take: the controller's own bound, and some for a loaded machine.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Where the controller's pages are when its configuration does not say.
-const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
+const ADMIN_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
 /// Stands for the kubeconfig's path in [`Settings::text`].
 pub const KUBECONFIG: &str = "@KUBECONFIG@";
 /// What is shown of a log when a test fails.
@@ -75,7 +76,13 @@ impl Settings {
             "log": {"format": "text", "level": "route_sync=debug"},
         });
         let kubeconfig = stack.apiserver.kubeconfig(ADMIN_TOKEN);
-        Ok(Self { config, kubeconfig, arguments: vec!["run".to_owned()], text: None, flag: None })
+        Ok(Self {
+            config,
+            kubeconfig,
+            arguments: vec!["run".to_owned()],
+            text: None,
+            flag: None,
+        })
     }
 
     /// Runs a command of the binary that ends by itself: exit code, stdout, stderr.
@@ -92,7 +99,10 @@ impl Settings {
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, &self.kubeconfig)?;
         if let Some(text) = &self.text {
-            std::fs::write(&file, text.replace(KUBECONFIG, &kubeconfig.display().to_string()))?;
+            std::fs::write(
+                &file,
+                text.replace(KUBECONFIG, &kubeconfig.display().to_string()),
+            )?;
             return Ok(file);
         }
         let mut config = self.config.clone();
@@ -131,14 +141,22 @@ impl Controller {
         };
         let child = spawn(&settings, &folder, admin)?;
         let http = counterparts::pki::plain_http_client().build()?;
-        Ok(Self { child, settings, folder, admin, http })
+        Ok(Self {
+            child,
+            settings,
+            folder,
+            admin,
+            http,
+        })
     }
 
     /// Waits until `/ready` says so.
     pub async fn ready(&mut self) {
         poll::eventually("the controller is ready", async || {
             self.fail_if_ended();
-            self.page("ready").await.is_some_and(|(status, _)| status == 200)
+            self.page("ready")
+                .await
+                .is_some_and(|(status, _)| status == 200)
         })
         .await;
     }
@@ -156,12 +174,19 @@ impl Controller {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.child.id().expect("a running controller must have a process")
+        self.child
+            .id()
+            .expect("a running controller must have a process")
     }
 
     /// Status and text of an admin page.
     pub async fn page(&self, page: &str) -> Option<(u16, String)> {
-        let answer = self.http.get(format!("http://{}/{page}", self.admin)).send().await.ok()?;
+        let answer = self
+            .http
+            .get(format!("http://{}/{page}", self.admin))
+            .send()
+            .await
+            .ok()?;
         let status = answer.status().as_u16();
         Some((status, answer.text().await.ok()?))
     }
@@ -169,7 +194,8 @@ impl Controller {
     /// `/status.json`.
     pub async fn status(&self) -> Value {
         let page = self.page("status.json").await;
-        page.and_then(|(_, text)| serde_json::from_str(&text).ok()).unwrap_or_default()
+        page.and_then(|(_, text)| serde_json::from_str(&text).ok())
+            .unwrap_or_default()
     }
 
     /// Whether a finding of this code is known about this subject (a part of its text is enough).
@@ -186,7 +212,9 @@ impl Controller {
         let status = self.status().await;
         let findings = status["findings"].as_array().into_iter().flatten();
         let of_code = findings.filter(|finding| finding["code"] == code);
-        of_code.map(|finding| finding["message"].as_str().unwrap_or_default().to_owned()).collect()
+        of_code
+            .map(|finding| finding["message"].as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// Waits for a finding.
@@ -197,9 +225,14 @@ impl Controller {
 
     /// The value of a metric, summed over its labels where `labels` is a part of them.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
-        let text = self.page("metrics").await.map(|(_, text)| text).unwrap_or_default();
+        let text = self
+            .page("metrics")
+            .await
+            .map(|(_, text)| text)
+            .unwrap_or_default();
         let of_name = |line: &&str| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
         };
         text.lines()
             .filter(of_name)
@@ -216,8 +249,13 @@ impl Controller {
     /// Sends it a signal by number.
     pub fn signal(&self, signal: &str) {
         let pid = self.pid().to_string();
-        let sent = std::process::Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "signal {signal} to {pid}");
+        let sent = std::process::Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "signal {signal} to {pid}"
+        );
     }
 
     /// SIGTERM, and its exit code.
@@ -234,7 +272,9 @@ impl Controller {
     /// Waits until it has ended; its exit code and all that it logged.
     pub async fn end_with_log(mut self) -> (i32, String) {
         let status = tokio::time::timeout(STOP_WITHIN, self.child.wait()).await;
-        let status = status.expect("the controller must stop in time").expect("it must be waited for");
+        let status = status
+            .expect("the controller must stop in time")
+            .expect("it must be waited for");
         (status.code().unwrap_or(-1), self.log())
     }
 
@@ -264,9 +304,16 @@ impl Drop for Controller {
 
 fn spawn(settings: &Settings, folder: &tempfile::TempDir, admin: SocketAddr) -> Result<Child> {
     let file = settings.write(folder, admin)?;
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.path().join("log"))?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.path().join("log"))?;
     // The configuration's flag in the original's spelling where no subcommand is named.
-    let usual = if settings.arguments.is_empty() { "--configPath" } else { "--config" };
+    let usual = if settings.arguments.is_empty() {
+        "--configPath"
+    } else {
+        "--config"
+    };
     let flag = settings.flag.as_deref().unwrap_or(usual);
     let mut command = Command::new(binary()?);
     command.args(&settings.arguments);
@@ -285,7 +332,16 @@ fn spawn(settings: &Settings, folder: &tempfile::TempDir, admin: SocketAddr) -> 
 }
 
 async fn command(arguments: &[&str], config: &std::path::Path) -> Result<(i32, String, String)> {
-    let output = Command::new(binary()?).args(arguments).arg("--config").arg(config).output().await?;
+    let output = Command::new(binary()?)
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .await?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+    Ok((
+        output.status.code().unwrap_or(-1),
+        text(output.stdout),
+        text(output.stderr),
+    ))
 }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use counterparts::stack::{APP_DOMAIN, CLIENT, SYSTEM_DOMAIN};
-use counterparts::{Stack, StackOptions, TokenUser, handed_in, not_confirmed};
+use counterparts::{Stack, StackOptions, TokenUser, UaaClient, handed_in, not_confirmed};
 use futures::FutureExt;
 use sandbox::http_router::{HttpRouter, HttpRouterOptions};
 use sandbox::routing_api::{RoutingApi, RoutingApiOptions};
 use sandbox::tcp_router::{TcpRouter, TcpRouterOptions, TokenSource};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::cluster::Cluster;
@@ -34,6 +34,8 @@ pub const POOR_TOKEN: &str = "poor-token";
 pub const POOR_USER: &str = "poor";
 /// Longer than any run of the tests.
 const EVENT_STREAM_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// How far the node ports of the real stage lie above those of the sandbox's.
+const REAL_NODE_PORTS: u16 = 50;
 /// The routers that no registry has.
 const HANDED_IN: [&str; 3] = ["gorouter", "routing-api", "cf-tcp-router"];
 
@@ -70,7 +72,24 @@ pub struct Foundation {
 /// Runs a scenario with the sandbox's routers and then with the real ones; `statement` is what it shows.
 pub fn on_each_stage(statement: &str, scenario: impl AsyncFn(&mut Foundation)) {
     on_stage(Stage::Sandbox, &scenario);
-    let absent: Vec<&str> = HANDED_IN.into_iter().filter(|name| handed_in(name).is_none()).collect();
+    let absent: Vec<&str> = HANDED_IN
+        .into_iter()
+        .filter(|name| handed_in(name).is_none())
+        .collect();
+    if absent.is_empty() {
+        on_stage(Stage::Real, &scenario);
+    }
+    for program in absent {
+        not_confirmed(program, statement);
+    }
+}
+
+/// Runs a scenario with the real routers alone: it shows what the sandbox's cannot play.
+pub fn on_real_stage(statement: &str, scenario: impl AsyncFn(&mut Foundation)) {
+    let absent: Vec<&str> = HANDED_IN
+        .into_iter()
+        .filter(|name| handed_in(name).is_none())
+        .collect();
     if absent.is_empty() {
         on_stage(Stage::Real, &scenario);
     }
@@ -85,17 +104,30 @@ pub fn on_stage(stage: Stage, scenario: impl AsyncFn(&mut Foundation)) {
     static FOUNDATION: Mutex<Option<Foundation>> = Mutex::new(None);
     let runtime = RUNTIME.get_or_init(|| Runtime::new().expect("a runtime must start"));
     // A scenario that failed poisons nothing: the next begins with a clearing.
-    let mut slot = FOUNDATION.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut slot = FOUNDATION
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     runtime.block_on(async {
         if slot.is_none() {
-            *slot = Some(Foundation::start().await.expect("the foundation must start"));
+            *slot = Some(
+                Foundation::start()
+                    .await
+                    .expect("the foundation must start"),
+            );
         }
-        let foundation = slot.as_mut().expect("a foundation that was just started must be there");
+        let foundation = slot
+            .as_mut()
+            .expect("a foundation that was just started must be there");
         foundation.stage = stage;
-        foundation.clear().await.expect("what earlier scenarios left must go");
+        foundation
+            .clear()
+            .await
+            .expect("what earlier scenarios left must go");
         println!("-- {stage:?}");
-        let start = std::time::Instant::now();
-        let outcome = std::panic::AssertUnwindSafe(scenario(foundation)).catch_unwind().await;
+        let start = tokio::time::Instant::now();
+        let outcome = std::panic::AssertUnwindSafe(scenario(foundation))
+            .catch_unwind()
+            .await;
         println!("-- {stage:?} took {:.1} s", start.elapsed().as_secs_f64());
         if let Err(panic) = outcome {
             // What it stopped may still be stopped: the next scenario gets a new foundation.
@@ -124,11 +156,20 @@ impl Foundation {
             user: user.to_owned(),
             groups: Vec::new(),
         };
-        options.apiserver.users = vec![user(EXAMPLE_TOKEN, "route-sync"), user(POOR_TOKEN, POOR_USER)];
+        options.apiserver.users = vec![
+            user(EXAMPLE_TOKEN, "route-sync"),
+            user(POOR_TOKEN, POOR_USER),
+        ];
         let stack = Stack::start(options).await?;
         let boxed = Boxed::start(&stack).await?;
         let cluster = Cluster::new(&stack);
-        Ok(Self { stage: Stage::Sandbox, stack, boxed, cluster, ports: 1034 })
+        Ok(Self {
+            stage: Stage::Sandbox,
+            stack,
+            boxed,
+            cluster,
+            ports: 1034,
+        })
     }
 
     /// Nothing of an earlier scenario is left in the cluster or in either routing API.
@@ -146,6 +187,14 @@ impl Foundation {
     pub fn port(&mut self) -> u16 {
         self.ports += 1;
         self.ports
+    }
+
+    /// A node port that is no other stage's: what a scenario leaves unlabelled keeps its own.
+    pub fn node_port(&self, port: u16) -> u16 {
+        match self.stage {
+            Stage::Sandbox => port,
+            Stage::Real => port + REAL_NODE_PORTS,
+        }
     }
 
     /// A name that is no other stage's.
@@ -176,14 +225,21 @@ impl Foundation {
 
     /// The real gorouter.
     pub fn gorouter(&self) -> &counterparts::Gorouter {
-        self.stack.gorouter.as_ref().expect("the real stage must have a gorouter")
+        self.stack
+            .gorouter
+            .as_ref()
+            .expect("the real stage must have a gorouter")
     }
 
     /// The HTTP router's table, in gorouter's own shape.
     pub async fn http_routes(&self) -> Value {
         match self.stage {
             Stage::Sandbox => self.boxed.http_router.routes(),
-            Stage::Real => self.gorouter().routes().await.expect("gorouter must tell its table"),
+            Stage::Real => self
+                .gorouter()
+                .routes()
+                .await
+                .expect("gorouter must tell its table"),
         }
     }
 
@@ -192,15 +248,24 @@ impl Foundation {
         match self.stage {
             Stage::Sandbox => {
                 let rows = self.boxed.routing_api.rows();
-                rows.iter().map(|row| serde_json::to_value(row).expect("a row must be JSON")).collect()
+                rows.iter()
+                    .map(|row| serde_json::to_value(row).expect("a row must be JSON"))
+                    .collect()
             }
-            Stage::Real => self.real_rows().await.expect("the routing API must list its rows"),
+            Stage::Real => self
+                .real_rows()
+                .await
+                .expect("the routing API must list its rows"),
         }
     }
 
     /// The rows of one port.
     pub async fn rows_of(&self, port: u16) -> Vec<Value> {
-        self.rows().await.into_iter().filter(|row| row["port"] == port).collect()
+        self.rows()
+            .await
+            .into_iter()
+            .filter(|row| row["port"] == port)
+            .collect()
     }
 
     /// Puts a row there that is not ours.
@@ -225,9 +290,17 @@ impl Foundation {
         let token = self.stack.token().await.expect("the UAA must give a token");
         let url = format!("{}/routing/v1/router_groups?name={name}", self.api_url());
         let client = self.stack.pki.http_client().expect("a client must be had");
-        let answer = client.get(url).bearer_auth(token).send().await.expect("it must answer");
+        let answer = client
+            .get(url)
+            .bearer_auth(token)
+            .send()
+            .await
+            .expect("it must answer");
         let groups: Value = answer.json().await.expect("router groups must be JSON");
-        groups[0]["guid"].as_str().expect("there must be a router group").to_owned()
+        groups[0]["guid"]
+            .as_str()
+            .expect("there must be a router group")
+            .to_owned()
     }
 
     /// The routing API's mutual-TLS entry.
@@ -247,25 +320,111 @@ impl Foundation {
     }
 
     fn real_api(&self) -> &counterparts::RoutingApi {
-        self.stack.routing_api.as_ref().expect("the real stage must have a routing API")
+        self.stack
+            .routing_api
+            .as_ref()
+            .expect("the real stage must have a routing API")
     }
 
     /// How often the TCP router's HAProxy was reloaded.
     pub fn reloads(&self) -> usize {
         match self.stage {
-            Stage::Sandbox => usize::try_from(self.boxed.tcp_router.reloads()).unwrap_or(usize::MAX),
+            Stage::Sandbox => {
+                usize::try_from(self.boxed.tcp_router.reloads()).unwrap_or(usize::MAX)
+            }
             Stage::Real => {
                 let router = self.stack.tcp_router.as_ref();
-                router.expect("the real stage must have a TCP router").reload_count()
+                router
+                    .expect("the real stage must have a TCP router")
+                    .reload_count()
             }
         }
+    }
+
+    /// How often HAProxy refused its whole configuration: then nobody's change lands.
+    pub fn refused_reloads(&self) -> usize {
+        match self.stage {
+            Stage::Sandbox => {
+                usize::try_from(self.boxed.tcp_router.failed_reloads()).unwrap_or(usize::MAX)
+            }
+            Stage::Real => {
+                let router = self.stack.tcp_router.as_ref();
+                router
+                    .expect("the real stage must have a TCP router")
+                    .refusal_count()
+            }
+        }
+    }
+
+    /// The routing API with another `max_ttl`. The real one restarts, which takes its lock's 15 s.
+    pub async fn set_max_ttl(&mut self, seconds: u32) {
+        match self.stage {
+            Stage::Sandbox => self.boxed.routing_api.set_max_ttl(seconds),
+            Stage::Real => {
+                let api = self.stack.routing_api.as_mut();
+                let api = api.expect("the real stage must have a routing API");
+                let seconds = Duration::from_secs(seconds.into());
+                api.set_max_ttl(seconds)
+                    .await
+                    .expect("the routing API must start again");
+            }
+        }
+    }
+
+    /// Another range of `default-tcp`, as an operator with the right scope sets it.
+    pub async fn set_reservable_ports(&self, ports: &str) {
+        let guid = self.router_group().await;
+        match self.stage {
+            Stage::Sandbox => {
+                let mut group = sandbox::routing_api::RouterGroup::tcp("default-tcp", ports);
+                group.guid = guid;
+                self.boxed.routing_api.set_router_groups(vec![group]);
+            }
+            Stage::Real => {
+                let scopes = ["routing.router_groups.read", "routing.router_groups.write"];
+                self.uaa_client(&UaaClient::new("operator", "operator-secret", &scopes))
+                    .await;
+                let token = self.stack.uaa.token("operator", "operator-secret").await;
+                let token = token.expect("the UAA must give a token");
+                let url = format!("{}/routing/v1/router_groups/{guid}", self.api_url());
+                let client = self.stack.pki.http_client().expect("a client must be had");
+                let body = json!({"reservable_ports": ports});
+                let answer = client.put(url).bearer_auth(token).json(&body).send().await;
+                let answer = answer.expect("the routing API must answer");
+                assert!(answer.status().is_success(), "{:?}", answer.text().await);
+            }
+        }
+    }
+
+    /// A client of the running UAA, made anew; a restart of the UAA forgets it.
+    pub async fn uaa_client(&self, client: &UaaClient) {
+        let uaa = &self.stack.uaa;
+        // It may not be there.
+        let _ = uaa
+            .admin(
+                "DELETE",
+                &format!("/oauth/clients/{}", client.id),
+                &json!({}),
+            )
+            .await;
+        let body = json!({
+            "client_id": client.id, "client_secret": client.secret,
+            "authorized_grant_types": ["client_credentials"], "authorities": client.authorities,
+            "access_token_validity": client.access_token_validity_secs,
+        });
+        uaa.admin("POST", "/oauth/clients", &body)
+            .await
+            .expect("the UAA must take the client");
     }
 
     /// Nodes `n1` to `n<count>` with the addresses 10.0.0.1 and on.
     pub async fn nodes(&self, count: u8) {
         for index in 1..=count {
             let (name, ip) = (format!("n{index}"), format!("10.0.0.{index}"));
-            self.cluster.node(&name, &ip).await.expect("a Node must be taken");
+            self.cluster
+                .node(&name, &ip)
+                .await
+                .expect("a Node must be taken");
         }
     }
 
@@ -278,14 +437,28 @@ impl Foundation {
     pub async fn controller_with(&self, change: impl FnOnce(&mut Settings)) -> Controller {
         let mut settings = Settings::new(self).expect("settings must be written");
         change(&mut settings);
-        let mut controller = Controller::start(settings).await.expect("the controller must start");
+        let mut controller = Controller::start(settings)
+            .await
+            .expect("the controller must start");
         controller.ready().await;
         controller
     }
 
+    /// The controller while something keeps it from being ready.
+    pub async fn unready_controller(&self, change: impl FnOnce(&mut Settings)) -> Controller {
+        let mut settings = Settings::new(self).expect("settings must be written");
+        change(&mut settings);
+        Controller::start(settings)
+            .await
+            .expect("the controller must start")
+    }
+
     async fn real_rows(&self) -> Result<Vec<Value>> {
         let token = self.stack.token().await?;
-        let rows = self.real_api().get("/routing/v1/tcp_routes", &token).await?;
+        let rows = self
+            .real_api()
+            .get("/routing/v1/tcp_routes", &token)
+            .await?;
         Ok(rows.as_array().cloned().unwrap_or_default())
     }
 
@@ -297,8 +470,15 @@ impl Foundation {
         let token = self.stack.token().await?;
         let url = format!("{url}/routing/v1/tcp_routes/{what}");
         let client = self.stack.pki.http_client()?;
-        let answer = client.post(url).bearer_auth(token).json(body).send().await?;
-        answer.error_for_status().context("the routing API refused")?;
+        let answer = client
+            .post(url)
+            .bearer_auth(token)
+            .json(body)
+            .send()
+            .await?;
+        answer
+            .error_for_status()
+            .context("the routing API refused")?;
         Ok(())
     }
 }
@@ -313,11 +493,15 @@ impl Boxed {
         let mut api = RoutingApiOptions::new(stack.uaa.url());
         api.uaa_ca_pem = Some(ca.clone());
         let group = sandbox::routing_api::RouterGroup::tcp;
-        api.router_groups =
-            vec![group("default-tcp", RESERVABLE_PORTS), group(OTHER_GROUP.0, OTHER_GROUP.1)];
+        api.router_groups = vec![
+            group("default-tcp", RESERVABLE_PORTS),
+            group(OTHER_GROUP.0, OTHER_GROUP.1),
+        ];
         let routing_api = RoutingApi::start(api).await?;
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mtls = routing_api.also_listen(anywhere, Some((server, Some(ca.clone())))).await?;
+        let mtls = routing_api
+            .also_listen(anywhere, Some((server, Some(ca.clone()))))
+            .await?;
 
         let mut http = HttpRouterOptions::new(anywhere, front::bus(&stack.nats, &stack.pki));
         // As the real gorouter of these tests (`GorouterOptions::quick`).
@@ -336,10 +520,17 @@ impl Boxed {
         };
         // The stack's client gives up within seconds, and with it every stream of events: a router that
         // looks away until its next list opens ports a minute late.
-        let client = stack.pki.http_client_with(|client| client.timeout(EVENT_STREAM_MAX))?;
+        let client = stack
+            .pki
+            .http_client_with(|client| client.timeout(EVENT_STREAM_MAX))?;
         let tcp = TcpRouterOptions::new(&routing_api.url(), client, token);
         let tcp_router = TcpRouter::start(tcp).await?;
-        Ok(Self { tcp_router, http_router, routing_api, mtls })
+        Ok(Self {
+            tcp_router,
+            http_router,
+            routing_api,
+            mtls,
+        })
     }
 }
 

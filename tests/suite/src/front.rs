@@ -23,7 +23,7 @@ pub struct FrontTimes {
 /// A gorouter, or the sandbox's, as the stage has it.
 pub enum HttpFront {
     /// The sandbox's.
-    Boxed(HttpRouter),
+    Boxed(Box<HttpRouter>),
     /// The real one.
     Real(Box<Gorouter>),
 }
@@ -32,8 +32,15 @@ pub enum HttpFront {
 
 impl HttpFront {
     /// Starts one more on this NATS.
-    pub async fn start(foundation: &Foundation, nats: &NatsServer, times: FrontTimes) -> Result<Self> {
-        let FrontTimes { start_delay, stale_threshold } = times;
+    pub async fn start(
+        foundation: &Foundation,
+        nats: &NatsServer,
+        times: FrontTimes,
+    ) -> Result<Self> {
+        let FrontTimes {
+            start_delay,
+            stale_threshold,
+        } = times;
         let prune = (stale_threshold / 5).max(Duration::from_secs(1));
         let stack = &foundation.stack;
         if foundation.stage == Stage::Real {
@@ -53,7 +60,7 @@ impl HttpFront {
         options.droplet_stale_threshold_secs = stale_threshold.as_secs();
         options.prune_interval = prune;
         options.empty_pool_timeout = Duration::ZERO;
-        Ok(Self::Boxed(HttpRouter::start(options).await?))
+        Ok(Self::Boxed(Box::new(HttpRouter::start(options).await?)))
     }
 
     /// Where HTTP clients go.
@@ -96,5 +103,8 @@ pub(crate) fn bus(nats: &NatsServer, pki: &Pki) -> NatsClientOptions {
 
 /// The same identity in the sandbox's words.
 pub(crate) fn identity(identity: &counterparts::Identity) -> Identity {
-    Identity { cert_pem: identity.cert_pem.clone(), key_pem: identity.key_pem.clone() }
+    Identity {
+        cert_pem: identity.cert_pem.clone(),
+        key_pem: identity.key_pem.clone(),
+    }
 }

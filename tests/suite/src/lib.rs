@@ -12,17 +12,15 @@ pub mod foundation;
 pub mod front;
 pub mod poll;
 pub mod probe;
+pub mod served;
 pub mod subject;
 
 pub use backend::{Echo, Web, node_addresses};
 pub use cluster::Cluster;
 pub use controller::{Controller, Settings};
-pub use foundation::{Foundation, Stage, example, on_each_stage, on_stage};
+pub use foundation::{Foundation, Stage, example, on_each_stage, on_real_stage, on_stage};
 pub use front::{FrontTimes, HttpFront};
-pub use poll::{eventually, stays};
-<<<<<<< HEAD
-pub use probe::{HttpLoop, TcpLoop, http_status, tcp_line};
-pub use subject::{Line, Site};
-=======
+pub use poll::{eventually, stays, within};
 pub use probe::{HttpLoop, TcpLoop, answers, backends, http_get, http_status, opens, tcp_line};
->>>>>>> 66fd71bd038a879ef6a1064249469b0c8687da94
+pub use served::{Served, closes, leads_to, on_nodes};
+pub use subject::{Line, Site};

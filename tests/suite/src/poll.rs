@@ -19,11 +19,7 @@ where
 
 /// The same with a deadline of its own.
 #[track_caller]
-pub fn within<'a, F>(
-    deadline: Duration,
-    what: &'a str,
-    mut ask: F,
-) -> impl Future<Output = ()> + 'a
+pub fn within<'a, F>(deadline: Duration, what: &'a str, mut ask: F) -> impl Future<Output = ()> + 'a
 where
     F: AsyncFnMut() -> bool + 'a,
 {
@@ -31,7 +27,10 @@ where
     async move {
         let end = Instant::now() + deadline;
         while !ask().await {
-            assert!(Instant::now() < end, "{place}: not within {deadline:?}: {what}");
+            assert!(
+                Instant::now() < end,
+                "{place}: not within {deadline:?}: {what}"
+            );
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -39,11 +38,7 @@ where
 
 /// Asks again and again for a while; every answer must be yes.
 #[track_caller]
-pub fn stays<'a, F>(
-    span: Duration,
-    what: &'a str,
-    mut ask: F,
-) -> impl Future<Output = ()> + 'a
+pub fn stays<'a, F>(span: Duration, what: &'a str, mut ask: F) -> impl Future<Output = ()> + 'a
 where
     F: AsyncFnMut() -> bool + 'a,
 {

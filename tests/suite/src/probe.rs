@@ -33,7 +33,11 @@ pub async fn http_get(router: SocketAddr, host: &str, path: &str) -> (u16, Strin
         Ok(Err(error)) => return (0, error.to_string()),
         Err(_) => return (0, "no answer in time".to_owned()),
     };
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0);
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     (status, body.to_owned())
 }
@@ -65,7 +69,10 @@ pub fn answers<'a>(
     let place = std::panic::Location::caller();
     async move {
         let what = format!("{place}: {host} answers {statuses:?}");
-        poll::eventually(&what, async || statuses.contains(&http_status(router, host).await)).await;
+        poll::eventually(&what, async || {
+            statuses.contains(&http_status(router, host).await)
+        })
+        .await;
     }
 }
 
@@ -87,7 +94,9 @@ pub fn opens(address: SocketAddr) -> impl Future<Output = String> {
 /// The addresses behind one host in an HTTP router's table.
 pub fn backends(routes: &Value, host: &str) -> BTreeSet<String> {
     let endpoints = routes[host].as_array().into_iter().flatten();
-    endpoints.filter_map(|endpoint| Some(endpoint["address"].as_str()?.to_owned())).collect()
+    endpoints
+        .filter_map(|endpoint| Some(endpoint["address"].as_str()?.to_owned()))
+        .collect()
 }
 
 #[derive(Default)]
@@ -124,7 +133,10 @@ fn end(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> (u64, Vec<String>) {
 impl HttpLoop {
     /// Requests so far.
     pub fn requests(&self) -> u64 {
-        self.seen.lock().expect("a loop's record must not be poisoned").requests
+        self.seen
+            .lock()
+            .expect("a loop's record must not be poisoned")
+            .requests
     }
 
     /// Begins; the host answers already.
@@ -151,7 +163,10 @@ impl HttpLoop {
 impl TcpLoop {
     /// Connections so far.
     pub fn requests(&self) -> u64 {
-        self.seen.lock().expect("a loop's record must not be poisoned").requests
+        self.seen
+            .lock()
+            .expect("a loop's record must not be poisoned")
+            .requests
     }
 
     /// Begins; the port answers already.
@@ -161,7 +176,10 @@ impl TcpLoop {
         let task = tokio::spawn(async move {
             loop {
                 let answer = tcp_line(address).await;
-                note(&record, answer.is_none().then(|| format!("{address}: no line")));
+                note(
+                    &record,
+                    answer.is_none().then(|| format!("{address}: no line")),
+                );
                 tokio::time::sleep(PAUSE).await;
             }
         });

@@ -193,6 +193,7 @@ impl State {
         self.journal.tried.retain(|row, _| rows.contains_key(row));
         self.journal.refused.retain(|row, _| wanted.contains(row));
         self.follow_cleared(&rows, now);
+        self.note_lapsing(&rows, now);
         self.image = Some(rows);
         self.blind = false;
         self.suspect = false;
@@ -218,6 +219,19 @@ impl State {
             };
             !matches!(*cleared, Cleared::Gone(since) if since + life <= now)
         });
+    }
+
+    /// Remembers rows of others that this list has lost: tcp-router learns of it from the pruner only.
+    fn note_lapsing(&mut self, rows: &Observed, now: Uptime) {
+        let instance = self.instance.as_ref().map(crate::plan::InstanceId::as_str);
+        let until = now + self.pace.prune_margin;
+        let lapsing = &mut self.journal.lapsing;
+        lapsing.retain(|row, until| *until > now && !rows.contains_key(row));
+        for (row, stamp) in self.image.iter().flatten() {
+            if !rows.contains_key(row) && stamp.as_deref() != instance {
+                lapsing.insert(row.clone(), until);
+            }
+        }
     }
 
     fn created(&mut self, written: Written, kind: Kind, started: Uptime, now: Uptime) {

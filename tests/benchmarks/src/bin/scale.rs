@@ -203,6 +203,8 @@ impl Sandbox {
             config,
             kubeconfig,
             arguments: vec!["run".to_owned()],
+            text: None,
+            flag: None,
         };
         Ok(Self {
             _uaa: uaa,

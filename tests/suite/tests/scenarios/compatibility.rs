@@ -1,55 +1,23 @@
 //! The old job goes on as it is: its command line, its file of eight keys, a foundation that still has a plain
 //! NATS and an http routing API, and a UAA whose authority nobody knows.
 
-use counterparts::{Gorouter, GorouterOptions, NatsServer, NatsServerOptions};
-use sandbox::http_router::{HttpRouter, HttpRouterOptions, NatsClientOptions};
-use std::net::SocketAddr;
+use std::time::Duration;
+
+use counterparts::{NatsServer, NatsServerOptions};
 use suite::controller::KUBECONFIG;
 use suite::{
-    Controller, Foundation, Line, Settings, Site, Stage, eventually, http_status, on_each_stage,
+    Controller, Foundation, FrontTimes, HttpFront, Line, Settings, Site, eventually, http_status,
+    on_each_stage,
 };
 
 /// What the old job was given where no other was configured.
 const NATS_PORT: u16 = 4222;
 const PASSWORD: &str = "0123";
-
-/// The HTTP router of the plain NATS; it ends when this is dropped.
-enum Router {
-    Boxed(HttpRouter),
-    Real(Gorouter),
-}
-
-impl Router {
-    async fn start(foundation: &Foundation, nats: &NatsServer) -> Self {
-        let stack = &foundation.stack;
-        match foundation.stage {
-            Stage::Sandbox => {
-                let mut bus = NatsClientOptions::plain(nats.address());
-                bus.user = Some(("nats".to_owned(), PASSWORD.to_owned()));
-                let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-                let mut options = HttpRouterOptions::new(anywhere, bus);
-                options.start_response_delay_secs = 1;
-                options.empty_pool_timeout = std::time::Duration::ZERO;
-                Self::Boxed(HttpRouter::start(options).await.unwrap())
-            }
-            Stage::Real => {
-                let options = GorouterOptions::quick();
-                Self::Real(
-                    Gorouter::start(&stack.run, &stack.pki, nats, options)
-                        .await
-                        .unwrap(),
-                )
-            }
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Boxed(router) => router.addr(),
-            Self::Real(router) => router.address(),
-        }
-    }
-}
+/// A router that serves as soon as it can.
+const TIMES: FrontTimes = FrontTimes {
+    start_delay: Duration::from_secs(1),
+    stale_threshold: Duration::from_secs(10),
+};
 
 /// The file as the old job's template renders it: nothing in quotes, an empty line after each list item. The
 /// password is a number to YAML and has to stay the text that it is.
@@ -87,7 +55,7 @@ async fn start(foundation: &Foundation, text: String, flag: &str) -> Controller 
 }
 
 /// Labels both, sees both, takes both labels away and sees both go.
-async fn does_its_job(foundation: &Foundation, router: &Router, site: &Site, line: &Line) {
+async fn does_its_job(foundation: &Foundation, router: &HttpFront, site: &Site, line: &Line) {
     let status = async || http_status(router.address(), &site.host).await;
     site.label(foundation).await;
     line.label(foundation).await;
@@ -119,7 +87,7 @@ fn the_old_jobs_command_line_and_file_work_as_they_are() {
         let nats = NatsServer::start(&stack.run, &stack.pki, options)
             .await
             .unwrap();
-        let router = Router::start(foundation, &nats).await;
+        let router = HttpFront::start(foundation, &nats, TIMES).await.unwrap();
         let site = Site::new(foundation, "old-job", 30332).await.unwrap();
         let line = Line::new(foundation, "old-job", 30333).await.unwrap();
 

@@ -14,11 +14,21 @@ const LABEL: &str = "http-route-sync";
 
 /// Applies an example; its Service as `namespace/name`, and the node port that the apiserver picked.
 async fn apply_example(foundation: &Foundation, name: &str) -> (String, u16) {
-    let applied = foundation.cluster.apply_manifest(&example(name)).await.unwrap();
-    let service = applied.iter().find(|object| object["kind"] == "Service").unwrap();
+    let applied = foundation
+        .cluster
+        .apply_manifest(&example(name))
+        .await
+        .unwrap();
+    let service = applied
+        .iter()
+        .find(|object| object["kind"] == "Service")
+        .unwrap();
     let text = |key: &str| service["metadata"][key].as_str().unwrap();
     let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
-    (format!("{}/{}", text("namespace"), text("name")), u16::try_from(port).unwrap())
+    (
+        format!("{}/{}", text("namespace"), text("name")),
+        u16::try_from(port).unwrap(),
+    )
 }
 
 #[test]
@@ -30,7 +40,9 @@ fn the_nginx_example_is_reachable_while_it_is_labelled() {
         let (service, port) = apply_example(foundation, "nginx.yml").await;
         let (namespace, name) = service.split_once('/').unwrap();
         cluster.label(&service, LABEL, None).await.unwrap();
-        let _nginx = Nginx::start(&foundation.stack.run, &node_addresses(2, port), "hello").await.unwrap();
+        let _nginx = Nginx::start(&foundation.stack.run, &node_addresses(2, port), "hello")
+            .await
+            .unwrap();
         let controller = foundation.controller().await;
 
         let host = foundation.host("nginx");
@@ -55,7 +67,9 @@ fn relabelling_moves_the_host_without_a_failed_request() {
         foundation.nodes(2).await;
         let service = foundation.name("move/web");
         cluster.service(&service, 30101).await.unwrap();
-        let _web = Web::start(&node_addresses(2, 30101), "moved").await.unwrap();
+        let _web = Web::start(&node_addresses(2, 30101), "moved")
+            .await
+            .unwrap();
         let controller = foundation.controller().await;
         let (old, new) = (foundation.name("old"), foundation.name("new"));
         let (old_host, new_host) = (foundation.host(&old), foundation.host(&new));
@@ -63,7 +77,10 @@ fn relabelling_moves_the_host_without_a_failed_request() {
         cluster.label(&service, LABEL, Some(&old)).await.unwrap();
         answers(foundation.http(), &old_host, &[200]).await;
         // Both names at once, then the new one alone: the way to move without a gap.
-        cluster.annotate(&service, "http", Some(&format!("{old},{new}"))).await.unwrap();
+        cluster
+            .annotate(&service, "http", Some(&format!("{old},{new}")))
+            .await
+            .unwrap();
         answers(foundation.http(), &new_host, &[200]).await;
         let new_loop = HttpLoop::start(foundation.http(), &new_host);
         let old_loop = HttpLoop::start(foundation.http(), &old_host);
@@ -87,9 +104,13 @@ fn the_grafana_and_tomcat_examples_are_reachable_as_they_are() {
         let controller = foundation.controller().await;
         let (grafana, port) = apply_example(foundation, "grafana.yml").await;
         assert_eq!(grafana, "kube-system/grafana");
-        let _grafana = Web::start(&node_addresses(2, port), "dashboards").await.unwrap();
+        let _grafana = Web::start(&node_addresses(2, port), "dashboards")
+            .await
+            .unwrap();
         let (_, port) = apply_example(foundation, "tomcat.yml").await;
-        let _tomcat = Web::start(&node_addresses(2, port), "servlets").await.unwrap();
+        let _tomcat = Web::start(&node_addresses(2, port), "servlets")
+            .await
+            .unwrap();
 
         for (label, text) in [("grafana", "dashboards"), ("tomcat-example", "servlets")] {
             let host = foundation.host(label);
@@ -105,7 +126,11 @@ fn the_example_role_lacks_no_right() {
     let statement = "with the rights of examples/rbac.yml the controller misses none";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(1).await;
-        foundation.cluster.apply_manifest(&example("rbac.yml")).await.unwrap();
+        foundation
+            .cluster
+            .apply_manifest(&example("rbac.yml"))
+            .await
+            .unwrap();
         let slices = "/apis/discovery.k8s.io/v1/endpointslices";
         for path in ["/api/v1/nodes", slices, "/api/v1/namespaces/kube-system"] {
             foundation.cluster.may_get(EXAMPLE_TOKEN, path).await;
@@ -113,10 +138,18 @@ fn the_example_role_lacks_no_right() {
         let service = foundation.name("role/web");
         let name = foundation.name("role");
         foundation.cluster.service(&service, 30102).await.unwrap();
-        foundation.cluster.label(&service, LABEL, Some(&name)).await.unwrap();
-        let _web = Web::start(&node_addresses(1, 30102), "allowed").await.unwrap();
+        foundation
+            .cluster
+            .label(&service, LABEL, Some(&name))
+            .await
+            .unwrap();
+        let _web = Web::start(&node_addresses(1, 30102), "allowed")
+            .await
+            .unwrap();
         let kubeconfig = foundation.stack.apiserver.kubeconfig(EXAMPLE_TOKEN);
-        let controller = foundation.controller_with(|settings| settings.kubeconfig = kubeconfig).await;
+        let controller = foundation
+            .controller_with(|settings| settings.kubeconfig = kubeconfig)
+            .await;
 
         answers(foundation.http(), &foundation.host(&name), &[200]).await;
         eventually("every source is watched", async || {
@@ -126,7 +159,10 @@ fn the_example_role_lacks_no_right() {
             !sources.is_empty() && sources.values().all(watched)
         })
         .await;
-        assert_eq!(controller.messages("right-missing").await, Vec::<String>::new());
+        assert_eq!(
+            controller.messages("right-missing").await,
+            Vec::<String>::new()
+        );
         assert_eq!(controller.stop().await, 0);
     });
 }
@@ -142,14 +178,25 @@ fn over_plain_nats_it_works_as_it_did_and_a_restarted_router_is_told_at_once() {
         const START_DELAY: Duration = Duration::from_secs(3);
         let (cluster, stack) = (&foundation.cluster, &foundation.stack);
         foundation.nodes(2).await;
-        let plain = NatsServerOptions { mutual_tls: false, ..NatsServerOptions::default() };
-        let nats = NatsServer::start(&stack.run, &stack.pki, plain).await.unwrap();
-        let times = FrontTimes { start_delay: START_DELAY, stale_threshold: Duration::from_secs(120) };
+        let plain = NatsServerOptions {
+            mutual_tls: false,
+            ..NatsServerOptions::default()
+        };
+        let nats = NatsServer::start(&stack.run, &stack.pki, plain)
+            .await
+            .unwrap();
+        let times = FrontTimes {
+            start_delay: START_DELAY,
+            stale_threshold: Duration::from_secs(120),
+        };
         let mut front = HttpFront::start(foundation, &nats, times).await.unwrap();
         let mut webs = Vec::new();
         for index in 0..ROUTES {
             let port = 30110 + index;
-            cluster.service(&foundation.name(&format!("plain/web{index}")), port).await.unwrap();
+            cluster
+                .service(&foundation.name(&format!("plain/web{index}")), port)
+                .await
+                .unwrap();
             webs.push(Web::start(&node_addresses(2, port), "plain").await.unwrap());
         }
         let address = nats.address().to_string();
@@ -162,8 +209,9 @@ fn over_plain_nats_it_works_as_it_did_and_a_restarted_router_is_told_at_once() {
             })
             .await;
 
-        let names: Vec<_> =
-            (0..ROUTES).map(|index| foundation.name(&format!("plain{index}"))).collect();
+        let names: Vec<_> = (0..ROUTES)
+            .map(|index| foundation.name(&format!("plain{index}")))
+            .collect();
         let hosts: Vec<_> = names.iter().map(|name| foundation.host(name)).collect();
         answers(front.address(), &hosts[0], &[404]).await;
         for (index, name) in names.iter().enumerate() {

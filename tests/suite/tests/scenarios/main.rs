@@ -1,8 +1,10 @@
 //! The whole job against whole foundations, scenario by scenario.
 
 mod annotations;
+mod budget;
 mod compatibility;
 mod conflicts;
+mod groups;
 mod http;
 mod independence;
 mod nodes;
@@ -10,4 +12,6 @@ mod poison;
 mod process;
 mod sources;
 mod steady;
+mod strangers;
 mod tcp;
+mod tokens;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 use suite::poll::within;
 use suite::{
-    Controller, Echo, Foundation, HttpLoop, TcpLoop, Web, answers, backends, eventually, node_addresses,
-    on_each_stage, opens,
+    Controller, Echo, Foundation, HttpLoop, TcpLoop, Web, answers, backends, eventually,
+    node_addresses, on_each_stage, opens,
 };
 
 /// The controller's own damping is up to 30 s.
@@ -17,28 +17,41 @@ const LINE_PORT: u16 = 30189;
 const LOCAL_PORT: u16 = 30187;
 
 fn at(nodes: &[u8], port: u16) -> BTreeSet<String> {
-    nodes.iter().map(|node| format!("10.0.0.{node}:{port}")).collect()
+    nodes
+        .iter()
+        .map(|node| format!("10.0.0.{node}:{port}"))
+        .collect()
 }
 
 /// Waits until exactly these nodes are behind a host.
 async fn served_by(foundation: &Foundation, host: &str, nodes: &[u8], port: u16) {
     let wanted = at(nodes, port);
-    within(DAMPED, &format!("{host} is served by {nodes:?}"), async || {
-        backends(&foundation.http_routes().await, host) == wanted
-    })
+    within(
+        DAMPED,
+        &format!("{host} is served by {nodes:?}"),
+        async || backends(&foundation.http_routes().await, host) == wanted,
+    )
     .await;
 }
 
 /// Waits until exactly these nodes are behind a router port.
 async fn connected_to(foundation: &Foundation, router_port: u16, nodes: &[u8]) {
     let wanted = at(nodes, LINE_PORT);
-    within(DAMPED, &format!("port {router_port} leads to {nodes:?}"), async || {
-        let rows = foundation.rows_of(router_port).await;
-        let address = |row: &serde_json::Value| {
-            format!("{}:{}", row["backend_ip"].as_str().unwrap_or_default(), row["backend_port"])
-        };
-        rows.iter().map(address).collect::<BTreeSet<_>>() == wanted
-    })
+    within(
+        DAMPED,
+        &format!("port {router_port} leads to {nodes:?}"),
+        async || {
+            let rows = foundation.rows_of(router_port).await;
+            let address = |row: &serde_json::Value| {
+                format!(
+                    "{}:{}",
+                    row["backend_ip"].as_str().unwrap_or_default(),
+                    row["backend_port"]
+                )
+            };
+            rows.iter().map(address).collect::<BTreeSet<_>>() == wanted
+        },
+    )
     .await;
 }
 
@@ -76,7 +89,10 @@ async fn pods_move(foundation: &Foundation, controller: &Controller, service: &s
     let cluster = &foundation.cluster;
     let host = foundation.host(name);
     let moved = async |nodes: &[&str]| {
-        cluster.endpoints(service, nodes, "http-route-sync").await.unwrap();
+        cluster
+            .endpoints(service, nodes, "http-route-sync")
+            .await
+            .unwrap();
     };
     moved(&["n1"]).await;
     served_by(foundation, &host, &[1], LOCAL_PORT).await;
@@ -108,19 +124,40 @@ fn routes_follow_nodes_and_pods() {
             {"name": "line", "port": 7, "nodePort": LINE_PORT},
         ]});
         cluster.service_with(&service, ports).await.unwrap();
-        cluster.annotate(&service, "tcp", Some(&format!("line={tcp}"))).await.unwrap();
-        cluster.annotate(&service, "max-backends", Some("0")).await.unwrap();
-        cluster.label(&service, "http-route-sync", Some(&name)).await.unwrap();
-        cluster.label(&service, "tcp-route-sync", Some("annotated")).await.unwrap();
+        cluster
+            .annotate(&service, "tcp", Some(&format!("line={tcp}")))
+            .await
+            .unwrap();
+        cluster
+            .annotate(&service, "max-backends", Some("0"))
+            .await
+            .unwrap();
+        cluster
+            .label(&service, "http-route-sync", Some(&name))
+            .await
+            .unwrap();
+        cluster
+            .label(&service, "tcp-route-sync", Some("annotated"))
+            .await
+            .unwrap();
         let (local, local_name) = (foundation.name("nodes/local"), foundation.name("local"));
         let spec = json!({
             "ports": [{"port": 80, "nodePort": LOCAL_PORT}], "externalTrafficPolicy": "Local",
         });
         cluster.service_with(&local, spec).await.unwrap();
-        cluster.label(&local, "http-route-sync", Some(&local_name)).await.unwrap();
-        let _web = Web::start(&node_addresses(8, PORT), "served").await.unwrap();
-        let _line = Echo::start(&node_addresses(8, LINE_PORT), "served").await.unwrap();
-        let _local = Web::start(&node_addresses(8, LOCAL_PORT), "served").await.unwrap();
+        cluster
+            .label(&local, "http-route-sync", Some(&local_name))
+            .await
+            .unwrap();
+        let _web = Web::start(&node_addresses(8, PORT), "served")
+            .await
+            .unwrap();
+        let _line = Echo::start(&node_addresses(8, LINE_PORT), "served")
+            .await
+            .unwrap();
+        let _local = Web::start(&node_addresses(8, LOCAL_PORT), "served")
+            .await
+            .unwrap();
         let controller = foundation.controller().await;
 
         let all = [1, 2, 3, 4, 5, 6, 7, 8];
@@ -140,14 +177,20 @@ fn routes_follow_nodes_and_pods() {
 
 #[test]
 fn all_nodes_not_ready_at_once_keep_their_routes() {
-    let statement = "all nodes not ready at once keep serving, with a finding; a deleted one leaves";
+    let statement =
+        "all nodes not ready at once keep serving, with a finding; a deleted one leaves";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(3).await;
         let cluster = &foundation.cluster;
         let (service, name) = (foundation.name("dark/web"), foundation.name("dark"));
         cluster.service(&service, 30188).await.unwrap();
-        cluster.label(&service, "http-route-sync", Some(&name)).await.unwrap();
-        let _web = Web::start(&node_addresses(3, 30188), "served").await.unwrap();
+        cluster
+            .label(&service, "http-route-sync", Some(&name))
+            .await
+            .unwrap();
+        let _web = Web::start(&node_addresses(3, 30188), "served")
+            .await
+            .unwrap();
         let controller = foundation.controller().await;
         let host = foundation.host(&name);
         served_by(foundation, &host, &[1, 2, 3], 30188).await;
@@ -157,11 +200,17 @@ fn all_nodes_not_ready_at_once_keep_their_routes() {
             cluster.node_ready(node, "Unknown").await.unwrap();
         }
         controller.finding("nodes-not-ready-held", "").await;
-        assert_eq!(backends(&foundation.http_routes().await, &host), at(&[1, 2, 3], 30188));
+        assert_eq!(
+            backends(&foundation.http_routes().await, &host),
+            at(&[1, 2, 3], 30188)
+        );
         cluster.delete("Node", "", "n3").await.unwrap();
         served_by(foundation, &host, &[1, 2], 30188).await;
         let seen = requests.requests();
-        eventually("some more requests", async || requests.requests() > seen + 20).await;
+        eventually("some more requests", async || {
+            requests.requests() > seen + 20
+        })
+        .await;
         let (_, failures) = requests.end();
         assert!(failures.is_empty(), "{failures:?}");
         assert_eq!(controller.stop().await, 0);

@@ -600,7 +600,7 @@ fn a_stop_that_is_held_up_is_bounded_and_a_second_signal_aborts_it() {
             if let Some(second) = second {
                 controller.signal(second);
             }
-            let begun = std::time::Instant::now();
+            let begun = tokio::time::Instant::now();
             controller.signal("CONT");
             let (code, log) = controller.end_with_log().await;
             foundation.boxed.routing_api.fail_with(None);

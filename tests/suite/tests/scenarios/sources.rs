@@ -25,10 +25,20 @@ fn an_apiserver_that_restarts_costs_no_route() {
         let host = foundation.host(&name);
         foundation.cluster.service(&web, 30103).await.unwrap();
         foundation.cluster.service(&echo, 30104).await.unwrap();
-        foundation.cluster.label(&web, HTTP, Some(&name)).await.unwrap();
-        foundation.cluster.label(&echo, TCP, Some(&port.to_string())).await.unwrap();
+        foundation
+            .cluster
+            .label(&web, HTTP, Some(&name))
+            .await
+            .unwrap();
+        foundation
+            .cluster
+            .label(&echo, TCP, Some(&port.to_string()))
+            .await
+            .unwrap();
         let _web = Web::start(&node_addresses(2, 30103), "web").await.unwrap();
-        let _echo = Echo::start(&node_addresses(2, 30104), "echo").await.unwrap();
+        let _echo = Echo::start(&node_addresses(2, 30104), "echo")
+            .await
+            .unwrap();
         // So short that the routes would be gone before the apiserver is back, were they left alone.
         let mut controller = foundation
             .controller_with(|settings| settings.config["routing_api"]["ttl"] = "5s".into())
@@ -44,13 +54,19 @@ fn an_apiserver_that_restarts_costs_no_route() {
         assert!(controller.is_running());
         foundation.stack.apiserver.begin().await.unwrap();
         let cluster = &foundation.cluster;
-        cluster.annotate(&web, "http", Some(&format!("{name},{later}"))).await.unwrap();
+        cluster
+            .annotate(&web, "http", Some(&format!("{name},{later}")))
+            .await
+            .unwrap();
         answers(foundation.http(), &foundation.host(&later), &[200]).await;
         for (requests, failures) in [http_loop.end(), tcp_loop.end()] {
             assert!(requests > 0 && failures.is_empty(), "{failures:?}");
         }
         cluster.label(&echo, TCP, None).await.unwrap();
-        eventually("the port closes", async || tcp_line(foundation.tcp(port)).await.is_none()).await;
+        eventually("the port closes", async || {
+            tcp_line(foundation.tcp(port)).await.is_none()
+        })
+        .await;
         assert_eq!(controller.stop().await, 0);
     });
 }
@@ -79,14 +95,18 @@ fn the_old_role_runs_the_main_job_and_each_missing_right_is_named() {
         cluster.apply(&role).await.unwrap();
         cluster.apply(&binding).await.unwrap();
         for resource in ["services", "namespaces", "nodes"] {
-            cluster.may_get(POOR_TOKEN, &format!("/api/v1/{resource}")).await;
+            cluster
+                .may_get(POOR_TOKEN, &format!("/api/v1/{resource}"))
+                .await;
         }
         let (web, name) = (foundation.name("poor/web"), foundation.name("poor"));
         let echo = foundation.name("poor/echo");
         cluster.service(&web, 30105).await.unwrap();
         cluster.service(&echo, 30106).await.unwrap();
         let _web = Web::start(&node_addresses(2, 30105), "web").await.unwrap();
-        let _echo = Echo::start(&node_addresses(2, 30106), "echo").await.unwrap();
+        let _echo = Echo::start(&node_addresses(2, 30106), "echo")
+            .await
+            .unwrap();
         let kubeconfig = foundation.stack.apiserver.kubeconfig(POOR_TOKEN);
         let controller = foundation
             .controller_with(|settings| {
@@ -97,14 +117,20 @@ fn the_old_role_runs_the_main_job_and_each_missing_right_is_named() {
 
         let host = foundation.host(&name);
         cluster.label(&web, HTTP, Some(&name)).await.unwrap();
-        cluster.label(&echo, TCP, Some(&port.to_string())).await.unwrap();
+        cluster
+            .label(&echo, TCP, Some(&port.to_string()))
+            .await
+            .unwrap();
         answers(foundation.http(), &host, &[200]).await;
         assert_eq!(opens(foundation.tcp(port)).await, "echo");
         cluster.label(&web, HTTP, None).await.unwrap();
         let (namespace, service) = echo.split_once('/').unwrap();
         cluster.delete("Service", namespace, service).await.unwrap();
         answers(foundation.http(), &host, &[404, 503]).await;
-        eventually("the port closes", async || tcp_line(foundation.tcp(port)).await.is_none()).await;
+        eventually("the port closes", async || {
+            tcp_line(foundation.tcp(port)).await.is_none()
+        })
+        .await;
 
         for right in [
             "`watch` resource `services`",

@@ -17,7 +17,12 @@ const CALM: Duration = Duration::from_secs(2);
 
 /// What makes a row the same row.
 async fn rows(foundation: &Foundation) -> BTreeSet<String> {
-    let key = |row: &Value| format!("{} {}:{}", row["port"], row["backend_ip"], row["backend_port"]);
+    let key = |row: &Value| {
+        format!(
+            "{} {}:{}",
+            row["port"], row["backend_ip"], row["backend_port"]
+        )
+    };
     let rows = foundation.rows().await;
     let keys: BTreeSet<_> = rows.iter().map(key).collect();
     assert_eq!(keys.len(), rows.len(), "a row stands twice: {rows:?}");
@@ -42,22 +47,43 @@ fn twelve_routes_live_through_five_ttls_untouched() {
     let statement = "twelve routes through five TTLs: no failed request, no reload, no extra row";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(2).await;
-        let times = FrontTimes { start_delay: Duration::from_secs(1), stale_threshold: TTL };
-        let front = HttpFront::start(foundation, &foundation.stack.nats, times).await.unwrap();
+        let times = FrontTimes {
+            start_delay: Duration::from_secs(1),
+            stale_threshold: TTL,
+        };
+        let front = HttpFront::start(foundation, &foundation.stack.nats, times)
+            .await
+            .unwrap();
         let ports: Vec<u16> = (0..6).map(|_| foundation.port()).collect();
-        let hosts: Vec<_> = (0..6).map(|index| foundation.name(&format!("steady{index}"))).collect();
+        let hosts: Vec<_> = (0..6)
+            .map(|index| foundation.name(&format!("steady{index}")))
+            .collect();
         let cluster = &foundation.cluster;
         let (mut webs, mut echoes) = (Vec::new(), Vec::new());
         for (index, (port, host)) in (0..).zip(ports.iter().zip(&hosts)) {
             let (http, tcp) = (30160 + index, 30170 + index);
             let service = foundation.name(&format!("steady/web{index}"));
             cluster.service(&service, http).await.unwrap();
-            cluster.label(&service, "http-route-sync", Some(host)).await.unwrap();
-            webs.push(Web::start(&node_addresses(2, http), "steady").await.unwrap());
+            cluster
+                .label(&service, "http-route-sync", Some(host))
+                .await
+                .unwrap();
+            webs.push(
+                Web::start(&node_addresses(2, http), "steady")
+                    .await
+                    .unwrap(),
+            );
             let service = foundation.name(&format!("steady/echo{index}"));
             cluster.service(&service, tcp).await.unwrap();
-            cluster.label(&service, "tcp-route-sync", Some(&port.to_string())).await.unwrap();
-            echoes.push(Echo::start(&node_addresses(2, tcp), "steady").await.unwrap());
+            cluster
+                .label(&service, "tcp-route-sync", Some(&port.to_string()))
+                .await
+                .unwrap();
+            echoes.push(
+                Echo::start(&node_addresses(2, tcp), "steady")
+                    .await
+                    .unwrap(),
+            );
         }
         let controller = foundation
             .controller_with(|settings| settings.config["routing_api"]["ttl"] = "5s".into())
@@ -70,15 +96,22 @@ fn twelve_routes_live_through_five_ttls_untouched() {
         let reloads = calm(foundation).await;
         let before = rows(foundation).await;
         assert_eq!(before.len(), 12, "{before:?}");
-        let tcp: Vec<_> = ports.iter().map(|port| TcpLoop::start(foundation.tcp(*port))).collect();
-        let http: Vec<_> =
-            hosts.iter().map(|host| HttpLoop::start(front.address(), host)).collect();
+        let tcp: Vec<_> = ports
+            .iter()
+            .map(|port| TcpLoop::start(foundation.tcp(*port)))
+            .collect();
+        let http: Vec<_> = hosts
+            .iter()
+            .map(|host| HttpLoop::start(front.address(), host))
+            .collect();
 
         // Not waited for but lived through.
         tokio::time::sleep(5 * TTL).await;
 
-        for (requests, failures) in
-            tcp.into_iter().map(TcpLoop::end).chain(http.into_iter().map(HttpLoop::end))
+        for (requests, failures) in tcp
+            .into_iter()
+            .map(TcpLoop::end)
+            .chain(http.into_iter().map(HttpLoop::end))
         {
             assert!(requests > 0 && failures.is_empty(), "{failures:?}");
         }
