@@ -17,7 +17,7 @@ use crate::Uptime;
 use crate::kubernetes::snapshot::{Protocol, Service, ServicePort, Snapshot};
 use crate::route::{
     Backends, ClusterId, Hostname, HttpRoute, NodePort, PortRanges, RouteTable, RouterPort,
-    ServiceKey, ServiceRef, TcpRoute, Uri,
+    ServiceRef, TcpRoute, Uri,
 };
 
 mod backends;
@@ -32,7 +32,7 @@ mod tests;
 pub use findings::{Code, Finding, Severity, Subject};
 
 use backends::{Placement, Placements};
-use claims::Wish;
+use conflicts::Claimant;
 
 /// The labels that opt a Service in, and the prefix of what annotations may add.
 pub const HTTP_LABEL: &str = "http-route-sync";
@@ -114,17 +114,12 @@ pub struct Memory {
 /// Derives the table. Never fails: bad input becomes a finding and harms nothing else.
 pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: Uptime) -> Desired {
     let mut findings = snapshot.findings.clone();
-    let wishes: BTreeMap<&ServiceKey, Wish> = snapshot
-        .services
-        .iter()
-        .map(|(key, service)| (key, claims::read(service, options, &mut findings)))
-        .collect();
-    let won = conflicts::settle(
-        &claimants(snapshot, &wishes),
-        options,
-        &mut memory.holders,
-        &mut findings,
-    );
+    let read = |service| Claimant {
+        service,
+        wish: claims::read(service, options, &mut findings),
+    };
+    let claimants: Vec<Claimant<'_>> = snapshot.services.values().map(read).collect();
+    let won = conflicts::settle(&claimants, options, &mut memory.holders, &mut findings);
     let eligible = nodes::eligible(
         &snapshot.nodes,
         options.ipv6,
@@ -134,22 +129,8 @@ pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: 
     );
     let mut placements = backends::Placements::new(snapshot, &eligible, &mut memory.backends, now);
     let table = RouteTable {
-        tcp: tcp_routes(
-            snapshot,
-            &wishes,
-            won.tcp,
-            options,
-            &mut placements,
-            &mut findings,
-        ),
-        http: http_routes(
-            snapshot,
-            &wishes,
-            won.http,
-            options,
-            &mut placements,
-            &mut findings,
-        ),
+        tcp: tcp_routes(won.tcp, options, &mut placements, &mut findings),
+        http: http_routes(won.http, options, &mut placements, &mut findings),
     };
     let revisit = earliest(eligible.revisit, placements.finish());
     findings.sort();
@@ -164,75 +145,50 @@ pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: 
     }
 }
 
-/// Everyone who asks for something, with the age that ranks them.
-fn claimants<'a>(
-    snapshot: &'a Snapshot,
-    wishes: &'a BTreeMap<&'a ServiceKey, Wish>,
-) -> Vec<conflicts::Claimant<'a>> {
-    wishes
-        .iter()
-        .map(|(key, wish)| conflicts::Claimant {
-            key,
-            created_seconds: snapshot.services[*key].created_seconds,
-            http: wish.http.keys().collect(),
-            tcp: wish.tcp.keys().copied().collect(),
-        })
-        .collect()
-}
-
 fn tcp_routes(
-    snapshot: &Snapshot,
-    wishes: &BTreeMap<&ServiceKey, Wish>,
-    won: BTreeMap<RouterPort, &ServiceKey>,
+    won: Vec<(RouterPort, &Claimant<'_>)>,
     options: &Options,
     placements: &mut Placements<'_>,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<RouterPort, TcpRoute> {
-    let route = |(port, key): (RouterPort, &ServiceKey)| {
-        let (service, wish) = (&snapshot.services[key], &wishes[key]);
+    let route = |(port, claimant): (RouterPort, &Claimant<'_>)| {
+        let Claimant { service, wish } = claimant;
         let placement = Placement {
             service,
             node_port: wish.tcp[&port],
             cap: wish.max_backends.unwrap_or(options.max_tcp_backends),
             require_ready: wish.require_ready_endpoints,
         };
-        let backends = place(placements, &placement, service, findings)?;
-        let router_group = wish.router_group.clone();
-        Some((
-            port,
-            TcpRoute {
-                service: service.service.clone(),
-                router_group,
-                backends,
-            },
-        ))
+        let backends = place(placements, &placement, findings)?;
+        let route = TcpRoute {
+            service: service.service.clone(),
+            router_group: wish.router_group.clone(),
+            backends,
+        };
+        Some((port, route))
     };
     won.into_iter().filter_map(route).collect()
 }
 
 fn http_routes(
-    snapshot: &Snapshot,
-    wishes: &BTreeMap<&ServiceKey, Wish>,
-    won: BTreeMap<&Uri, &ServiceKey>,
+    won: Vec<(&Uri, &Claimant<'_>)>,
     options: &Options,
     placements: &mut Placements<'_>,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<Uri, HttpRoute> {
-    let route = |(uri, key): (&Uri, &ServiceKey)| {
-        let (service, wish) = (&snapshot.services[key], &wishes[key]);
+    let route = |(uri, claimant): (&Uri, &Claimant<'_>)| {
+        let Claimant { service, wish } = claimant;
         let placement = Placement {
             service,
             node_port: wish.http[uri],
             cap: wish.max_backends.unwrap_or(options.max_backends),
             require_ready: wish.require_ready_endpoints,
         };
-        let backends = place(placements, &placement, service, findings)?;
-        let options = wish.http_options.clone();
-        let service = service.service.clone();
+        let backends = place(placements, &placement, findings)?;
         let route = HttpRoute {
-            service,
+            service: service.service.clone(),
             backends,
-            options,
+            options: wish.http_options.clone(),
         };
         Some((uri.clone(), route))
     };
@@ -243,13 +199,11 @@ fn http_routes(
 fn place(
     placements: &mut Placements<'_>,
     placement: &Placement<'_>,
-    service: &Service,
     findings: &mut Vec<Finding>,
 ) -> Option<Backends> {
-    let (backends, finding) = placements.place(placement);
-    findings.extend(
-        finding.map(|(code, message)| Finding::on_service(code, &service.service.key, message)),
-    );
+    let (backends, told) = placements.place(placement);
+    let key = &placement.service.service.key;
+    findings.extend(told.map(|(code, message)| Finding::on_service(code, key, message)));
     backends
 }
 

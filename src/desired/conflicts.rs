@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::claims::Wish;
 use super::{Code, Finding, Options, policy};
+use crate::kubernetes::snapshot::Service;
 use crate::route::{RouterPort, ServiceKey, Uri};
 
 /// Who held what after the last pass.
@@ -21,50 +23,45 @@ pub(super) struct Memory {
 
 /// One Service and what it asks for.
 pub(super) struct Claimant<'a> {
-    pub key: &'a ServiceKey,
-    pub created_seconds: i64,
-    pub http: Vec<&'a Uri>,
-    pub tcp: Vec<RouterPort>,
+    pub service: &'a Service,
+    pub wish: Wish,
 }
 
-/// Who has what.
+/// Who has what, in the order of names.
 pub(super) struct Won<'a> {
-    pub http: BTreeMap<&'a Uri, &'a ServiceKey>,
-    pub tcp: BTreeMap<RouterPort, &'a ServiceKey>,
+    pub http: Vec<(&'a Uri, &'a Claimant<'a>)>,
+    pub tcp: Vec<(RouterPort, &'a Claimant<'a>)>,
 }
-
-/// What ranks claimants: age, then name.
-type Rank<'a> = (i64, &'a ServiceKey);
 
 /// Claims of one pass, sorted by name and then by rank.
-type Claims<'a, N> = Vec<(N, Rank<'a>)>;
+type Claims<'a, N> = Vec<(N, &'a Claimant<'a>)>;
 
 /// Gives every name to one Service. Who may not have a name at all is told first and does not compete.
 pub(super) fn settle<'a>(
-    claimants: &[Claimant<'a>],
+    claimants: &'a [Claimant<'a>],
     options: &Options,
     memory: &mut Memory,
     findings: &mut Vec<Finding>,
 ) -> Won<'a> {
-    let mut uris: Claims<'a, &'a Uri> = Vec::new();
+    let mut uris: Claims<'a, &'a Uri> = Vec::with_capacity(claimants.len());
     let mut ports: Claims<'a, RouterPort> = Vec::new();
     for claimant in claimants {
-        let rank = (claimant.created_seconds, claimant.key);
-        for uri in &claimant.http {
-            match policy::host_refusal(uri, &claimant.key.namespace, options) {
-                Some(refusal) => findings.push(refusal.on(claimant.key)),
-                None => uris.push((uri, rank)),
+        let key = claimant.key();
+        for uri in claimant.wish.http.keys() {
+            match policy::host_refusal(uri, &key.namespace, options) {
+                Some(refusal) => findings.push(refusal.on(key)),
+                None => uris.push((uri, claimant)),
             }
         }
-        for port in &claimant.tcp {
-            match policy::port_refusal(*port, &claimant.key.namespace, options) {
-                Some(refusal) => findings.push(refusal.on(claimant.key)),
-                None => ports.push((*port, rank)),
+        for port in claimant.wish.tcp.keys() {
+            match policy::port_refusal(*port, &key.namespace, options) {
+                Some(refusal) => findings.push(refusal.on(key)),
+                None => ports.push((*port, claimant)),
             }
         }
     }
-    uris.sort_unstable();
-    ports.sort_unstable();
+    sort(&mut uris);
+    sort(&mut ports);
     let mut undetermined = BTreeMap::new();
     let won = Won {
         http: settle_uris(&uris, memory, &mut undetermined, findings),
@@ -83,32 +80,45 @@ pub(super) fn settle<'a>(
     won
 }
 
+/// By name; of those that claim one name, the first by rank first.
+fn sort<N: Ord + Copy>(claims: &mut Claims<'_, N>) {
+    claims.sort_unstable_by(|(a, first), (b, second)| {
+        a.cmp(b).then_with(|| first.rank().cmp(&second.rank()))
+    });
+}
+
 /// A host with all its paths belongs to one namespace; a uri in it to one Service.
 fn settle_uris<'a>(
     claims: &Claims<'a, &'a Uri>,
     memory: &Memory,
     undetermined: &mut BTreeMap<String, ServiceKey>,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<&'a Uri, &'a ServiceKey> {
-    let mut won = Vec::new();
+) -> Vec<(&'a Uri, &'a Claimant<'a>)> {
+    let mut won = Vec::with_capacity(claims.len());
     for of_host in claims.chunk_by(|a, b| a.0.same_host(b.0)) {
-        let holding = |(uri, (_, key)): &&(&Uri, Rank<'_>)| memory.uris.get(*uri) == Some(*key);
-        let incumbent = of_host.iter().find(holding).map(|(_, rank)| *rank);
-        let oldest = of_host.iter().map(|(_, rank)| *rank).min();
+        // Most hosts have one claimant, whose record need not be looked up.
+        if let [alone] = of_host {
+            won.push(*alone);
+            continue;
+        }
+        let holding = |(uri, claimant): &&(&Uri, &Claimant<'_>)| {
+            memory.uris.get(*uri) == Some(claimant.key())
+        };
+        let incumbent = of_host.iter().find(holding);
+        let oldest = of_host.iter().min_by_key(|(_, claimant)| claimant.rank());
         let Some((_, first)) = incumbent.or(oldest) else {
             continue;
         };
-        let namespace = &first.namespace;
-        let strangers = of_host
-            .iter()
-            .any(|(_, (_, key))| key.namespace != *namespace);
+        let namespace = &first.key().namespace;
+        let is_inside = |claimant: &Claimant<'_>| claimant.key().namespace == *namespace;
+        let strangers = !of_host.iter().all(|(_, claimant)| is_inside(claimant));
         for claims in of_host.chunk_by(|a, b| a.0 == b.0) {
             let uri = claims[0].0;
-            let inside = |(_, (_, key)): &&(&Uri, Rank<'_>)| key.namespace == *namespace;
-            let winner = holder(claims.iter().filter(inside), memory.uris.get(uri));
-            for (_, (_, loser)) in claims.iter().filter(|(_, (_, key))| Some(*key) != winner) {
+            let inside = claims.iter().filter(|(_, claimant)| is_inside(claimant));
+            let winner = holder(inside, memory.uris.get(uri));
+            for loser in losers(claims, winner) {
                 let text = match winner {
-                    Some(winner) => format!("`{uri}` belongs to service {winner}"),
+                    Some(winner) => format!("`{uri}` belongs to service {}", winner.key()),
                     None => format!(
                         "host `{}` belongs to namespace `{namespace}`",
                         uri.whole_host()
@@ -118,12 +128,12 @@ fn settle_uris<'a>(
             }
             let Some(winner) = winner else { continue };
             if strangers || claims.len() > 1 {
-                memory.note(format!("`{uri}`"), winner, undetermined);
+                memory.note(format!("`{uri}`"), winner.key(), undetermined);
             }
             won.push((uri, winner));
         }
     }
-    won.into_iter().collect()
+    won
 }
 
 fn settle_ports<'a>(
@@ -131,23 +141,32 @@ fn settle_ports<'a>(
     memory: &Memory,
     undetermined: &mut BTreeMap<String, ServiceKey>,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<RouterPort, &'a ServiceKey> {
-    let mut won = BTreeMap::new();
+) -> Vec<(RouterPort, &'a Claimant<'a>)> {
+    let mut won = Vec::with_capacity(claims.len());
     for claims in claims.chunk_by(|a, b| a.0 == b.0) {
         let port = claims[0].0;
         let Some(winner) = holder(claims.iter(), memory.ports.get(&port)) else {
             continue;
         };
-        for (_, (_, loser)) in claims.iter().filter(|(_, (_, key))| *key != winner) {
-            let text = format!("router port {port} belongs to service {winner}");
+        for loser in losers(claims, Some(winner)) {
+            let text = format!("router port {port} belongs to service {}", winner.key());
             findings.push(lost(Code::PortConflict, loser, text));
         }
         if claims.len() > 1 {
-            memory.note(format!("router port {port}"), winner, undetermined);
+            memory.note(format!("router port {port}"), winner.key(), undetermined);
         }
-        won.insert(port, winner);
+        won.push((port, winner));
     }
     won
+}
+
+fn losers<'c, 'a, N>(
+    claims: &'c [(N, &'a Claimant<'a>)],
+    winner: Option<&'c Claimant<'a>>,
+) -> impl Iterator<Item = &'a ServiceKey> {
+    let winner = winner.map(Claimant::key);
+    let keys = claims.iter().map(|(_, claimant)| claimant.key());
+    keys.filter(move |key| Some(*key) != winner)
 }
 
 fn lost(code: Code, loser: &ServiceKey, text: String) -> Finding {
@@ -157,32 +176,47 @@ fn lost(code: Code, loser: &ServiceKey, text: String) -> Finding {
 
 /// The incumbent if it still claims the name, else the first by rank.
 fn holder<'c, 'a: 'c, N: 'c>(
-    claims: impl Iterator<Item = &'c (N, Rank<'a>)>,
+    claims: impl Iterator<Item = &'c (N, &'a Claimant<'a>)>,
     incumbent: Option<&ServiceKey>,
-) -> Option<&'a ServiceKey> {
-    let mut ranked = claims.map(|(_, (_, key))| *key).peekable();
+) -> Option<&'a Claimant<'a>> {
+    let mut ranked = claims.map(|(_, claimant)| *claimant).peekable();
     let first = ranked.peek().copied();
-    ranked.find(|key| Some(*key) == incumbent).or(first)
+    ranked
+        .find(|claimant| Some(claimant.key()) == incumbent)
+        .or(first)
 }
 
 /// Brings the record up to date, touching only what changed.
 fn remember<N: Ord + Clone>(
     record: &mut BTreeMap<N, ServiceKey>,
-    won: &BTreeMap<impl Ord + std::borrow::Borrow<N>, &ServiceKey>,
+    won: &[(impl std::borrow::Borrow<N>, &Claimant<'_>)],
 ) {
-    if record.len() == won.len()
-        && record
-            .iter()
-            .zip(won)
-            .all(|(a, b)| a.0 == b.0.borrow() && a.1 == *b.1)
-    {
+    let same = |((name, key), (won, claimant)): ((&N, &ServiceKey), &(_, &Claimant<'_>))| {
+        name == std::borrow::Borrow::borrow(won) && key == claimant.key()
+    };
+    if record.len() == won.len() && record.iter().zip(won).all(same) {
         return;
     }
     let copy = won
         .iter()
-        .map(|(name, key)| (name.borrow().clone(), (*key).clone()));
+        .map(|(name, claimant)| (name.borrow().clone(), claimant.key().clone()));
     *record = copy.collect();
 }
+
+// === impl Claimant ===
+
+impl<'a> Claimant<'a> {
+    fn key(&self) -> &'a ServiceKey {
+        &self.service.service.key
+    }
+
+    /// What ranks claimants: age, then name.
+    fn rank(&self) -> (i64, &'a ServiceKey) {
+        (self.service.created_seconds, self.key())
+    }
+}
+
+// === impl Memory ===
 
 impl Memory {
     /// Keeps a contest in mind that age alone decided, as long as it goes on.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kubernetes::snapshot::{Endpoints, Node, Protocol, ServicePort};
-use crate::route::{NodeUid, ServiceRef};
+use crate::route::{NodeUid, ServiceKey, ServiceRef};
 
 fn options() -> Options {
     let host = |text: &str| Hostname::parse(text).unwrap();

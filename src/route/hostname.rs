@@ -88,7 +88,7 @@ impl Hostname {
     /// # Errors
     /// When both together exceed 253 characters.
     pub fn below(&self, domain: &Self) -> Result<Self, HostnameError> {
-        let name = format!("{}.{}", self.0, domain.0);
+        let name = [&*self.0, ".", &*domain.0].concat();
         // Both are names already: only their length together is new.
         if name.len() > NAME_LENGTH_MAX {
             return Err(HostnameError::TooLong(name.len()));
