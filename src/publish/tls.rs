@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, ClientBuilder, Identity, redirect};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring;
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use rustls::crypto::{self, CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::causes::chain;
-use crate::config::TlsConfig;
+use crate::config::{ClientIdentity, TlsConfig};
 use crate::route::Hostname;
 
 /// A connection that is not there by now goes to the next address, or fails.
@@ -50,11 +51,19 @@ pub enum TlsError {
     Refused(String),
 }
 
-/// Judges a certificate under another name than the one that was dialled, such as an address.
+/// Judges a certificate under one name, whatever was dialled, by the authorities that lie in the file now.
 #[derive(Debug)]
-struct Named {
+struct FixedName {
     name: ServerName<'static>,
-    inner: Arc<WebPkiServerVerifier>,
+    ca_file: PathBuf,
+    provider: Arc<CryptoProvider>,
+}
+
+/// Shows the certificate that lies in the files now.
+#[derive(Debug)]
+struct IdentityFiles {
+    files: ClientIdentity,
+    provider: Arc<CryptoProvider>,
 }
 
 /// A client for one server, without its deadlines.
@@ -71,7 +80,16 @@ pub fn client(tls: &TlsConfig) -> Result<ClientBuilder, TlsError> {
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT);
     if let (Some(name), false) = (&tls.server_name, tls.skip_verification) {
-        return Ok(builder.tls_backend_preconfigured(named(tls, name)?));
+        let config = expecting(tls, name)?;
+        // Both are read at each handshake; what cannot be used is told now.
+        if let Some(path) = &tls.ca_file {
+            certificates(path)?;
+        }
+        if let Some(files) = &tls.identity {
+            certificates(&files.cert_file)?;
+            private_key(&files.key_file)?;
+        }
+        return Ok(builder.tls_backend_preconfigured(config));
     }
     let mut builder = builder.tls_danger_accept_invalid_certs(tls.skip_verification);
     if let Some(path) = &tls.ca_file {
@@ -95,32 +113,29 @@ pub fn client(tls: &TlsConfig) -> Result<ClientBuilder, TlsError> {
     Ok(builder)
 }
 
-fn named(tls: &TlsConfig, name: &Hostname) -> Result<ClientConfig, TlsError> {
+/// TLS to a server whose certificate bears another name than the one that is dialled, such as an address. The
+/// files are read at each handshake, so that they may be replaced at any time.
+pub(super) fn expecting(tls: &TlsConfig, name: &Hostname) -> Result<ClientConfig, TlsError> {
     let refused = |error: &dyn std::error::Error| TlsError::Refused(error.to_string());
-    let path = tls.ca_file.as_ref().ok_or(TlsError::ServerNameWithoutCa)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| refused(&error))?;
-    }
+    let ca_file = tls.ca_file.clone().ok_or(TlsError::ServerNameWithoutCa)?;
     let provider = Arc::new(ring::default_provider());
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .map_err(|error| refused(&error))?;
     let name = ServerName::try_from(name.to_string()).map_err(|error| refused(&error))?;
-    let config = ClientConfig::builder_with_provider(provider)
+    let verifier = FixedName {
+        name,
+        ca_file,
+        provider: provider.clone(),
+    };
+    let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| refused(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Named { name, inner }));
-    match &tls.identity {
-        None => Ok(config.with_no_client_auth()),
-        Some(identity) => config
-            .with_client_auth_cert(
-                certificates(&identity.cert_file)?,
-                private_key(&identity.key_file)?,
-            )
-            .map_err(|error| refused(&error)),
-    }
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(match tls.identity.clone() {
+        None => config.with_no_client_auth(),
+        Some(files) => {
+            config.with_client_cert_resolver(Arc::new(IdentityFiles { files, provider }))
+        }
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -131,7 +146,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 /// The certificates of a PEM file, of which there must be one at least.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     found
@@ -144,50 +159,96 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// The private key of a PEM file.
-pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| TlsError::NotPem {
         path: path.to_owned(),
         what: "private key",
     })
 }
 
-// === impl Named ===
+// === impl FixedName ===
 
-impl ServerCertVerifier for Named {
+impl FixedName {
+    fn judge(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca_file)? {
+            roots
+                .add(certificate)
+                .map_err(|error| TlsError::Refused(error.to_string()))?;
+        }
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+            .build()
+            .map_err(|error| TlsError::Refused(error.to_string()))
+    }
+}
+
+impl ServerCertVerifier for FixedName {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         _dialled: &ServerName<'_>,
-        ocsp: &[u8],
+        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.inner
-            .verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
+        // Small local files, once per connection: reading them here is what makes rotation work.
+        let judge = self
+            .judge()
+            .map_err(|error| rustls::Error::General(chain(&error)))?;
+        judge.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner
-            .verify_tls12_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, cert, dss, algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner
-            .verify_tls13_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+// === impl IdentityFiles ===
+
+impl IdentityFiles {
+    fn load(&self) -> Result<CertifiedKey, TlsError> {
+        let der = private_key(&self.files.key_file)?;
+        let chain = certificates(&self.files.cert_file)?;
+        CertifiedKey::from_der(chain, der, &self.provider)
+            .map_err(|error| TlsError::Refused(error.to_string()))
+    }
+}
+
+impl ResolvesClientCert for IdentityFiles {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        match self.load() {
+            Ok(key) => Some(Arc::new(key)),
+            Err(error) => {
+                tracing::warn!(%error, "client certificate unusable");
+                None
+            }
+        }
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

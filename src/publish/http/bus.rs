@@ -23,8 +23,9 @@ use tokio::time::timeout;
 
 use super::wire;
 use crate::config::NatsConfig;
+use crate::publish::tls::TlsError;
+
 use dial::{Dial, Signals};
-pub(super) use tls::TlsError;
 
 /// Detects a dead peer at the third tick, 30 s, well before gorouter prunes at 120 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);

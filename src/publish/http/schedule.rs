@@ -561,8 +561,6 @@ impl MessageKey {
     };
 }
 
-// --- helpers -------------------------------------------------------------------------------------------------------
-
 fn address(backend: &Backend) -> SocketAddr {
     SocketAddr::new(backend.ip, backend.port.get())
 }
