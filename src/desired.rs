@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::Uptime;
-use crate::kubernetes::snapshot::{Protocol, Service, ServicePort, Snapshot};
+use crate::kubernetes::snapshot::{Node, Protocol, ServicePort, Snapshot};
 use crate::route::{
     Backends, ClusterId, Hostname, HttpRoute, NodePort, PortRanges, RouteTable, RouterPort,
     ServiceRef, TcpRoute, Uri,
@@ -208,25 +208,26 @@ fn place(
 }
 
 fn all_addresses(snapshot: &Snapshot) -> BTreeMap<IpAddr, String> {
-    let addresses = |(name, node): (&String, &crate::kubernetes::snapshot::Node)| {
-        node.internal_ips
-            .iter()
-            .map(|ip| (*ip, name.clone()))
-            .collect::<Vec<_>>()
+    let addresses = |(name, node): (&String, &Node)| {
+        let addresses = node.internal_ips.iter();
+        addresses.map(|ip| (*ip, name.clone())).collect::<Vec<_>>()
     };
     snapshot.nodes.iter().flat_map(addresses).collect()
 }
 
 fn all_node_ports(snapshot: &Snapshot) -> BTreeMap<NodePort, Arc<ServiceRef>> {
-    let ports = |service: &Service| {
+    let mut all = BTreeMap::new();
+    for service in snapshot.services.values() {
         // TCP and UDP count their node ports apart, and routers lead to TCP alone.
         let tcp = |port: &&ServicePort| port.protocol == Protocol::Tcp;
-        let ports = service.ports.iter().filter(tcp);
-        let open = ports.filter_map(|port| port.node_port);
-        open.map(|port| (port, service.service.clone()))
-            .collect::<Vec<_>>()
-    };
-    snapshot.services.values().flat_map(ports).collect()
+        let open = service
+            .ports
+            .iter()
+            .filter(tcp)
+            .filter_map(|port| port.node_port);
+        all.extend(open.map(|port| (port, service.service.clone())));
+    }
+    all
 }
 
 fn earliest(a: Option<Uptime>, b: Option<Uptime>) -> Option<Uptime> {

@@ -199,13 +199,18 @@ impl<'a> Placements<'a> {
     /// Picks the `cap` nodes that rank highest for this Service, highest first, spread over zones: the best of
     /// every zone before the second of any.
     fn pick(&mut self, service_uid: &str, allowed: &Allowed, cap: usize) {
-        let cap = if cap == 0 { usize::MAX } else { cap };
+        let all = self.pool.len();
+        let cap = if cap == 0 { all } else { cap.min(all) };
+        let depth = match allowed {
+            Allowed::All => self.depth(cap),
+            Allowed::Only(_) => cap,
+        };
         let service = stable_hash(service_uid.bytes());
         for (zone, best) in self.zones.iter().zip(&mut self.best) {
             let nodes = zone.clone().zip(&self.pool[zone.clone()]);
             let nodes = nodes.filter(|(_, ranked)| allowed.allows(&ranked.chosen.node.uid));
             let ranks = nodes.map(|(index, ranked)| Rank::new(mix(ranked.hash ^ service), index));
-            highest(ranks, cap, best);
+            highest(ranks, depth, best);
         }
         let rounds = self.best.iter().map(Vec::len).max().unwrap_or(0);
         self.picked.clear();
@@ -219,6 +224,15 @@ impl<'a> Placements<'a> {
             }
         }
         self.picked.truncate(cap);
+    }
+
+    /// How many nodes of a zone can be picked at most, where every zone gives its best before any gives a second.
+    fn depth(&self, cap: usize) -> usize {
+        let enough = |depth: &usize| {
+            let given = self.zones.iter().map(|zone| zone.len().min(*depth));
+            given.sum::<usize>() >= cap
+        };
+        (1..=cap).find(enough).unwrap_or(cap)
     }
 }
 
@@ -254,14 +268,18 @@ fn highest(ranks: impl Iterator<Item = Rank>, cap: usize, best: &mut Vec<Rank>) 
         return;
     }
     for rank in ranks {
-        if best.len() == cap {
-            if best.last().is_some_and(|last| *last < rank) {
-                continue;
-            }
-            best.pop();
+        if best.len() < cap {
+            best.push(rank);
+        } else if best.last().is_some_and(|last| rank < *last) {
+            best[cap - 1] = rank;
+        } else {
+            continue;
         }
-        let place = best.partition_point(|other| *other < rank);
-        best.insert(place, rank);
+        let mut place = best.len() - 1;
+        while place > 0 && best[place - 1] > rank {
+            best.swap(place - 1, place);
+            place -= 1;
+        }
     }
 }
 

@@ -401,36 +401,29 @@ impl<'a> Reader<'a> {
             };
             return self.usable(port);
         }
-        let tcp: Vec<&ServicePort> = self
-            .service
-            .ports
-            .iter()
-            .filter(|port| port.protocol == Protocol::Tcp)
-            .collect();
-        let open: Vec<&ServicePort> = tcp
-            .iter()
-            .filter(|port| port.node_port.is_some())
-            .copied()
-            .collect();
-        let speaking: Vec<&&ServicePort> = open.iter().filter(|port| speaks_http(port)).collect();
-        match (open.as_slice(), speaking.as_slice()) {
-            ([], _) => {
-                let any = tcp.first().or(self.service.ports.first().as_ref()).copied();
-                if any.is_none() {
-                    self.tell(Code::NoNodePort, "the Service has no port");
-                }
-                any.and_then(|port| self.usable(port))
+        let ports = &self.service.ports;
+        let tcp = || ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        let open = || tcp().filter(|port| port.node_port.is_some());
+        let Some(first) = open().next() else {
+            let any = tcp().next().or(ports.first());
+            if any.is_none() {
+                self.tell(Code::NoNodePort, "the Service has no port");
             }
-            ([only], _) => only.node_port,
-            (_, [only]) if http => only.node_port,
-            ([first, ..], _) => {
-                let (count, name) = (open.len(), port_name(first));
-                let text = format!("it has {count} ports and does not say which; {name} was taken");
-                self.tell(Code::PortAmbiguous, text).hint =
-                    Some(format!("set annotation `{ANNOTATION_PREFIX}port`"));
-                first.node_port
-            }
+            return any.and_then(|port| self.usable(port));
+        };
+        let count = open().count();
+        if count == 1 {
+            return first.node_port;
         }
+        let mut speaking = open().filter(|port| speaks_http(port));
+        if let (true, Some(only), None) = (http, speaking.next(), speaking.next()) {
+            return only.node_port;
+        }
+        let name = port_name(first);
+        let text = format!("it has {count} ports and does not say which; {name} was taken");
+        self.tell(Code::PortAmbiguous, text).hint =
+            Some(format!("set annotation `{ANNOTATION_PREFIX}port`"));
+        first.node_port
     }
 
     /// The node port of a port, if routers can use it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kubernetes::snapshot::{Endpoints, Node, Protocol, ServicePort};
+use crate::kubernetes::snapshot::{Endpoints, Service};
 use crate::route::{NodeUid, ServiceKey, ServiceRef};
 
 fn options() -> Options {

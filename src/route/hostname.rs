@@ -80,7 +80,12 @@ impl Hostname {
         for label in text.split('.') {
             check_label(label)?;
         }
-        Ok(Self(text.to_ascii_lowercase().into()))
+        let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        Ok(Self(if lower {
+            text.into()
+        } else {
+            text.to_ascii_lowercase().into()
+        }))
     }
 
     /// This name below `domain`.
