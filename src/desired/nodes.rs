@@ -3,12 +3,13 @@
 //! A Node leaves at once when it is deleted or excluded: somebody decided that. Readiness is only heard of
 //! through the control plane, so it is damped, and believed of a minority only: when most nodes stop being
 //! ready together, it is far likelier that the control plane lost them than that they all stopped forwarding.
+//! An address that is no longer told is not known to be gone: the last one stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Code, Finding, Subject, listed};
+use super::{Code, Finding, Subject, earliest, listed};
 use crate::Uptime;
 use crate::kubernetes::snapshot::Node;
 use crate::route::NodeUid;
@@ -23,7 +24,10 @@ pub(super) const READY_GRACE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
     nodes: BTreeMap<NodeUid, Standing>,
+    addresses: BTreeMap<NodeUid, IpAddr>,
     served: BTreeSet<NodeUid>,
+    /// The last set was kept although most of it is not ready.
+    held: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,15 +64,19 @@ pub(super) fn eligible<'a>(
     now: Uptime,
     findings: &mut Vec<Finding>,
 ) -> EligibleNodes<'a> {
-    let candidates = candidates(nodes, ipv6, findings);
     let known: BTreeSet<&NodeUid> = nodes.values().map(|node| &node.uid).collect();
     memory.nodes.retain(|uid, _| known.contains(uid));
+    memory.addresses.retain(|uid, _| known.contains(uid));
+    let candidates = candidates(nodes, ipv6, memory, findings);
     let deadlines = nodes.values().filter_map(|node| memory.stand(node, now));
-    let revisit = deadlines.min();
-    let served = |candidate: &EligibleNode<'_>| memory.served.contains(&candidate.node.uid);
+    let mut revisit = deadlines.min();
     // Nodes that fail together are reported one after the other, so those whose grace still runs count too:
     // else the first few would have left before the rest made it a majority. Nodes that left long ago do not.
-    let serving: Vec<_> = candidates.iter().copied().filter(served).collect();
+    let serving: Vec<_> = candidates
+        .iter()
+        .copied()
+        .filter(|candidate| memory.serves(candidate.node))
+        .collect();
     let failing: Vec<&str> = serving
         .iter()
         .filter(|candidate| !candidate.node.ready || !memory.in_use(candidate.node))
@@ -83,13 +91,25 @@ pub(super) fn eligible<'a>(
             .iter()
             .any(|candidate| memory.in_use(candidate.node));
     let held = nobody || (leaving && failing.len() * 2 > serving.len());
+    if memory.held && !held {
+        // Nodes that were lost together come back one after the other: those still to come have not failed alone.
+        let late = serving
+            .iter()
+            .filter(|candidate| !memory.in_use(candidate.node));
+        let late: Vec<_> = late.map(|candidate| &candidate.node.uid).collect();
+        for uid in late {
+            let deadline = memory.excuse(uid, now);
+            revisit = earliest(revisit, Some(deadline));
+        }
+    }
+    memory.held = held;
     if held && !candidates.is_empty() {
         let names = candidates.iter().map(|candidate| candidate.name);
         let failing = if nobody { names.collect() } else { failing };
         findings.push(held_finding(&failing, candidates.len()));
     }
     let keep = |candidate: &EligibleNode<'_>| {
-        memory.in_use(candidate.node) || (held && (nobody || served(candidate)))
+        memory.in_use(candidate.node) || (held && (nobody || memory.serves(candidate.node)))
     };
     let nodes: Vec<_> = candidates.into_iter().filter(keep).collect();
     memory.served = nodes.iter().map(|chosen| chosen.node.uid.clone()).collect();
@@ -100,6 +120,7 @@ pub(super) fn eligible<'a>(
 fn candidates<'a>(
     nodes: &'a BTreeMap<String, Node>,
     ipv6: bool,
+    memory: &mut Memory,
     findings: &mut Vec<Finding>,
 ) -> Vec<EligibleNode<'a>> {
     let family = if ipv6 { "IPv6" } else { "IPv4" };
@@ -108,21 +129,26 @@ fn candidates<'a>(
         .filter(|(_, node)| !node.deleting && !node.excluded);
     let mut candidates = Vec::with_capacity(nodes.len());
     for (name, node) in present {
-        match node.internal_ips.iter().find(|ip| ip.is_ipv6() == ipv6) {
-            Some(ip) => candidates.push(EligibleNode {
-                name,
-                node,
-                ip: *ip,
-            }),
-            None => findings.push(
+        let told = node.internal_ips.iter().find(|ip| ip.is_ipv6() == ipv6);
+        if let Some(ip) = told {
+            memory.addresses.insert(node.uid.clone(), *ip);
+        }
+        let known = memory.addresses.get(&node.uid).copied();
+        if told.is_none() {
+            let fate = match known {
+                Some(ip) => format!("it keeps the last one, {ip}"),
+                None => "it serves no route".to_owned(),
+            };
+            findings.push(
                 Finding::new(
                     Code::NodeWithoutAddress,
                     Subject::Node(name.clone()),
-                    format!("it has no {family} address of type `InternalIP` and serves no route"),
+                    format!("it has no {family} address of type `InternalIP`; {fate}"),
                 )
                 .hint("set the node's address, or `routes.address_family`"),
-            ),
+            );
         }
+        candidates.extend(known.map(|ip| EligibleNode { name, node, ip }));
     }
     candidates
 }
@@ -149,13 +175,21 @@ impl Memory {
             .is_some_and(|standing| standing.in_use)
     }
 
+    fn serves(&self, node: &Node) -> bool {
+        self.served.contains(&node.uid)
+    }
+
     /// Brings one node's standing up to date; returns when it may change by itself.
     fn stand(&mut self, node: &Node, now: Uptime) -> Option<Uptime> {
         let first = Standing {
             in_use: node.ready,
             contradicted_since: None,
         };
+        let never_left = self.serves(node);
         let standing = self.nodes.entry(node.uid.clone()).or_insert(first);
+        if node.ready && never_left {
+            standing.in_use = true;
+        }
         if node.ready == standing.in_use {
             standing.contradicted_since = None;
             return None;
@@ -171,5 +205,15 @@ impl Memory {
         }
         *standing = first;
         None
+    }
+
+    /// Lets a node be not ready for another grace; returns when that ends.
+    fn excuse(&mut self, uid: &NodeUid, now: Uptime) -> Uptime {
+        let excused = Standing {
+            in_use: true,
+            contradicted_since: Some(now),
+        };
+        self.nodes.insert(uid.clone(), excused);
+        now + NOT_READY_GRACE
     }
 }

@@ -56,6 +56,7 @@ impl MariaDb {
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", folder.join("pid").display()))
+            .arg(format!("--tmpdir={}", folder.display()))
             .arg(format!("--init-file={}", init.display()))
             .arg(format!("--bind-address={}", address.ip()))
             .arg(format!("--port={}", address.port()))
@@ -110,6 +111,8 @@ async fn install(folder: &std::path::Path, data: &std::path::Path) -> Result<()>
     command
         .arg("--no-defaults")
         .arg(format!("--datadir={}", data.display()))
+        // Its temporary tables bear its process id, which in a process namespace is soon another's too.
+        .env("TMPDIR", folder)
         .args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
     if as_root() {
         command.arg("--user=root");

@@ -92,6 +92,8 @@ impl Uaa {
             .args(opened)
             // Without them the JVM takes a quarter of the machine's memory.
             .args(["-Xmx512m", "-XX:+UseSerialGC"])
+            // It would write to a file in `/tmp` that bears its process id; namespaces repeat those.
+            .arg("-XX:-UsePerfData")
             // Keys and ids come from the kernel's pool; waiting for more entropy gains nothing.
             .arg("-Djava.security.egd=file:/dev/./urandom")
             .arg(format!("-Djavax.net.ssl.keyStore={}", keystore.display()))
