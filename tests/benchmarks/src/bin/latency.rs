@@ -20,8 +20,9 @@ use tokio::runtime::Handle;
 
 /// Changes each way; the first is not counted, because connections are made for it.
 const CHANGES: u16 = 51;
-/// TCP changes are made with one and with two backends, because a port is closed once its last row is.
-const ROWS: u16 = 2;
+/// TCP changes are made with one to three backends, because a port is closed once its last row is; three is the
+/// default of `routes.max_tcp_backends`.
+const ROWS: u16 = 3;
 /// Each row of a TCP change costs the foundation one serial reload of HAProxy (45 ms and more), and single changes
 /// are let through at four a second; at this pace none waits for the one before.
 const PACE: Duration = Duration::from_millis(300);
@@ -71,7 +72,7 @@ fn main() {
 }
 
 async fn measure(foundation: &mut Foundation, http: bool, tcp: bool) -> Result<()> {
-    foundation.nodes(2).await;
+    foundation.nodes(3).await;
     for index in 0..CHANGES {
         foundation
             .cluster
@@ -90,7 +91,7 @@ async fn measure(foundation: &mut Foundation, http: bool, tcp: bool) -> Result<(
     let on_nodes = |first: u16, count: u16| -> Vec<SocketAddr> {
         let ports = first..first + count;
         ports
-            .flat_map(|port| [1, 2].map(|node| SocketAddr::from(([10, 0, 0, node], port))))
+            .flat_map(|port| [1, 2, 3].map(|node| SocketAddr::from(([10, 0, 0, node], port))))
             .collect()
     };
     let _web = Web::start(&on_nodes(HTTP_NODE_PORTS, CHANGES), "measured").await?;
