@@ -6,17 +6,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::kubernetes::{self, Timing};
+use crate::lifecycle::wall_clock;
 use crate::publish::http::{Bus, BusError, NatsBus};
 use crate::publish::tcp::{self, RoutingApi, TcpCounters};
 use crate::state::{Disk, Folder};
 
-/// Every remote, and the disk.
+/// Every remote, the disk, and the time of day.
 pub trait Outside: Send + Sync {
     /// A client of the apiserver. That it is unreachable shows when it is asked something.
     fn apiserver(
@@ -44,6 +46,9 @@ pub trait Outside: Send + Sync {
 
     /// Where state is kept.
     fn disk(&self, folder: &Path) -> Arc<dyn Disk>;
+
+    /// The time of day, since 1970. It jumps where somebody sets it, and goes on where the whole machine stands still.
+    fn wall_clock(&self) -> Duration;
 }
 
 /// The real ones.
@@ -81,5 +86,9 @@ impl Outside for Network {
 
     fn disk(&self, folder: &Path) -> Arc<dyn Disk> {
         Arc::new(Folder(folder.to_owned()))
+    }
+
+    fn wall_clock(&self) -> Duration {
+        wall_clock()
     }
 }

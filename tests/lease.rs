@@ -1,5 +1,6 @@
 //! The Lease's task against a scripted apiserver: who holds it when, and what is said of it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,15 +9,19 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use route_sync::config::KubernetesConfig;
+use futures::future::BoxFuture;
+use route_sync::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use route_sync::desired::{Code, Contested};
-use route_sync::kubernetes::lease::LeaseObject;
+use route_sync::kubernetes::{self, lease::LeaseObject};
 use route_sync::lease::{
     Channels, Instances, Kept, Lease, LeaseReport, Role, Term, Timing, decode_holders,
 };
 use route_sync::lifecycle::{Clock, wall_clock};
-use route_sync::outside::Network;
+use route_sync::outside::{Network, Outside};
+use route_sync::publish::http::{Bus, BusError};
+use route_sync::publish::tcp::{self, RoutingApi, TcpCounters};
 use route_sync::route::{RouterPort, ServiceKey};
+use route_sync::state::Disk;
 use route_sync::status::Drain;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -58,11 +63,46 @@ struct World {
     writes: usize,
 }
 
+/// The network, on a machine that was suspended for so many seconds.
+struct Machine(Arc<AtomicU64>);
+
+impl Outside for Machine {
+    fn apiserver(
+        &self,
+        config: &KubernetesConfig,
+        timing: &kubernetes::Timing,
+    ) -> BoxFuture<'static, Result<kubernetes::Client, kubernetes::ConnectError>> {
+        Network.apiserver(config, timing)
+    }
+
+    fn routing_api(
+        &self,
+        config: &RoutingApiConfig,
+        uaa: &UaaConfig,
+        counters: &Arc<TcpCounters>,
+    ) -> Result<Arc<dyn RoutingApi>, tcp::ConnectError> {
+        Network.routing_api(config, uaa, counters)
+    }
+
+    fn nats<'a>(&'a self, config: &'a NatsConfig) -> BoxFuture<'a, Result<Box<dyn Bus>, BusError>> {
+        Network.nats(config)
+    }
+
+    fn disk(&self, folder: &Path) -> Arc<dyn Disk> {
+        Network.disk(folder)
+    }
+
+    fn wall_clock(&self) -> Duration {
+        wall_clock() + Duration::from_secs(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// An apiserver with one door for each instance, so that one of them can be cut off.
 #[derive(Clone)]
 struct ApiServer {
     world: Arc<Mutex<World>>,
     ports: [u16; 2],
+    suspended: Arc<AtomicU64>,
 }
 
 impl ApiServer {
@@ -87,7 +127,11 @@ impl ApiServer {
                 .with_state((world.clone(), door));
             tokio::spawn(async move { axum::serve(listener, router).await });
         }
-        Self { world, ports }
+        Self {
+            world,
+            ports,
+            suspended: Arc::default(),
+        }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -193,7 +237,7 @@ impl Instance {
     /// Without a state, and before Kubernetes answered all that a table needs.
     fn start_cold(server: &ApiServer, door: usize, timing: Timing) -> Self {
         let identity = ["a", "b"][door].to_owned();
-        Self::start_with(server, door, identity, None, timing, |lease| lease)
+        Self::start_with(server, door, identity, None, timing, false)
     }
 
     fn start_as(
@@ -203,8 +247,7 @@ impl Instance {
         inherited: Option<u64>,
         timing: Timing,
     ) -> Self {
-        let warm = |lease: Lease| lease.with_warm_table(true);
-        Self::start_with(server, door, identity, inherited, timing, warm)
+        Self::start_with(server, door, identity, inherited, timing, true)
     }
 
     fn start_with(
@@ -213,7 +256,7 @@ impl Instance {
         identity: String,
         inherited: Option<u64>,
         timing: Timing,
-        with: impl FnOnce(Lease) -> Lease,
+        warm: bool,
     ) -> Self {
         let files = tempfile::tempdir().unwrap();
         let kubeconfig = files.path().join("kubeconfig");
@@ -249,8 +292,10 @@ impl Instance {
             names: names_tx,
             kept: Some(kept_tx),
         };
-        let object = LeaseObject::new(Arc::new(Network), config, ("kube-system", "route-sync"), 15);
-        let lease = with(Lease::new(object, identity, inherited, timing, channels));
+        let machine = Arc::new(Machine(server.suspended.clone()));
+        let object = LeaseObject::new(machine, config, ("kube-system", "route-sync"), 15);
+        let lease = Lease::new(object, identity, inherited, timing, channels);
+        let lease = lease.with_warm_table(warm);
         let (clock, stop) = (Clock::start(), CancellationToken::new());
         let task = tokio::spawn(lease.run(clock, stop.clone()));
         Self {
@@ -564,24 +609,17 @@ async fn a_start_that_finds_no_lease_waits_for_a_holder_that_may_still_have_proo
 
 #[tokio::test]
 async fn a_machine_that_was_suspended_stands_by_until_it_knows_who_leads() {
-    static SUSPENDED: AtomicU64 = AtomicU64::new(0);
     let server = ApiServer::start().await;
-    let with = |lease: Lease| {
-        lease.with_warm_table(true).with_wall_clock(|| {
-            let suspended = Duration::from_secs(SUSPENDED.load(Ordering::Relaxed));
-            wall_clock() + suspended
-        })
-    };
     let lasting = Timing {
         renew: Duration::from_mins(5),
         ..PATIENT
     };
-    let holder = Instance::start_with(&server, 0, "a".to_owned(), None, lasting, with);
+    let holder = Instance::start(&server, 0, lasting);
     holder.leads().await;
     server.is(0, Mood::Down);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(holder.role().is_active(), "its proof lasts");
-    SUSPENDED.store(60, Ordering::Relaxed);
+    server.suspended.store(60, Ordering::Relaxed);
     let cautious = Role::Cautious { generation: 1 };
     holder.becomes("cautious", |role| role == cautious).await;
     server.is(0, Mood::Well);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Timing;
@@ -50,6 +51,7 @@ pub struct Draft {
 /// One Lease.
 pub struct LeaseObject {
     api: Api,
+    outside: Arc<dyn Outside>,
     namespace: String,
     name: String,
     /// `leaseDurationSeconds`, for whoever else reads it.
@@ -91,7 +93,8 @@ impl LeaseObject {
         seconds: u64,
     ) -> Self {
         Self {
-            api: Api::new(config, Timing::default(), outside),
+            api: Api::new(config, Timing::default(), outside.clone()),
+            outside,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             seconds,
@@ -111,6 +114,12 @@ impl LeaseObject {
         &self.namespace
     }
 
+    /// The ways out that it was made with.
+    #[must_use]
+    pub fn outside(&self) -> Arc<dyn Outside> {
+        self.outside.clone()
+    }
+
     /// As it is now.
     ///
     /// # Errors
@@ -125,7 +134,8 @@ impl LeaseObject {
     /// # Errors
     /// 409 where another version stands.
     pub async fn write(&mut self, draft: &Draft, names: Option<&str>) -> Result<Record, ApiError> {
-        let now = format!("{:.6}", jiff::Timestamp::now());
+        let now = Timestamp::UNIX_EPOCH.saturating_add(self.outside.wall_clock());
+        let now = format!("{:.6}", now.unwrap_or(Timestamp::UNIX_EPOCH));
         let (method, path, mut lease) = match &draft.version {
             Some(version) if self.last["metadata"]["resourceVersion"] == **version => {
                 let path = format!("{}/{}", self.collection(), self.name);

@@ -4,6 +4,7 @@
 //! instance waiting. At the end the Lease is released, once the lanes have ended: then nothing of ours is on its
 //! way any more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -19,7 +20,8 @@ use crate::causes::chain;
 use crate::desired::{Code, Contested, Finding, Subject};
 use crate::kubernetes::ApiError;
 use crate::kubernetes::lease::LeaseObject;
-use crate::lifecycle::{Clock, wall_clock};
+use crate::lifecycle::Clock;
+use crate::outside::Outside;
 use crate::status::Drain;
 
 /// The wall clock is compared this often, however long there is nothing to ask: a machine that stood still goes on with
@@ -113,7 +115,7 @@ pub struct Lease {
 
 /// Notices that time went by elsewhere which our own clock did not count.
 struct WallClock {
-    read: fn() -> Duration,
+    outside: Arc<dyn Outside>,
     last: (Duration, Uptime),
 }
 
@@ -190,16 +192,16 @@ impl Lease {
             namespace: object.namespace().to_owned(),
             timing,
             channels,
+            wall: WallClock {
+                outside: object.outside(),
+                last: (Duration::ZERO, Uptime::ZERO),
+            },
             object: Some(object),
             asking: None,
             error: None,
             answered: Uptime::ZERO,
             rival: None,
             warm: false,
-            wall: WallClock {
-                read: wall_clock,
-                last: (Duration::ZERO, Uptime::ZERO),
-            },
         }
     }
 
@@ -207,13 +209,6 @@ impl Lease {
     #[must_use]
     pub fn with_warm_table(mut self, warm: bool) -> Self {
         self.warm = warm;
-        self
-    }
-
-    /// With another wall clock than the machine's.
-    #[must_use]
-    pub fn with_wall_clock(mut self, read: fn() -> Duration) -> Self {
-        self.wall.read = read;
         self
     }
 
@@ -492,7 +487,7 @@ impl Lease {
 impl WallClock {
     /// Whether it went on by another time than our own since the last look, to either side.
     fn jumped(&mut self, now: Uptime) -> bool {
-        let wall = (self.read)();
+        let wall = self.outside.wall_clock();
         let (wall_before, before) = std::mem::replace(&mut self.last, (wall, now));
         let gone = now.saturating_sub(before);
         wall.checked_sub(wall_before)

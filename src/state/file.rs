@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 
 use super::format::{self, FormatError};
 use super::{Contents, Decode, Disk, Encode};
+use crate::lifecycle::wall_clock;
 
 pub(super) const FILE_NAME: &str = "routes.jsonl";
 /// Renamed to the above once it is whole on the disk; one left by a crash is overwritten.
@@ -89,16 +90,6 @@ pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), StateError> {
     replace().map_err(|error| StateError::Unwritable(path.clone(), error))
 }
 
-/// They may jump; what is told by them is only whether a file is too old to be trusted.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "no other clock goes on from one process to the next"
-)]
-fn unix_seconds() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 // === impl Folder ===
 
 impl Disk for Folder {
@@ -112,11 +103,12 @@ impl Disk for Folder {
     fn write(&self, encode: Encode) -> BoxFuture<'static, Result<(), StateError>> {
         let folder = self.0.clone();
         let silent = StateError::Silent(folder.clone());
-        let writing = tokio::task::spawn_blocking(move || write(&folder, &encode(unix_seconds())));
+        let writing =
+            tokio::task::spawn_blocking(move || write(&folder, &encode(wall_clock().as_secs())));
         async move { writing.await.unwrap_or(Err(silent)) }.boxed()
     }
 
     fn unix_seconds(&self) -> u64 {
-        unix_seconds()
+        wall_clock().as_secs()
     }
 }
