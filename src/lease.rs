@@ -11,6 +11,7 @@
 //! Lease is held, which is a renewal that was sent less than [`Timing::renew`] ago by our own clock; another takes
 //! the Lease over only once it saw nothing of us for [`Timing::lease`]. No clock is ever compared with another's.
 
+mod approvals;
 mod elect;
 mod holders;
 mod role;
@@ -18,7 +19,8 @@ mod task;
 
 use std::time::Duration;
 
-pub use elect::{Answer, Ask, Elector, GENERATION_MAX, Heard};
+pub use approvals::{decode as decode_approvals, encode as encode_approvals};
+pub use elect::{Answer, Ask, Elector, GENERATION_MAX, Heard, Sight};
 pub use holders::{decode as decode_holders, encode as encode_holders};
 pub use role::{Role, Roles, Term};
 pub use task::{Channels, Instances, Kept, Lease, LeaseReport, identity};

@@ -11,6 +11,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::future::BoxFuture;
 use route_sync::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
+use route_sync::desired::guard::Approvals;
 use route_sync::desired::{Code, Contested};
 use route_sync::kubernetes::{self, lease::LeaseObject};
 use route_sync::lease::{
@@ -27,6 +28,9 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+#[path = "lease/approvals.rs"]
+mod approvals;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const COLLECTION: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
@@ -213,6 +217,8 @@ struct Instance {
     report: watch::Receiver<LeaseReport>,
     names: watch::Receiver<Option<Contested>>,
     contested: watch::Sender<Option<Contested>>,
+    approved: watch::Sender<Approvals>,
+    approved_elsewhere: watch::Receiver<Approvals>,
     drained: watch::Sender<Option<Drain>>,
     kept: watch::Receiver<Option<Kept>>,
     heard: mpsc::Sender<Term>,
@@ -281,6 +287,8 @@ impl Instance {
         let (report_tx, report) = watch::channel(LeaseReport::new(identity.clone(), role));
         let (names_tx, names) = watch::channel(None);
         let (contested, contested_rx) = watch::channel(None);
+        let (approved, approved_rx) = watch::channel(Approvals::default());
+        let (elsewhere, approved_elsewhere) = watch::channel(Approvals::default());
         let (drained, drained_rx) = watch::channel(None);
         let (kept_tx, kept) = watch::channel(None);
         let channels = Channels {
@@ -290,6 +298,8 @@ impl Instance {
             contested: contested_rx,
             drained: drained_rx,
             names: names_tx,
+            approved: approved_rx,
+            approved_elsewhere: elsewhere,
             kept: Some(kept_tx),
         };
         let machine = Arc::new(Machine(server.suspended.clone()));
@@ -303,6 +313,8 @@ impl Instance {
             report,
             names,
             contested,
+            approved,
+            approved_elsewhere,
             drained,
             kept,
             heard: instances.heard,
@@ -339,6 +351,16 @@ impl Instance {
         let findings = report.findings.iter();
         findings.map(|it| (it.code, it.message.clone())).collect()
     }
+}
+
+/// One that leads and one that knows it, of which a crash is noticed soon.
+async fn pair() -> (ApiServer, Instance, Instance) {
+    let server = ApiServer::start().await;
+    let first = Instance::start(&server, 0, BRISK);
+    first.leads().await;
+    let second = Instance::start(&server, 1, BRISK);
+    until("looked", || second.report.borrow().holder.is_some()).await;
+    (server, first, second)
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -394,11 +416,7 @@ async fn the_lease_is_released_only_once_the_lanes_have_ended() {
 
 #[tokio::test]
 async fn a_crash_is_noticed_by_silence_and_a_restart_under_the_same_name_waits_for_nobody() {
-    let server = ApiServer::start().await;
-    let first = Instance::start(&server, 0, BRISK);
-    first.leads().await;
-    let second = Instance::start(&server, 1, BRISK);
-    until("looked", || second.report.borrow().holder.is_some()).await;
+    let (server, first, second) = pair().await;
     drop(first);
     assert_eq!(second.leads().await, 2);
     drop(second);
@@ -408,11 +426,7 @@ async fn a_crash_is_noticed_by_silence_and_a_restart_under_the_same_name_waits_f
 
 #[tokio::test]
 async fn who_is_cut_off_is_cautious_and_falls_silent_on_the_word_of_its_successor() {
-    let server = ApiServer::start().await;
-    let first = Instance::start(&server, 0, BRISK);
-    first.leads().await;
-    let second = Instance::start(&server, 1, BRISK);
-    until("looked", || second.report.borrow().holder.is_some()).await;
+    let (server, first, second) = pair().await;
     server.is(0, Mood::Down);
     let cautious = Role::Cautious { generation: 1 };
     first.becomes("cautious", |role| role == cautious).await;
@@ -451,11 +465,7 @@ async fn who_is_cut_off_is_cautious_and_falls_silent_on_the_word_of_its_successo
 
 #[tokio::test]
 async fn with_the_apiserver_away_the_holder_is_cautious_and_nobody_else_leads() {
-    let server = ApiServer::start().await;
-    let first = Instance::start(&server, 0, BRISK);
-    first.leads().await;
-    let second = Instance::start(&server, 1, BRISK);
-    until("looked", || second.report.borrow().holder.is_some()).await;
+    let (server, first, second) = pair().await;
     server.is(0, Mood::Down);
     server.is(1, Mood::Down);
     first

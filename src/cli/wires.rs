@@ -23,7 +23,7 @@ use crate::route::{Hostname, Lane};
 use crate::settings::Settings;
 use crate::state::{self, Foundation, Opened, Place, Warm};
 use crate::status::{LaneReport, SourceReport};
-pub(super) use lease::lease;
+pub(super) use lease::{Shared, lease};
 
 type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 type Tables = watch::Receiver<Option<Arc<Desired>>>;

@@ -13,6 +13,7 @@
 //! | at most ten, or 30 %, of its lane within 60 s ([`Limits`])       | goes                                  |
 //! | more than that                                                   | held, all of the pass                 |
 //! | held, and `approve` names just this plan                         | goes                                  |
+//! | approved where another instance acts (`approvals`)               | goes                                  |
 //! | held, and two further complete lists come to the same plan, not  | goes                                  |
 //! | within those 60 s                                                |                                       |
 //!
@@ -28,11 +29,15 @@ use crate::Uptime;
 use crate::kubernetes::snapshot::{Departure, Snapshot};
 use crate::route::{Backends, Lane, NodePort, ServiceKey, ServiceRef, Uri};
 
+mod approvals;
 mod cluster;
 mod held;
 #[cfg(test)]
 mod tests;
 
+use approvals::Words;
+
+pub use approvals::Approvals;
 pub use held::{Held, HeldRoute, Name, PlanHash, Reason};
 
 /// As many routes of a lane may go together unless the configuration says otherwise: a rollout of a handful.
@@ -61,6 +66,8 @@ pub struct Guard {
     stranger: Option<String>,
     /// The one whose routes may replace ours with the next pass.
     approved_cluster: Option<String>,
+    /// What operators told this instance and others.
+    words: Words,
 }
 
 /// What of a guard outlives its process, beside the table.
@@ -150,10 +157,11 @@ impl Guard {
         limits: Limits,
         now: Uptime,
     ) -> Arc<Desired> {
-        if self.is_strangers(snapshot) {
+        if self.is_strangers(snapshot, now) {
             return self.stay(&desired, snapshot, others);
         }
-        self.recognise(&mut desired, snapshot);
+        self.recognise(&mut desired, snapshot, now);
+        self.words.forget(&desired.table, now);
         let told = self.told.take();
         let approved = std::mem::take(&mut self.approved);
         let before = std::mem::take(&mut self.held);
@@ -169,7 +177,7 @@ impl Guard {
                         Lane::Tcp => told.table.tcp.len(),
                     };
                     let (free, gone): (Vec<_>, Vec<_>) =
-                        gone.iter().partition(|it| approved.contains(&it.name));
+                        gone.iter().partition(|it| self.is_free(it, &approved, now));
                     self.lane(lane, &gone, size - free.len(), &before, &pass);
                 }
             }
@@ -202,6 +210,18 @@ impl Guard {
             None => self.approved = self.held.keys().cloned().collect(),
         }
         Ok(held.routes.clone())
+    }
+
+    /// Whether an operator has let this route go, here or where another instance acts.
+    fn is_free(&mut self, gone: &Gone<'_>, approved: &BTreeSet<Name>, now: Uptime) -> bool {
+        let (name, service) = (&gone.name, &gone.service.key);
+        let here = approved.contains(name);
+        if here {
+            self.words.note(name, service, now);
+        }
+        here || self
+            .words
+            .let_go(self.kube_system.as_deref(), name, service)
     }
 
     /// Decides about the routes of one lane that nothing asks for any more.

@@ -16,6 +16,8 @@ use crate::outside::Outside;
 
 /// Where the holder of each contested name is written.
 const NAMES: &str = "route-sync.cloudfoundry.org/holders";
+/// Where its holder tells the others what operators approved.
+const APPROVALS: &str = "route-sync.cloudfoundry.org/approvals";
 const GROUP: &str = "/apis/coordination.k8s.io/v1";
 /// What client-go writes beside an empty holder.
 const RELEASED_SECONDS: u64 = 1;
@@ -23,6 +25,8 @@ const RELEASED_SECONDS: u64 = 1;
 /// The Lease, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
+    /// Of the object: one of the same name that was made anew has another.
+    pub uid: String,
     /// Nobody where it is empty.
     pub holder: String,
     /// `leaseTransitions`.
@@ -33,6 +37,17 @@ pub struct Record {
     pub version: String,
     /// Who holds which contested name, as its holder wrote it.
     pub names: Option<String>,
+    /// What operators approved, as its holder wrote it.
+    pub approvals: Option<String>,
+}
+
+/// What a holder tells the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Who holds which contested name; `None` leaves what stands.
+    pub names: Option<String>,
+    /// What operators approved; `None` leaves nothing, because it is good for one term alone.
+    pub approvals: Option<String>,
 }
 
 /// What to write.
@@ -71,12 +86,15 @@ impl Record {
     fn of(lease: &Value) -> Self {
         let (metadata, spec) = (&lease["metadata"], &lease["spec"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let note = |name| metadata["annotations"][name].as_str().map(str::to_owned);
         Self {
+            uid: text(&metadata["uid"]),
             holder: text(&spec["holderIdentity"]),
             generation: spec["leaseTransitions"].as_u64().unwrap_or_default(),
             renewed: text(&spec["renewTime"]),
             version: text(&metadata["resourceVersion"]),
-            names: metadata["annotations"][NAMES].as_str().map(str::to_owned),
+            names: note(NAMES),
+            approvals: note(APPROVALS),
         }
     }
 }
@@ -129,11 +147,11 @@ impl LeaseObject {
         self.learn(self.api.get_json(&path).await?)
     }
 
-    /// Writes a draft over the version it names; `names` replaces who holds which contested name.
+    /// Writes a draft over the version it names, with what its holder tells.
     ///
     /// # Errors
     /// 409 where another version stands.
-    pub async fn write(&mut self, draft: &Draft, names: Option<&str>) -> Result<Record, ApiError> {
+    pub async fn write(&mut self, draft: &Draft, notes: &Notes) -> Result<Record, ApiError> {
         let now = Timestamp::UNIX_EPOCH.saturating_add(self.outside.wall_clock());
         let now = format!("{:.6}", now.unwrap_or(Timestamp::UNIX_EPOCH));
         let (method, path, mut lease) = match &draft.version {
@@ -152,8 +170,14 @@ impl LeaseObject {
                 (Method::POST, self.collection(), lease)
             }
         };
-        if let Some(names) = names {
-            lease["metadata"]["annotations"][NAMES] = json!(names);
+        let annotations = &mut lease["metadata"]["annotations"];
+        if let Some(names) = &notes.names {
+            annotations[NAMES] = json!(names);
+        }
+        match (&notes.approvals, annotations.as_object_mut()) {
+            (Some(approvals), _) => annotations[APPROVALS] = json!(approvals),
+            (None, Some(annotations)) => drop(annotations.remove(APPROVALS)),
+            (None, None) => {}
         }
         let released = draft.holder.is_empty();
         let spec = &mut lease["spec"];

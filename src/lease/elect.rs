@@ -70,6 +70,17 @@ pub enum Heard {
     StoodDown,
 }
 
+/// What a record that was read is to whoever reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// The first that was seen of this Lease: nobody knows how old it is.
+    First,
+    /// Nobody wrote since the last look.
+    Same,
+    /// Somebody wrote since the last look.
+    Fresh,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     generation: u64,
@@ -241,6 +252,18 @@ impl Elector {
         self.allowed = allowed;
         if begins && self.is_takeable(now) {
             self.next_at = now;
+        }
+    }
+
+    /// What a record is that was read and not yet taken in. The same name may be another Lease's by now: it was made
+    /// anew, or another cluster answers.
+    #[must_use]
+    pub fn sight(&self, record: &Record) -> Sight {
+        match &self.last {
+            Last::Record(old, _) if old.uid != record.uid => Sight::First,
+            Last::Record(old, _) if old.sign_of_life() == record.sign_of_life() => Sight::Same,
+            Last::Record(..) => Sight::Fresh,
+            Last::Unknown | Last::Absent { .. } => Sight::First,
         }
     }
 

@@ -12,14 +12,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::elect::{Answer, Ask, Elector, Heard};
+use super::elect::{Answer, Ask, Elector, Heard, Sight};
 use super::role::UNTOLD_MAX;
-use super::{Role, Term, Timing, holders};
+use super::{Role, Term, Timing, approvals, holders};
 use crate::Uptime;
 use crate::causes::chain;
+use crate::desired::guard::Approvals;
 use crate::desired::{Code, Contested, Finding, Subject};
 use crate::kubernetes::ApiError;
-use crate::kubernetes::lease::LeaseObject;
+use crate::kubernetes::lease::{Draft, LeaseObject, Notes};
 use crate::lifecycle::Clock;
 use crate::outside::Outside;
 use crate::status::Drain;
@@ -80,6 +81,10 @@ pub struct Channels {
     pub drained: watch::Receiver<Option<Drain>>,
     /// And by the Lease; `None` before it was asked.
     pub names: watch::Sender<Option<Contested>>,
+    /// What operators approved here.
+    pub approved: watch::Receiver<Approvals>,
+    /// And where another instance acts, as long as it is seen to.
+    pub approved_elsewhere: watch::Sender<Approvals>,
     /// To whoever keeps it for the next process.
     pub kept: Option<watch::Sender<Option<Kept>>>,
 }
@@ -285,14 +290,20 @@ impl Lease {
         let Some(object) = self.object.take() else {
             return;
         };
+        let notes = match &ask {
+            Ask::Look => Notes::default(),
+            Ask::Write(draft) => self.notes(draft),
+        };
+        self.asking = Some(Box::pin(request(object, ask, notes, clock)));
+    }
+
+    fn notes(&self, draft: &Draft) -> Notes {
         // Before there is a table of ours, what stands there says more.
-        let names = self
-            .channels
-            .contested
-            .borrow()
-            .as_ref()
-            .map(holders::encode);
-        self.asking = Some(Box::pin(request(object, ask, names, clock)));
+        let names = self.channels.contested.borrow();
+        Notes {
+            names: names.as_ref().map(holders::encode),
+            approvals: approvals::encode(&self.channels.approved.borrow(), draft.generation),
+        }
     }
 
     fn learn(&mut self, asked: Asked, now: Uptime) {
@@ -313,9 +324,14 @@ impl Lease {
             Answer::Seen(record) => Some(record.names.as_deref().map(holders::decode)),
             _ => None,
         };
+        let approved = self.approved(&answer);
         self.elector.absorb(&ask, sent, answer, now);
         // The holder's own table is what the record is made of.
         let acts = self.elector.role(now).is_active();
+        if let Some(approved) = approved.filter(|_| !acts) {
+            let known = &self.channels.approved_elsewhere;
+            known.send_if_modified(|known| std::mem::replace(known, approved.clone()) != approved);
+        }
         self.channels.names.send_if_modified(|names| {
             let told = told.filter(|_| !acts).map(Option::unwrap_or_default);
             let new = match (told, names.as_ref()) {
@@ -326,6 +342,26 @@ impl Lease {
             *names = Some(new);
             true
         });
+    }
+
+    /// What a look says of approvals given elsewhere; nothing where it says what the last one said. What was written
+    /// before our time may have been written long ago, and lets nothing go.
+    fn approved(&self, answer: &Answer) -> Option<Approvals> {
+        let record = match answer {
+            Answer::Seen(record) => record,
+            Answer::Absent => return Some(Approvals::default()),
+            _ => return None,
+        };
+        match self.elector.sight(record) {
+            Sight::Same => None,
+            Sight::First => Some(Approvals::default()),
+            Sight::Fresh => {
+                let text = record.approvals.as_deref();
+                Some(text.map_or_else(Approvals::default, |text| {
+                    approvals::decode(text, record.generation)
+                }))
+            }
+        }
     }
 
     fn hear(&mut self, term: Term, now: Uptime) {
@@ -467,7 +503,8 @@ impl Lease {
         let (Some(draft), Some(mut object)) = (self.elector.release(), self.object.take()) else {
             return;
         };
-        let released = tokio::time::timeout(RELEASE_WAIT, object.write(&draft, None)).await;
+        let notes = self.notes(&draft);
+        let released = tokio::time::timeout(RELEASE_WAIT, object.write(&draft, &notes)).await;
         match released {
             Ok(Ok(_)) => info!(lease = self.name, "lease released"),
             Ok(Err(error)) => {
@@ -496,7 +533,7 @@ impl WallClock {
 }
 
 /// Carries out one request.
-async fn request(mut object: LeaseObject, ask: Ask, names: Option<String>, clock: Clock) -> Asked {
+async fn request(mut object: LeaseObject, ask: Ask, notes: Notes, clock: Clock) -> Asked {
     let sent = clock.now();
     let (verb, answered) = match &ask {
         Ask::Look => ("get", object.read().await.map(Answer::Seen)),
@@ -505,7 +542,7 @@ async fn request(mut object: LeaseObject, ask: Ask, names: Option<String>, clock
                 Some(_) => "update",
                 None => "create",
             };
-            let written = object.write(draft, names.as_deref()).await;
+            let written = object.write(draft, &notes).await;
             (verb, written.map(Answer::Written))
         }
     };

@@ -11,8 +11,9 @@ use tracing::info;
 use super::drain::Gate;
 use crate::Uptime;
 use crate::admin::Approval;
-use crate::desired::guard::{Guard, Remembered};
-use crate::desired::{self, Contested, Desired, Memory, Options};
+use crate::cli::wires::Shared;
+use crate::desired::guard::{Approvals, Guard, Remembered};
+use crate::desired::{self, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
@@ -41,10 +42,8 @@ pub(super) struct Told {
     pub(super) propagation: Arc<Propagation>,
     /// By operators, of the time before a stop.
     pub(super) gate: Gate,
-    /// By the Lease: who holds which contested name. `None` before it was asked.
-    pub(super) names: watch::Receiver<Option<Contested>>,
-    /// What the Lease shall tell of that.
-    pub(super) contested: watch::Sender<Option<Contested>>,
+    /// By other instances, and what they are told.
+    pub(super) shared: Shared,
     /// By the last process, where there is a state folder.
     pub(super) inherited: Option<Inherited>,
 }
@@ -80,10 +79,15 @@ pub(super) async fn run(
         mut others,
         propagation,
         mut gate,
-        mut names,
-        contested,
+        shared,
         inherited,
     } = told;
+    let Shared {
+        mut names,
+        contested,
+        mut approved_elsewhere,
+        approved,
+    } = shared;
     let mut settings = options.get();
     let (mut guard, ledger) = match inherited {
         Some(it) => (
@@ -107,13 +111,14 @@ pub(super) async fn run(
         {
             memory.adopt(told);
         }
+        adopt(&mut guard, &mut approved_elsewhere, clock.now());
         let mut revisit = None;
         let mut derived = None;
         if let Some(view) = view {
             let now = clock.now();
             // Another cluster has nothing to say about who held what in ours.
             let mut none = Memory::default();
-            let memory = if guard.is_strangers(&view) {
+            let memory = if guard.is_strangers(&view, now) {
                 &mut none
             } else {
                 &mut memory
@@ -128,7 +133,8 @@ pub(super) async fn run(
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
-            tell(&contested, memory.contested());
+            tell(&contested, Some(memory.contested().clone()));
+            tell(&approved, guard.approvals());
             derived = Some(table);
         }
         if let Some(table) = gate.pass(derived) {
@@ -167,17 +173,39 @@ pub(super) async fn run(
             Ok(()) = others.ports.changed() => {}
             // Whoever leads says nothing here; its own passes decide.
             Ok(()) = names.changed() => names_told = true,
+            // The next pass takes it in.
+            Ok(()) = approved_elsewhere.changed() => approved_elsewhere.mark_changed(),
             () = revisit => {}
         }
     }
 }
 
-fn tell(contested: &watch::Sender<Option<Contested>>, new: &Contested) {
-    contested.send_if_modified(|old| {
-        let differs = old.as_ref() != Some(new);
-        if differs {
-            *old = Some(new.clone());
-        }
+/// Takes in what operators approved elsewhere, each word once: the guard knows when it has had its day.
+fn adopt(guard: &mut Guard, elsewhere: &mut watch::Receiver<Approvals>, now: Uptime) {
+    // Whoever tells has ended where this is an error, and tells no more.
+    if !elsewhere.has_changed().unwrap_or_default() {
+        return;
+    }
+    let told = elsewhere.borrow_and_update().clone();
+    if !told.is_empty() {
+        let Approvals {
+            instead_of, routes, ..
+        } = &told;
+        info!(
+            target: "route_sync",
+            routes = routes.len(),
+            cluster = instead_of.is_some(),
+            "approvals of another instance taken in"
+        );
+    }
+    guard.adopt(told, now);
+}
+
+/// Wakes the Lease's task only when something is different.
+fn tell<T: PartialEq>(to: &watch::Sender<T>, new: T) {
+    to.send_if_modified(|old| {
+        let differs = *old != new;
+        *old = new;
         differs
     });
 }

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::config::{KubernetesConfig, LeaderElectionConfig};
 use crate::desired::Contested;
+use crate::desired::guard::Approvals;
 use crate::kubernetes::lease::LeaseObject;
 use crate::lease::{self, Instances, Lease, LeaseReport, Role, Roles};
 use crate::lifecycle::{Clock, Tasks};
@@ -21,10 +22,20 @@ pub(in crate::cli) struct Leading {
     pub(in crate::cli) instances: Option<Instances>,
     /// For whoever asks.
     pub(in crate::cli) report: Option<watch::Receiver<LeaseReport>>,
-    /// For whoever derives the table: who holds which contested name.
+    /// For whoever derives the table.
+    pub(in crate::cli) shared: Shared,
+}
+
+/// What instances tell each other by the Lease.
+pub(in crate::cli) struct Shared {
+    /// Who holds which contested name by the Lease; `None` before it was asked.
     pub(in crate::cli) names: watch::Receiver<Option<Contested>>,
-    /// And from it.
+    /// And by our own table.
     pub(in crate::cli) contested: watch::Sender<Option<Contested>>,
+    /// What operators approved where another instance acts.
+    pub(in crate::cli) approved_elsewhere: watch::Receiver<Approvals>,
+    /// And what they approved here.
+    pub(in crate::cli) approved: watch::Sender<Approvals>,
 }
 
 /// Starts what holds the Lease, where several instances share the work.
@@ -38,13 +49,19 @@ pub(in crate::cli) fn lease(
     tasks: &mut Tasks,
 ) -> Leading {
     let (contested, contested_rx) = watch::channel(None);
+    let (approved, approved_rx) = watch::channel(Approvals::default());
+    let (elsewhere, approved_elsewhere) = watch::channel(Approvals::default());
     let Some(config) = config else {
         return Leading {
             roles: Roles::alone(),
             instances: None,
             report: None,
-            names: watch::channel(Some(Contested::default())).1,
-            contested,
+            shared: Shared {
+                names: watch::channel(Some(Contested::default())).1,
+                contested,
+                approved_elsewhere,
+                approved,
+            },
         };
     };
     let before = state.and_then(|state| state.warm.lease.clone());
@@ -73,6 +90,8 @@ pub(in crate::cli) fn lease(
         contested: contested_rx,
         drained,
         names,
+        approved: approved_rx,
+        approved_elsewhere: elsewhere,
         kept: state.map(|state| state.ledgers.lease.clone()),
     };
     let warm = state.is_some_and(|state| state.warm.table.is_some());
@@ -82,7 +101,11 @@ pub(in crate::cli) fn lease(
         roles: Roles::new(roles_rx),
         instances: Some(instances),
         report: Some(report_rx),
-        names: names_rx,
-        contested,
+        shared: Shared {
+            names: names_rx,
+            contested,
+            approved_elsewhere,
+            approved,
+        },
     }
 }

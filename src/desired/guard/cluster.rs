@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Guard, Held, HeldRoute, Limits, Name, PlanHash, Reason};
+use crate::Uptime;
 use crate::desired::{Code, Desired, Finding, Subject};
 use crate::kubernetes::snapshot::Snapshot;
 use crate::route::{Backend, Backends, NodePort, RouteTable, ServiceRef};
@@ -21,14 +22,16 @@ use crate::route::{Backend, Backends, NodePort, RouteTable, ServiceRef};
 impl Guard {
     /// Whether another cluster speaks than the one whose routes the lanes were told, and nobody approved of it.
     #[must_use]
-    pub fn is_strangers(&self, snapshot: &Snapshot) -> bool {
-        let (known, seen) = (&self.kube_system, &snapshot.evidence.kube_system);
-        let differ = known.is_some() && seen.is_some() && known != seen;
+    pub fn is_strangers(&self, snapshot: &Snapshot, now: Uptime) -> bool {
+        let (Some(known), Some(seen)) = (&self.kube_system, &snapshot.evidence.kube_system) else {
+            return false;
+        };
         let routes = self
             .told
             .as_ref()
             .is_some_and(|told| !is_empty(&told.table));
-        differ && routes && self.approved_cluster != *seen
+        let approved = self.approved_cluster.as_ref() == Some(seen);
+        known != seen && routes && !approved && !self.words.give_up(known, seen, now)
     }
 
     /// Keeps what the lanes were told, whatever this cluster wants.
@@ -84,11 +87,13 @@ impl Guard {
 
     /// Notes whose routes these are. The name that the lanes know ours by stays, because their rows carry it: it
     /// may be an address that stood in for a UID nobody could read then.
-    pub(super) fn recognise(&mut self, desired: &mut Desired, snapshot: &Snapshot) {
+    pub(super) fn recognise(&mut self, desired: &mut Desired, snapshot: &Snapshot, now: Uptime) {
         let seen = &snapshot.evidence.kube_system;
         let same = self.kube_system.is_none() || seen.is_none() || self.kube_system == *seen;
         self.stranger = None;
-        self.approved_cluster = None;
+        let approved = self.approved_cluster.take();
+        let approved = approved.is_some() && approved == *seen;
+        let before = self.kube_system.clone();
         if seen.is_some() {
             self.kube_system.clone_from(seen);
         }
@@ -98,6 +103,7 @@ impl Guard {
             }
         } else {
             // Approved, or there is nothing to lose: nothing of the old one is counted or held any more.
+            self.words.note_given_up(before.filter(|_| approved), now);
             self.told = None;
             self.held.clear();
             self.let_go.clear();

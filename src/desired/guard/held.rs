@@ -149,6 +149,19 @@ impl PlanHash {
         Self(stable_hash(text.into_bytes()))
     }
 
+    /// Of the removal of one route alone.
+    pub(super) fn of_one(name: &Name, service: &ServiceKey) -> Self {
+        let text = format!("{} {name} {service}\n", name.lane());
+        Self(stable_hash(text.into_bytes()))
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let hash = Self(u64::from_str_radix(text, 16).ok()?);
+        (hash.to_string() == text).then_some(hash)
+    }
+
     /// Of giving all these routes up for those of another cluster.
     pub(super) fn of_switch(stranger: &str, routes: &[HeldRoute]) -> Self {
         let mut text = format!("cluster {stranger}\n");

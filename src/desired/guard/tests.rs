@@ -10,6 +10,7 @@ use crate::route::{
     Backend, ClusterId, Hostname, HttpOptions, HttpRoute, NodeUid, RouteTable, RouterPort, TcpRoute,
 };
 
+mod approvals;
 mod cluster;
 mod last_process;
 

@@ -28,7 +28,7 @@ fn record(holder: &str, generation: u64, renewed: u64) -> Record {
         generation,
         renewed: renewed.to_string(),
         version: renewed.to_string(),
-        names: None,
+        ..Record::default()
     }
 }
 
@@ -67,6 +67,29 @@ fn generation(elector: &Elector, now: Uptime) -> Option<u64> {
         Role::Active { generation, .. } => Some(generation),
         Role::Cautious { .. } | Role::Standby => None,
     }
+}
+
+#[test]
+fn a_record_is_fresh_once_somebody_wrote_the_same_lease_since_the_last_look() {
+    let mut looks = elector("b");
+    let of = |uid: &str, holder: &str, renewed| Record {
+        uid: uid.to_owned(),
+        ..record(holder, 3, renewed)
+    };
+    for (seen, expected) in [
+        (of("one", "a", 1), Sight::First),
+        (of("one", "a", 1), Sight::Same),
+        (of("one", "a", 2), Sight::Fresh),
+        (of("one", "", 3), Sight::Fresh),
+        (of("two", "a", 4), Sight::First),
+        (of("two", "a", 4), Sight::Same),
+        (of("one", "a", 3), Sight::First),
+    ] {
+        assert_eq!(looks.sight(&seen), expected, "{seen:?}");
+        looks.absorb(&Ask::Look, secs(0), Answer::Seen(seen), secs(0));
+    }
+    looks.absorb(&Ask::Look, secs(0), Answer::Absent, secs(0));
+    assert_eq!(looks.sight(&of("one", "a", 4)), Sight::First);
 }
 
 #[test]
@@ -535,7 +558,7 @@ impl World {
             generation: draft.generation,
             renewed: format!("{:?}", self.now),
             version: self.version.to_string(),
-            names: None,
+            ..Record::default()
         };
         self.lease = Some(record.clone());
         Answer::Written(record)

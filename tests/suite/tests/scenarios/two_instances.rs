@@ -8,8 +8,8 @@ use std::time::Duration;
 use counterparts::Program;
 use serde_json::json;
 use suite::{
-    Controller, Foundation, FrontTimes, HttpFront, HttpLoop, Line, Site, eventually, http_status,
-    on_each_stage, on_real_stage, stays, within,
+    Controller, Foundation, FrontTimes, HttpFront, HttpLoop, Line, Settings, Site, eventually,
+    http_status, on_each_stage, on_real_stage, stays, within,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -88,6 +88,11 @@ fn apiserver(foundation: &Foundation) -> SocketAddr {
     url.trim_start_matches("https://").parse().unwrap()
 }
 
+/// Makes it one of those that share a Lease.
+fn elects(settings: &mut Settings, lease: &str, name: &str) {
+    settings.config["leader_election"] = json!({"enabled": true, "name": lease, "identity": name});
+}
+
 /// One of two instances, which reaches the apiserver through `through` if that is given.
 async fn instance(
     foundation: &Foundation,
@@ -98,8 +103,7 @@ async fn instance(
     let upstream = apiserver(foundation);
     foundation
         .controller_with(|settings| {
-            settings.config["leader_election"] =
-                json!({"enabled": true, "name": lease, "identity": name});
+            elects(settings, lease, name);
             if let Some(way) = through {
                 let (direct, cut) = (upstream.to_string(), way.address.to_string());
                 settings.kubeconfig = settings.kubeconfig.replace(&direct, &cut);
@@ -277,9 +281,8 @@ fn without_an_apiserver_the_holder_keeps_every_route_alive_and_nobody_takes_over
         site.label(foundation).await;
         line.label(foundation).await;
         let lease = foundation.name("away");
-        let short = |settings: &mut suite::Settings, name: &str| {
-            settings.config["leader_election"] =
-                json!({"enabled": true, "name": lease, "identity": name});
+        let short = |settings: &mut Settings, name: &str| {
+            elects(settings, &lease, name);
             settings.config["routing_api"]["ttl"] = json!("5s");
         };
         let first = foundation.controller_with(|it| short(it, "first")).await;
@@ -347,6 +350,80 @@ fn one_that_stood_still_brings_nothing_back_when_it_goes_on() {
         .await;
         site.answers(foundation).await;
         assert_eq!(first.stop().await, 0);
+        assert_eq!(second.stop().await, 0);
+    });
+}
+
+/// What an instance holds: the plan, and how many routes; nothing is no plan.
+async fn held(controller: &Controller) -> (String, usize) {
+    let status = controller.status().await;
+    let plan = status["held"]["plan"].as_str().unwrap_or_default();
+    let routes = status["held"]["routes"].as_array();
+    (plan.to_owned(), routes.map_or(0, Vec::len))
+}
+
+#[test]
+fn what_was_approved_stays_away_when_another_takes_over_and_is_held_when_it_is_lost_again() {
+    let statement = "removals are held by both instances under one plan; approved on the one that acts, they go, and                      stay away when it is killed and the other takes over; lost once more they are held anew";
+    on_each_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let site = Site::new(foundation, "lasting", 30640).await.unwrap();
+        let leaving_site = Site::new(foundation, "given-up", 30641).await.unwrap();
+        let leaving_line = Line::new(foundation, "given-up", 30642).await.unwrap();
+        site.label(foundation).await;
+        leaving_site.label(foundation).await;
+        leaving_line.label(foundation).await;
+        let lease = foundation.name("approved");
+        let strict = |settings: &mut Settings, name: &str| {
+            elects(settings, &lease, name);
+            settings.config["routes"]["max_removals"] = json!(0);
+            settings.config["routes"]["max_removals_percent"] = json!(0);
+        };
+        let mut first = foundation.controller_with(|it| strict(it, "first")).await;
+        becomes(&first, "active").await;
+        let second = foundation.controller_with(|it| strict(it, "second")).await;
+        becomes(&second, "standby").await;
+        site.answers(foundation).await;
+        leaving_site.answers(foundation).await;
+        leaving_line.answers(foundation).await;
+
+        leaving_site.unlabel(foundation).await;
+        leaving_line.unlabel(foundation).await;
+        for each in [&first, &second] {
+            eventually("both are held", async || held(each).await.1 == 2).await;
+        }
+        let (plan, _) = held(&first).await;
+        assert_eq!(held(&second).await.0, plan, "on every instance the same");
+        let (code, _, errors) = first.command(&["approve", &plan]).await.unwrap();
+        assert_eq!(code, 0, "{errors}");
+        leaving_site.gone(foundation).await;
+        leaving_line.gone(foundation).await;
+        // It reads the Lease each second, and the holder writes it every other.
+        within(Duration::from_secs(10), "the other knows", async || {
+            held(&second).await.1 == 0
+        })
+        .await;
+
+        first.kill().await.unwrap();
+        within(TAKEOVER, "the silence was noticed", async || {
+            role(&second).await == "active" && said(&second).await > 0.0
+        })
+        .await;
+        site.answers(foundation).await;
+        // Longer than the interval at which routes are repeated.
+        let router = foundation.http();
+        let tcp = foundation.tcp(leaving_line.port);
+        stays(Duration::from_secs(6), "nothing comes back", async || {
+            http_status(router, &leaving_site.host).await != 200
+                && suite::tcp_line(tcp).await.is_none()
+        })
+        .await;
+
+        leaving_site.label(foundation).await;
+        leaving_site.answers(foundation).await;
+        leaving_site.unlabel(foundation).await;
+        eventually("it is held", async || held(&second).await.1 == 1).await;
+        leaving_site.answers(foundation).await;
         assert_eq!(second.stop().await, 0);
     });
 }
