@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "lease/approvals.rs"]
 mod approvals;
+#[path = "lease/ends.rs"]
+mod ends;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const COLLECTION: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
