@@ -8,8 +8,8 @@ use counterparts::KubeApiserver;
 use counterparts::kube_apiserver::{ADMIN_TOKEN, KubeApiserverOptions};
 use serde_json::{Value, json};
 use suite::{
-    Cluster, Controller, Foundation, Line, Site, Switch, Web, backends, eventually, http_status,
-    node_addresses, on_each_stage,
+    Cluster, Controller, Foundation, Line, Site, Stage, Switch, Web, backends, eventually,
+    http_status, node_addresses, on_each_stage, on_stage, within,
 };
 
 /// Longer than either router keeps what nobody repeats: 10 s and the next look of its pruner.
@@ -170,5 +170,60 @@ fn another_cluster_behind_the_same_address_takes_nothing_away_until_it_is_approv
         .await;
         assert!(!controller.has_finding("another-cluster", "").await);
         assert_eq!(controller.stop().await, 0);
+    });
+}
+
+#[test]
+fn another_cluster_that_was_approved_is_what_the_next_to_take_over_publishes() {
+    // Both stages have the same apiservers, and what is decided here is decided between them.
+    on_stage(Stage::Sandbox, async |foundation| {
+        foundation.nodes(1).await;
+        let site = Site::new(foundation, "before", foundation.node_port(30570))
+            .await
+            .unwrap();
+        site.label(foundation).await;
+        let (taken, own) = (foundation.node_port(30571), foundation.node_port(30572));
+        let other = Other::start(foundation, taken, own).await;
+        let ours = foundation.stack.apiserver.url().to_owned();
+        let switch = Switch::to(&ours).await.unwrap();
+        let kubeconfig = foundation.stack.apiserver.kubeconfig(ADMIN_TOKEN);
+        let kubeconfig = kubeconfig.replace(&ours, &switch.url(&ours).unwrap());
+        let mut instances = Vec::new();
+        for name in ["first", "second"] {
+            let one = foundation.controller_with(|settings| {
+                settings.kubeconfig.clone_from(&kubeconfig);
+                settings.config["leader_election"] =
+                    json!({"enabled": true, "name": "switched", "identity": name});
+            });
+            instances.push(one.await);
+            eventually("the first leads", async || {
+                instances[0].metric("route_sync_leader", "").await == 1.0
+            })
+            .await;
+        }
+        site.answers(foundation).await;
+
+        switch.over(other.apiserver.url()).unwrap();
+        let plan = stays_as_it_was(&instances[0]).await;
+        assert_eq!(stays_as_it_was(&instances[1]).await, plan);
+        let (code, _, errors) = instances[0].command(&["approve", &plan]).await.unwrap();
+        assert_eq!(code, 0, "{errors}");
+        site.gone(foundation).await;
+        within(Duration::from_secs(10), "the other knows", async || {
+            !instances[1].has_finding("another-cluster", "").await
+        })
+        .await;
+        instances[0].kill().await.unwrap();
+        eventually("the other leads", async || {
+            instances[1].metric("route_sync_leader", "").await == 1.0
+        })
+        .await;
+        eventually("the new cluster's host answers", async || {
+            other.answers(foundation).await
+        })
+        .await;
+        assert!(http_status(foundation.http(), &site.host).await != 200);
+        let second = instances.pop().unwrap();
+        assert_eq!(second.stop().await, 0);
     });
 }
