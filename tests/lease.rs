@@ -67,6 +67,8 @@ struct World {
     version: u64,
     moods: [Option<Mood>; 2],
     writes: usize,
+    /// Answered, by door.
+    reads: [usize; 2],
 }
 
 /// The network, on a machine that was suspended for so many seconds.
@@ -184,6 +186,9 @@ async fn answer(
         .path()
         .strip_prefix(COLLECTION)
         .expect("it must be of Leases");
+    if method == Method::GET {
+        world.reads[door] += 1;
+    }
     match (method.as_str(), name, stands) {
         ("GET", "/route-sync", Some(_)) => {
             return world.lease.clone().unwrap().to_string().into_response();
@@ -355,12 +360,12 @@ impl Instance {
     }
 }
 
-/// One that leads and one that knows it, of which a crash is noticed soon.
-async fn pair() -> (ApiServer, Instance, Instance) {
+/// One that leads and one that knows it.
+async fn pair(timing: Timing) -> (ApiServer, Instance, Instance) {
     let server = ApiServer::start().await;
-    let first = Instance::start(&server, 0, BRISK);
+    let first = Instance::start(&server, 0, timing);
     first.leads().await;
-    let second = Instance::start(&server, 1, BRISK);
+    let second = Instance::start(&server, 1, timing);
     until("looked", || second.report.borrow().holder.is_some()).await;
     (server, first, second)
 }
@@ -418,7 +423,7 @@ async fn the_lease_is_released_only_once_the_lanes_have_ended() {
 
 #[tokio::test]
 async fn a_crash_is_noticed_by_silence_and_a_restart_under_the_same_name_waits_for_nobody() {
-    let (server, first, second) = pair().await;
+    let (server, first, second) = pair(BRISK).await;
     drop(first);
     assert_eq!(second.leads().await, 2);
     drop(second);
@@ -428,7 +433,7 @@ async fn a_crash_is_noticed_by_silence_and_a_restart_under_the_same_name_waits_f
 
 #[tokio::test]
 async fn who_is_cut_off_is_cautious_and_falls_silent_on_the_word_of_its_successor() {
-    let (server, first, second) = pair().await;
+    let (server, first, second) = pair(BRISK).await;
     server.is(0, Mood::Down);
     let cautious = Role::Cautious { generation: 1 };
     first.becomes("cautious", |role| role == cautious).await;
@@ -467,7 +472,7 @@ async fn who_is_cut_off_is_cautious_and_falls_silent_on_the_word_of_its_successo
 
 #[tokio::test]
 async fn with_the_apiserver_away_the_holder_is_cautious_and_nobody_else_leads() {
-    let (server, first, second) = pair().await;
+    let (server, first, second) = pair(BRISK).await;
     server.is(0, Mood::Down);
     server.is(1, Mood::Down);
     first

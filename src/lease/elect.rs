@@ -73,7 +73,7 @@ pub enum Heard {
 /// What a record that was read is to whoever reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// The first that was seen of this Lease: nobody knows how old it is.
+    /// The first that was seen of this Lease, or since this process stood still: nobody knows how old it is.
     First,
     /// Nobody wrote since the last look.
     Same,
@@ -260,6 +260,7 @@ impl Elector {
     #[must_use]
     pub fn sight(&self, record: &Record) -> Sight {
         match &self.last {
+            _ if self.thawed.is_some() => Sight::First,
             Last::Record(old, _) if old.uid != record.uid => Sight::First,
             Last::Record(old, _) if old.sign_of_life() == record.sign_of_life() => Sight::Same,
             Last::Record(..) => Sight::Fresh,

@@ -112,6 +112,8 @@ pub struct Lease {
     error: Option<Failure>,
     /// When somebody last answered.
     answered: Uptime,
+    /// When the Lease was last read or written.
+    seen: Uptime,
     rival: Option<(Term, Uptime)>,
     /// The process before this one left a table.
     warm: bool,
@@ -205,6 +207,7 @@ impl Lease {
             asking: None,
             error: None,
             answered: Uptime::ZERO,
+            seen: Uptime::ZERO,
             rival: None,
             warm: false,
         }
@@ -316,6 +319,10 @@ impl Lease {
         } = asked;
         self.asking = None;
         self.object = Some(object);
+        let approved = self.approved(&answer, now);
+        if let Answer::Seen(_) | Answer::Written(_) = &answer {
+            self.seen = now;
+        }
         if failure.is_none() {
             self.answered = now;
         }
@@ -324,7 +331,6 @@ impl Lease {
             Answer::Seen(record) => Some(record.names.as_deref().map(holders::decode)),
             _ => None,
         };
-        let approved = self.approved(&answer);
         self.elector.absorb(&ask, sent, answer, now);
         // The holder's own table is what the record is made of.
         let acts = self.elector.role(now).is_active();
@@ -344,9 +350,9 @@ impl Lease {
         });
     }
 
-    /// What a look says of approvals given elsewhere; nothing where it says what the last one said. What was written
-    /// before our time may have been written long ago, and lets nothing go.
-    fn approved(&self, answer: &Answer) -> Option<Approvals> {
+    /// What a look says of approvals given elsewhere; nothing where it says what the last one said. What was there
+    /// when we came, or came again, may have been written long ago, and lets nothing go.
+    fn approved(&self, answer: &Answer, now: Uptime) -> Option<Approvals> {
         let record = match answer {
             Answer::Seen(record) => record,
             Answer::Absent => return Some(Approvals::default()),
@@ -354,13 +360,13 @@ impl Lease {
         };
         match self.elector.sight(record) {
             Sight::Same => None,
-            Sight::First => Some(Approvals::default()),
-            Sight::Fresh => {
+            Sight::Fresh if now <= self.seen + self.timing.lease => {
                 let text = record.approvals.as_deref();
                 Some(text.map_or_else(Approvals::default, |text| {
                     approvals::decode(text, record.generation)
                 }))
             }
+            Sight::First | Sight::Fresh => Some(Approvals::default()),
         }
     }
 

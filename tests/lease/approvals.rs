@@ -48,19 +48,16 @@ impl ApiServer {
     }
 }
 
-/// Waits until an instance has looked at the Lease since now.
-async fn looks(instance: &Instance) {
-    let before = instance.clock.now();
-    // Twice as often as a holder renews, and a request takes no time here.
-    until("it looks", || {
-        instance.clock.now() > before + 3 * BRISK.retry
-    })
-    .await;
+/// Waits until the second instance has looked at the Lease and taken in what it saw.
+async fn looks(server: &ApiServer) {
+    let before = server.world().reads[1];
+    // The next is asked only when the one before was taken in.
+    until("it looks", || server.world().reads[1] > before + 1).await;
 }
 
 #[tokio::test]
 async fn who_takes_over_knows_what_was_approved_before_a_crash_and_tells_its_own_words_alone() {
-    let (server, first, second) = pair().await;
+    let (server, first, second) = pair(BRISK).await;
     first.approved.send_replace(some());
     until("heard", || second.hears() == some()).await;
     let text = written(&server).unwrap();
@@ -81,7 +78,7 @@ async fn who_takes_over_knows_what_was_approved_before_a_crash_and_tells_its_own
 
 #[tokio::test]
 async fn what_is_approved_right_before_a_stop_is_known_to_the_next_as_well() {
-    let (_server, first, second) = pair().await;
+    let (_server, first, second) = pair(PATIENT).await;
     first.approved.send_replace(some());
     first.stop().await;
     assert_eq!(second.leads().await, 2);
@@ -109,11 +106,11 @@ async fn a_word_of_another_term_of_no_sense_or_of_another_lease_approves_of_noth
     server.is_told("one", 0, &good);
     let instance = Instance::start(&server, 1, PATIENT);
     until("looked", || instance.report.borrow().holder.is_some()).await;
-    looks(&instance).await;
+    looks(&server).await;
     assert_eq!(instance.hears(), Approvals::default(), "nobody wrote");
     server.is_told("one", 1, &good);
     until("heard", || instance.hears() == some()).await;
-    looks(&instance).await;
+    looks(&server).await;
     assert_eq!(instance.hears(), some(), "as long as nothing else is told");
     for (time, text) in [(2, old.as_str()), (4, "{"), (6, "[]")] {
         server.is_told("one", time, text);
@@ -124,12 +121,38 @@ async fn a_word_of_another_term_of_no_sense_or_of_another_lease_approves_of_noth
     // The apiserver of another cluster, where somebody approved of the same long ago.
     server.is_told("two", 8, &good);
     until("forgotten", || instance.hears().is_empty()).await;
-    looks(&instance).await;
+    looks(&server).await;
     assert!(instance.hears().is_empty());
     server.world().lease = None;
-    looks(&instance).await;
+    looks(&server).await;
     server.is_told("two", 9, &good);
-    looks(&instance).await;
+    looks(&server).await;
     assert!(instance.hears().is_empty(), "made anew");
     assert!(instance.role().is_standby());
+}
+
+#[tokio::test]
+async fn what_was_written_while_nobody_could_look_for_long_approves_of_nothing() {
+    let server = ApiServer::start().await;
+    let text = encode_approvals(&some(), 3).unwrap();
+    server.is_told("one", 0, &text);
+    let timing = Timing {
+        lease: Duration::from_secs(3),
+        ..BRISK
+    };
+    let instance = Instance::start(&server, 1, timing);
+    until("looked", || instance.report.borrow().holder.is_some()).await;
+    server.is(1, Mood::Down);
+    tokio::time::sleep(timing.lease + Duration::from_secs(1)).await;
+    server.is_told("one", 1, &text);
+    server.is(1, Mood::Well);
+    looks(&server).await;
+    assert!(instance.hears().is_empty());
+    let mut time = 1;
+    until("heard from now on", || {
+        time += 1;
+        server.is_told("one", time, &text);
+        instance.hears() == some()
+    })
+    .await;
 }

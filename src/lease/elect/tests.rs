@@ -88,8 +88,17 @@ fn a_record_is_fresh_once_somebody_wrote_the_same_lease_since_the_last_look() {
         assert_eq!(looks.sight(&seen), expected, "{seen:?}");
         looks.absorb(&Ask::Look, secs(0), Answer::Seen(seen), secs(0));
     }
-    looks.absorb(&Ask::Look, secs(0), Answer::Absent, secs(0));
+    looks.thaw(secs(0));
     assert_eq!(looks.sight(&of("one", "a", 4)), Sight::First);
+    looks.absorb(
+        &Ask::Look,
+        secs(0),
+        Answer::Seen(of("one", "a", 4)),
+        secs(0),
+    );
+    assert_eq!(looks.sight(&of("one", "a", 5)), Sight::Fresh);
+    looks.absorb(&Ask::Look, secs(0), Answer::Absent, secs(0));
+    assert_eq!(looks.sight(&of("one", "a", 5)), Sight::First);
 }
 
 #[test]
