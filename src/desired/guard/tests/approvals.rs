@@ -66,6 +66,18 @@ fn just_the_routes_that_were_approved_go_on_every_instance_whatever_else_is_held
 }
 
 #[test]
+fn a_route_is_told_as_the_plan_of_its_removal_alone_which_every_version_calls_the_same() {
+    let mut acts = instance(0..1);
+    let told = acts.pass(wanted([], []));
+    assert_eq!(plan(&told), "12d38f684e60cf8c");
+    let approvals = acts.approves(&told, wanted([], []));
+    assert_eq!(
+        approvals.routes,
+        BTreeSet::from([PlanHash::parse(&plan(&told)).unwrap()])
+    );
+}
+
+#[test]
 fn what_is_heard_before_the_first_view_is_never_held() {
     let mut acts = instance(0..20);
     let told = acts.pass(wanted(12..20, []));
