@@ -55,18 +55,9 @@ impl Load {
     }
 
     fn none_failed(self) {
-        none_failed(self.http.end());
-        none_failed(self.tcp.end());
+        self.http.none_failed();
+        self.tcp.none_failed();
     }
-}
-
-fn none_failed((requests, failures): (u64, Vec<String>)) {
-    assert!(requests > 0, "nothing was requested");
-    assert!(
-        failures.is_empty(),
-        "{} of {requests}: {failures:?}",
-        failures.len()
-    );
 }
 
 /// A short life for TCP rows, so that a scenario can outlive it.
@@ -135,7 +126,7 @@ fn a_nats_server_killed_of_two_costs_no_request() {
         answers(front.address(), &late.host, &[200]).await;
         // Not waited for but lived through: the router forgets who is not heard of again.
         tokio::time::sleep(PAST_EVERY_LIFE).await;
-        none_failed(requests.end());
+        requests.none_failed();
         assert_eq!(controller.stop().await, 0);
     });
 }
@@ -367,7 +358,7 @@ fn a_roll_back_to_the_old_job_costs_no_request() {
             seconds(posted)
         );
         leads_to(foundation, served.port, &served.line).await;
-        none_failed(requests.end());
+        requests.none_failed();
     });
 }
 
@@ -436,7 +427,7 @@ fn three_registrars_and_the_controller_share_a_port() {
             rows.len() == 3
         })
         .await;
-        none_failed(requests.end());
+        requests.none_failed();
         assert_eq!(foundation.refused_reloads(), refused);
         assert_eq!(controller.stop().await, 0);
     });
