@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use counterparts::stack::{APP_DOMAIN, CLIENT, SYSTEM_DOMAIN};
-use counterparts::{Stack, StackOptions, TokenUser, UaaClient, handed_in, not_confirmed};
+use counterparts::{
+    Program as _, Stack, StackOptions, TokenUser, UaaClient, handed_in, not_confirmed,
+};
 use futures::FutureExt;
 use sandbox::http_router::{HttpRouter, HttpRouterOptions};
 use sandbox::routing_api::{RoutingApi, RoutingApiOptions};
@@ -330,6 +332,13 @@ impl Foundation {
             .expect("the real stage must have a routing API")
     }
 
+    fn real_api_mut(&mut self) -> &mut counterparts::RoutingApi {
+        self.stack
+            .routing_api
+            .as_mut()
+            .expect("the real stage must have a routing API")
+    }
+
     /// How often the TCP router's HAProxy was reloaded.
     pub fn reloads(&self) -> usize {
         match self.stage {
@@ -360,17 +369,31 @@ impl Foundation {
         }
     }
 
+    /// Stops the routing API; its rows stay.
+    pub async fn stop_routing_api(&mut self) {
+        match self.stage {
+            Stage::Sandbox => self.boxed.routing_api.stop().await,
+            Stage::Real => self.real_api_mut().stop().await,
+        }
+    }
+
+    /// Starts it again. The real one, where it was killed, first waits for its own lock: 15 s.
+    pub async fn start_routing_api(&mut self) {
+        let started = match self.stage {
+            Stage::Sandbox => self.boxed.routing_api.start_again().await,
+            Stage::Real => self.real_api_mut().begin().await,
+        };
+        started.expect("the routing API must start again");
+    }
+
     /// The routing API with another `max_ttl`. The real one restarts, which takes its lock's 15 s.
     pub async fn set_max_ttl(&mut self, seconds: u32) {
         match self.stage {
             Stage::Sandbox => self.boxed.routing_api.set_max_ttl(seconds),
             Stage::Real => {
-                let api = self.stack.routing_api.as_mut();
-                let api = api.expect("the real stage must have a routing API");
                 let seconds = Duration::from_secs(seconds.into());
-                api.set_max_ttl(seconds)
-                    .await
-                    .expect("the routing API must start again");
+                let set = self.real_api_mut().set_max_ttl(seconds).await;
+                set.expect("the routing API must start again");
             }
         }
     }

@@ -62,27 +62,6 @@ impl Requests {
     }
 }
 
-async fn stop_routing_api(foundation: &mut Foundation) {
-    match foundation.stage {
-        Stage::Sandbox => foundation.boxed.routing_api.stop().await,
-        Stage::Real => foundation.stack.routing_api.as_mut().unwrap().stop().await,
-    }
-}
-
-async fn start_routing_api(foundation: &mut Foundation) {
-    match foundation.stage {
-        Stage::Sandbox => foundation.boxed.routing_api.start_again().await.unwrap(),
-        Stage::Real => foundation
-            .stack
-            .routing_api
-            .as_mut()
-            .unwrap()
-            .begin()
-            .await
-            .unwrap(),
-    }
-}
-
 /// Started, and not waited for: something that it needs is down.
 async fn start(foundation: &Foundation) -> Controller {
     Controller::start(Settings::new(foundation).unwrap())
@@ -142,7 +121,7 @@ fn with_uaa_and_routing_api_stopped_http_changes_land() {
         let mut controller = foundation.controller().await;
         let requests = scene.living(foundation).await;
 
-        stop_routing_api(foundation).await;
+        foundation.stop_routing_api().await;
         foundation.stack.uaa.stop().await;
         scene.late_line.label(foundation).await;
         scene.late_site.label(foundation).await;
@@ -152,7 +131,7 @@ fn with_uaa_and_routing_api_stopped_http_changes_land() {
         scene.late_site.gone(foundation).await;
 
         foundation.stack.uaa.begin().await.unwrap();
-        start_routing_api(foundation).await;
+        foundation.start_routing_api().await;
         scene.late_line.answers(foundation).await;
         resolved(&controller, "lane-down", "tcp").await;
         requests.none_failed();
@@ -260,14 +239,14 @@ fn a_start_without_routing_api_serves_http_and_tcp_joins() {
     let statement = "routing API down at the start: HTTP works, and TCP joins later";
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-api", 30324).await;
-        stop_routing_api(foundation).await;
+        foundation.stop_routing_api().await;
         let mut controller = start(foundation).await;
         scene.site.label(foundation).await;
         scene.line.label(foundation).await;
         scene.site.answers(foundation).await;
         misses(&controller, "lane tcp").await;
 
-        start_routing_api(foundation).await;
+        foundation.start_routing_api().await;
         scene.line.answers(foundation).await;
         controller.ready().await;
         assert_eq!(controller.stop().await, 0);

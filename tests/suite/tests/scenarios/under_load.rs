@@ -145,14 +145,7 @@ fn a_routing_api_killed_and_replaced_costs_no_request() {
             Stage::Real => foundation.stack.routing_api.as_mut().unwrap().kill(),
         }
         late.label(foundation).await;
-        match foundation.stage {
-            Stage::Sandbox => foundation.boxed.routing_api.start_again().await.unwrap(),
-            Stage::Real => {
-                let api = foundation.stack.routing_api.as_mut().unwrap();
-                // It waits for the lock of the one that was killed: 15 s.
-                api.begin().await.unwrap();
-            }
-        }
+        foundation.start_routing_api().await;
         late.answers(foundation).await;
         load.none_failed();
         assert_eq!(controller.stop().await, 0);
