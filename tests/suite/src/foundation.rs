@@ -261,6 +261,22 @@ impl Foundation {
             .collect()
     }
 
+    /// A row as the old job writes it: no TLS port, no id.
+    pub async fn row_of_the_old_job(&self, port: u16, backend: SocketAddr, ttl: u16) -> Value {
+        json!({
+            "router_group_guid": self.router_group().await, "port": port,
+            "backend_ip": backend.ip(), "backend_port": backend.port(), "ttl": ttl,
+        })
+    }
+
+    /// A row as everybody else writes it, under the writer's own id.
+    pub async fn row_by(&self, writer: &str, port: u16, backend: SocketAddr, ttl: u16) -> Value {
+        let mut row = self.row_of_the_old_job(port, backend, ttl).await;
+        row["backend_tls_port"] = json!(-1);
+        row["instance_id"] = json!(writer);
+        row
+    }
+
     /// Puts a row there that is not ours.
     pub async fn insert_row(&self, row: Value) {
         let row = match self.stage {
