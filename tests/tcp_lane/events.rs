@@ -175,7 +175,9 @@ impl Listening {
         let answers = door.clone();
         let router = Router::new().fallback(move |request| answers.clone().answer(request));
         let serve = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let lane = Subject::start_through(&url, foundation, pace, 120, routes);
+        let first = Some(want(routes));
+        let at_pace = |lane: TcpLane| lane.with_pace(pace);
+        let lane = Subject::start_prepared(&url, foundation, 120, first, at_pace);
         Self { lane, door, serve }
     }
 
