@@ -222,13 +222,11 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
         };
         (RouterPort::new(port).unwrap(), route)
     };
+    let table = RouteTable {
+        tcp: routes.iter().map(route).collect(),
+        http: BTreeMap::new(),
+    };
     Arc::new(Desired {
-        cluster: cluster(),
-        table: RouteTable {
-            tcp: routes.iter().map(route).collect(),
-            http: BTreeMap::new(),
-        },
-        findings: Vec::new(),
         node_ips: (1..=3)
             .map(|n| (format!("10.0.0.{n}").parse().unwrap(), format!("n{n}")))
             .collect(),
@@ -242,10 +240,7 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
                 (NodePort::new(port + 30_000).unwrap(), Arc::new(service))
             })
             .collect(),
-        yielding: BTreeMap::new(),
-        held: None,
-        drained: false,
-        revisit: None,
+        ..Desired::of(cluster(), table)
     })
 }
 

@@ -45,20 +45,11 @@ pub(super) fn want(ports: &[u16]) -> Option<Arc<Desired>> {
             },
         )
     };
-    Some(Arc::new(Desired {
-        cluster: ClusterId("c".to_owned()),
-        table: RouteTable {
-            tcp: ports.iter().map(route).collect(),
-            http: BTreeMap::new(),
-        },
-        findings: Vec::new(),
-        node_ips: BTreeMap::new(),
-        node_ports: BTreeMap::new(),
-        yielding: BTreeMap::new(),
-        held: None,
-        drained: false,
-        revisit: None,
-    }))
+    let table = RouteTable {
+        tcp: ports.iter().map(route).collect(),
+        http: BTreeMap::new(),
+    };
+    Some(Arc::new(Desired::of(ClusterId("c".to_owned()), table)))
 }
 
 /// A lane that has asked for groups and table.
