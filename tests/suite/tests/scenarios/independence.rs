@@ -6,8 +6,7 @@
 use counterparts::Program;
 use sandbox::listen::Failure;
 use suite::{
-    Controller, Foundation, HttpLoop, Line, Settings, Site, Stage, TcpLoop, eventually,
-    on_each_stage,
+    Controller, Foundation, HttpLoop, Line, Site, Stage, TcpLoop, eventually, on_each_stage,
 };
 
 /// What lives before anything is broken, what is labelled while it is, and the requests that must not fail.
@@ -41,10 +40,14 @@ impl Scene {
         }
     }
 
-    /// Both first routes are alive, and requested from now on.
-    async fn living(&self, foundation: &Foundation) -> Requests {
+    async fn label(&self, foundation: &Foundation) {
         self.site.label(foundation).await;
         self.line.label(foundation).await;
+    }
+
+    /// Both first routes are alive, and requested from now on.
+    async fn living(&self, foundation: &Foundation) -> Requests {
+        self.label(foundation).await;
         self.site.answers(foundation).await;
         self.line.answers(foundation).await;
         Requests {
@@ -60,13 +63,6 @@ impl Requests {
         self.http.none_failed();
         self.tcp.none_failed();
     }
-}
-
-/// Started, and not waited for: something that it needs is down.
-async fn start(foundation: &Foundation) -> Controller {
-    Controller::start(Settings::new(foundation).unwrap())
-        .await
-        .unwrap()
 }
 
 /// `/ready` says 503 and names it.
@@ -202,9 +198,8 @@ fn a_start_without_nats_serves_tcp_and_http_joins() {
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-nats", 30316).await;
         foundation.stack.nats.stop().await;
-        let mut controller = start(foundation).await;
-        scene.site.label(foundation).await;
-        scene.line.label(foundation).await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
+        scene.label(foundation).await;
         scene.line.answers(foundation).await;
         misses(&controller, "lane http").await;
 
@@ -221,9 +216,8 @@ fn a_start_without_uaa_serves_http_and_tcp_joins() {
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-uaa", 30320).await;
         foundation.stack.uaa.stop().await;
-        let mut controller = start(foundation).await;
-        scene.site.label(foundation).await;
-        scene.line.label(foundation).await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
+        scene.label(foundation).await;
         scene.site.answers(foundation).await;
         misses(&controller, "lane tcp").await;
 
@@ -240,9 +234,8 @@ fn a_start_without_routing_api_serves_http_and_tcp_joins() {
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-api", 30324).await;
         foundation.stop_routing_api().await;
-        let mut controller = start(foundation).await;
-        scene.site.label(foundation).await;
-        scene.line.label(foundation).await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
+        scene.label(foundation).await;
         scene.site.answers(foundation).await;
         misses(&controller, "lane tcp").await;
 
@@ -268,7 +261,7 @@ fn a_start_without_apiserver_removes_nothing() {
         assert_eq!(rows, 2);
 
         foundation.stack.apiserver.stop().await;
-        let mut controller = start(foundation).await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
         misses(&controller, "source").await;
         // Both lanes have met their other side by then, and still nothing goes.
         eventually("NATS is connected", async || {
