@@ -315,19 +315,13 @@ mod tests {
             (Uri::parse(&format!("{name}.test")).unwrap(), route)
         };
         let owned = |(name, node_port): &(&str, u16)| (port(*node_port), service(name));
+        let table = RouteTable {
+            tcp: BTreeMap::new(),
+            http: routes.iter().map(route).collect(),
+        };
         Desired {
-            cluster: ClusterId("cluster".to_owned()),
-            table: RouteTable {
-                tcp: BTreeMap::new(),
-                http: routes.iter().map(route).collect(),
-            },
-            findings: Vec::new(),
-            node_ips: BTreeMap::new(),
             node_ports: routes.iter().map(owned).collect(),
-            yielding: BTreeMap::new(),
-            held: None,
-            drained: false,
-            revisit: None,
+            ..Desired::of(ClusterId("cluster".to_owned()), table)
         }
     }
 
