@@ -6,9 +6,10 @@
 //!                                             └──▶ judge: what may never be, and what must be in the end
 //! ```
 //!
-//! A life is some minutes of changes and faults, then calm. One thread lives one life; nothing in it depends on
-//! anything but the seed, which is shown by living some of them twice. What the process is made of is what `run`
-//! makes it of (`route_sync::cli::assemble`); all that is exchanged is what it reaches.
+//! A life is some minutes of changes and faults, then calm. In each third life two instances share the work by a
+//! Lease, and each of them fails by itself. One thread lives one life; nothing in it depends on anything but the seed,
+//! which is shown by living some of them twice. What a process is made of is what `run` makes it of
+//! (`route_sync::cli::assemble`); all that is exchanged is what it reaches.
 
 pub mod crowd;
 pub mod judge;
