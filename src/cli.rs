@@ -9,6 +9,7 @@
 //! Data goes to stdout, errors and hints to stderr.
 
 mod approve;
+mod ask;
 mod check;
 mod docs;
 mod drain;

@@ -68,6 +68,24 @@ pub struct Desired {
     pub revisit: Option<Uptime>,
 }
 
+impl Desired {
+    /// A table of which nothing else is said.
+    #[must_use]
+    pub const fn of(cluster: ClusterId, table: RouteTable) -> Self {
+        Self {
+            cluster,
+            table,
+            findings: Vec::new(),
+            node_ips: BTreeMap::new(),
+            node_ports: BTreeMap::new(),
+            yielding: BTreeMap::new(),
+            held: None,
+            drained: false,
+            revisit: None,
+        }
+    }
+}
+
 /// What an operator decides about deriving routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {

@@ -63,6 +63,14 @@ impl Answer {
             stderr: String::from_utf8(output.stderr.clone()).unwrap(),
         }
     }
+
+    /// It ended with 1, printed nothing, and the error begins so.
+    #[track_caller]
+    fn fails(&self, error: &str) {
+        assert_eq!((self.code, self.stdout.as_str()), (1, ""));
+        let error = format!("error: {error}");
+        assert!(self.stderr.starts_with(&error), "{}", self.stderr);
+    }
 }
 
 const ORIGINAL: &str = "\
@@ -351,24 +359,14 @@ fn completions_name_the_commands() {
 #[test]
 fn status_without_a_running_process_says_whom_it_asked() {
     let answer = Place::new().run(&["status", "--admin", "127.0.0.1:1"]);
-    assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
-    assert!(
-        answer
-            .stderr
-            .starts_with("error: cannot ask route-sync at `127.0.0.1:1`")
-    );
+    answer.fails("cannot ask route-sync at `127.0.0.1:1`");
 }
 
 #[test]
 fn approve_needs_a_plan_and_a_running_process() {
     assert_eq!(Place::new().run(&["approve"]).code, 2);
     let answer = Place::new().run(&["approve", "00ff", "--admin", "127.0.0.1:1"]);
-    assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
-    assert!(
-        answer
-            .stderr
-            .starts_with("error: cannot ask route-sync at `127.0.0.1:1`")
-    );
+    answer.fails("cannot ask route-sync at `127.0.0.1:1`");
 }
 
 #[test]
@@ -496,12 +494,7 @@ fn lint_without_a_file_is_a_mistake_of_usage() {
     assert_eq!((answer.code, answer.stdout.as_str()), (2, ""));
     assert!(answer.stderr.contains("a_b"), "{}", answer.stderr);
     let answer = Place::new().run(&["lint", "-f", "absent.yml"]);
-    assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
-    assert!(
-        answer
-            .stderr
-            .starts_with("error: cannot read `absent.yml`: ")
-    );
+    answer.fails("cannot read `absent.yml`: ");
 }
 
 #[test]
@@ -509,12 +502,7 @@ fn plan_without_an_apiserver_is_neither_in_sync_nor_pending() {
     let place = Place::new();
     place.original();
     let answer = place.run(&["plan"]);
-    assert_eq!((answer.code, answer.stdout.as_str()), (1, ""));
-    assert!(
-        answer.stderr.starts_with("error: cannot list "),
-        "{}",
-        answer.stderr
-    );
+    answer.fails("cannot list ");
     assert!(!answer.stderr.contains("hunter"));
 }
 

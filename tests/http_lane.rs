@@ -18,7 +18,6 @@ mod strangers;
 #[path = "http_lane/warm.rs"]
 mod warm;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,20 +65,11 @@ fn table(routes: &[(&str, u16, &[u8])]) -> Arc<Desired> {
         };
         (uri, route)
     };
-    Arc::new(Desired {
-        cluster: ClusterId("kube".to_owned()),
-        table: RouteTable {
-            http: routes.iter().map(route).collect(),
-            ..RouteTable::default()
-        },
-        findings: Vec::new(),
-        node_ips: BTreeMap::new(),
-        node_ports: BTreeMap::new(),
-        yielding: BTreeMap::new(),
-        held: None,
-        drained: false,
-        revisit: None,
-    })
+    let table = RouteTable {
+        http: routes.iter().map(route).collect(),
+        ..RouteTable::default()
+    };
+    Arc::new(Desired::of(ClusterId("kube".to_owned()), table))
 }
 
 fn config(addrs: &[SocketAddr], password: Option<&str>, tls: Option<TlsConfig>) -> NatsConfig {

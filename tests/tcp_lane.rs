@@ -102,37 +102,24 @@ impl Subject {
         let foundation = Running::start().await;
         let url = foundation.server.uri();
         prepare(&mut foundation.api.lock());
-        Self::start_through(&url, foundation, pace, ttl, routes)
+        let first = Some(want(routes));
+        Self::start_prepared(&url, foundation, ttl, first, |lane| lane.with_pace(pace))
     }
 
-    /// A lane that reaches the foundation through somebody else.
-    fn start_through(
-        url: &str,
-        foundation: Running,
-        pace: Pace,
-        ttl: u64,
-        routes: &[(u16, u16)],
-    ) -> Self {
-        Self::start_prepared(url, foundation, pace, ttl, routes, |lane| lane)
-    }
-
-    /// A lane that is prepared before it starts.
+    /// A brisk lane that is prepared before it starts, and may reach the foundation through somebody else.
     fn start_prepared(
         url: &str,
         foundation: Running,
-        pace: Pace,
         ttl: u64,
-        routes: &[(u16, u16)],
+        first: Option<Arc<Desired>>,
         prepare: impl FnOnce(TcpLane) -> TcpLane,
     ) -> Self {
         let (config, uaa) = config(url, ttl);
-        let (desired, receiver) = watch::channel(Some(want(routes)));
+        let (desired, receiver) = watch::channel(first);
         let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
         let (counters, stop) = (Arc::<TcpCounters>::default(), CancellationToken::new());
-        let lane = TcpLane::new(config, &uaa, counters.clone())
-            .unwrap()
-            .with_pace(pace);
-        let lane = prepare(lane);
+        let lane = TcpLane::new(config, &uaa, counters.clone()).unwrap();
+        let lane = prepare(lane.with_pace(brisk()));
         let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
         Self {
             foundation,
@@ -235,13 +222,11 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
         };
         (RouterPort::new(port).unwrap(), route)
     };
+    let table = RouteTable {
+        tcp: routes.iter().map(route).collect(),
+        http: BTreeMap::new(),
+    };
     Arc::new(Desired {
-        cluster: cluster(),
-        table: RouteTable {
-            tcp: routes.iter().map(route).collect(),
-            http: BTreeMap::new(),
-        },
-        findings: Vec::new(),
         node_ips: (1..=3)
             .map(|n| (format!("10.0.0.{n}").parse().unwrap(), format!("n{n}")))
             .collect(),
@@ -255,10 +240,7 @@ fn want(routes: &[(u16, u16)]) -> Arc<Desired> {
                 (NodePort::new(port + 30_000).unwrap(), Arc::new(service))
             })
             .collect(),
-        yielding: BTreeMap::new(),
-        held: None,
-        drained: false,
-        revisit: None,
+        ..Desired::of(cluster(), table)
     })
 }
 

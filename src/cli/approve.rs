@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
-use reqwest::StatusCode;
+use anyhow::bail;
 
-use super::{Output, render, status};
+use super::ask::{self, Answer};
+use super::{Output, render};
 use crate::admin::json::{Approved, HeldRoute, NotApproved};
 
 pub(super) async fn approve(
@@ -17,42 +17,25 @@ pub(super) async fn approve(
     path: &Path,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let address = status::address(admin, path)?;
-    let sent = status::client()?
-        .post(format!("http://{address}/approve"))
-        .body(plan.to_owned())
-        .send()
-        .await;
-    let answer = sent.with_context(|| status::unreachable(address))?;
-    let code = answer.status();
-    let text = answer
-        .text()
-        .await
-        .with_context(|| status::unreachable(address))?;
-    match code {
-        StatusCode::OK => {
-            let approved: Approved = serde_json::from_str(&text)
-                .with_context(|| format!("`{address}` answered something else"))?;
+    let address = ask::address(admin, path)?;
+    let lost = || ask::unreachable(address);
+    let answer = ask::tell::<Approved, NotApproved>(address, "approve", plan, lost).await?;
+    match answer {
+        Answer::Done(approved) => {
             match output {
                 Output::Json => render::print_json(&approved)?,
                 Output::Text => render::print(&shown(&approved))?,
             }
             Ok(ExitCode::SUCCESS)
         }
-        StatusCode::CONFLICT => {
-            let refused: NotApproved = serde_json::from_str(&text)
-                .with_context(|| format!("`{address}` answered something else"))?;
-            match refused.pending {
-                None => bail!("plan `{plan}` is not pending: no removal is held"),
-                Some(pending) => bail!(
-                    "plan `{plan}` is not pending, plan `{pending}` is; `route-sync status` lists its routes"
-                ),
-            }
+        Answer::Refused(NotApproved { pending: None }) => {
+            bail!("plan `{plan}` is not pending: no removal is held")
         }
-        _ => match status::stands_by(code, &text) {
-            Some(error) => Err(error),
-            None => bail!("`{address}` answered {code}: {}", text.trim()),
-        },
+        Answer::Refused(NotApproved {
+            pending: Some(pending),
+        }) => bail!(
+            "plan `{plan}` is not pending, plan `{pending}` is; `route-sync status` lists its routes"
+        ),
     }
 }
 

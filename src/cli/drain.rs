@@ -4,17 +4,13 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use reqwest::StatusCode;
+use anyhow::bail;
 
-use super::{Output, render, status};
+use super::ask::{self, Answer};
+use super::{Output, render};
 use crate::admin::json::{Drained, DrainedRoute, NotDrained};
 use crate::status::Drain;
-
-/// The process answers within 9 s, done or not.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn drain(
     drain: Drain,
@@ -22,47 +18,28 @@ pub(super) async fn drain(
     path: &Path,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let address = status::address(admin, path)?;
-    let sent = status::client()?
-        .post(format!("http://{address}/drain"))
-        .timeout(ANSWER_WAIT)
-        .body(drain.as_str())
-        .send()
-        .await;
+    let address = ask::address(admin, path)?;
     let lost = || match drain {
-        Drain::Keep => status::unreachable(address),
+        Drain::Keep => ask::unreachable(address),
         Drain::Unregister => format!(
             "no answer of route-sync at `{address}`, so nothing is proven; is it running, and is this its `admin.listen`?"
         ),
     };
-    let answer = sent.with_context(lost)?;
-    let code = answer.status();
-    let text = answer.text().await.with_context(lost)?;
-    match code {
-        StatusCode::OK => {
-            let drained: Drained = serde_json::from_str(&text)
-                .with_context(|| format!("`{address}` answered something else"))?;
-            match output {
-                Output::Json => render::print_json(&drained)?,
-                Output::Text => render::print(&shown(&drained))?,
-            }
-            if drained.complete {
-                tell_of_reloads(&drained);
-                return Ok(ExitCode::SUCCESS);
-            }
-            tell_troubles(&drained);
-            Ok(ExitCode::FAILURE)
-        }
-        StatusCode::CONFLICT => {
-            let refused: NotDrained = serde_json::from_str(&text)
-                .with_context(|| format!("`{address}` answered something else"))?;
-            bail!("{}", refused.reason)
-        }
-        _ => match status::stands_by(code, &text) {
-            Some(error) => Err(error),
-            None => bail!("`{address}` answered {code}: {}", text.trim()),
-        },
+    let answer = ask::tell::<Drained, NotDrained>(address, "drain", drain.as_str(), lost).await?;
+    let drained = match answer {
+        Answer::Done(drained) => drained,
+        Answer::Refused(refused) => bail!("{}", refused.reason),
+    };
+    match output {
+        Output::Json => render::print_json(&drained)?,
+        Output::Text => render::print(&shown(&drained))?,
     }
+    if drained.complete {
+        tell_of_reloads(&drained);
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell_troubles(&drained);
+    Ok(ExitCode::FAILURE)
 }
 
 /// The routing API's table is all that can be seen.

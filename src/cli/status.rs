@@ -4,26 +4,24 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use reqwest::StatusCode;
+use anyhow::Context as _;
 
-use super::{Output, approve, render};
-use crate::admin::json::{Held, Lane, Lease, Report, StandsBy};
-use crate::config::{Config, Surroundings};
+use super::{Output, approve, ask, render};
+use crate::admin::json::{Held, Lane, Lease, Report};
 use crate::quote::{json, one_line};
 
-/// It answers from memory.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
+const PAGE: &str = "status.json";
 
 pub(super) async fn status(
     admin: Option<SocketAddr>,
     path: &Path,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let address = address(admin, path)?;
-    let text = ask(address).await.with_context(|| unreachable(address))?;
+    let address = ask::address(admin, path)?;
+    let text = ask::page(address, PAGE)
+        .await
+        .with_context(|| ask::unreachable(address))?;
     if output == Output::Json {
         render::print(&format!("{}\n", json(text)))?;
     } else {
@@ -36,61 +34,8 @@ pub(super) async fn status(
 
 /// What a running process holds, where one answers.
 pub(super) async fn held(address: SocketAddr) -> Option<Held> {
-    let text = ask(address).await.ok()?;
+    let text = ask::page(address, PAGE).await.ok()?;
     serde_json::from_str::<Report>(&text).ok()?.held
-}
-
-/// Where the running process listens.
-pub(super) fn address(admin: Option<SocketAddr>, path: &Path) -> anyhow::Result<SocketAddr> {
-    match admin {
-        Some(address) => Ok(address),
-        None => configured(path),
-    }
-}
-
-pub(super) fn unreachable(address: SocketAddr) -> String {
-    format!("cannot ask route-sync at `{address}`; is it running, and is this its `admin.listen`?")
-}
-
-/// What an instance answers that stands by, whatever it was asked to do.
-pub(super) fn stands_by(code: StatusCode, text: &str) -> Option<anyhow::Error> {
-    if code != StatusCode::MISDIRECTED_REQUEST {
-        return None;
-    }
-    let StandsBy { holder } = serde_json::from_str(text).ok()?;
-    Some(if holder.is_empty() {
-        anyhow!("this instance stands by, and nobody is known to hold the Lease")
-    } else {
-        let holder = one_line(&holder);
-        anyhow!("this instance stands by: `{holder}` holds the Lease; hint: ask that instance")
-    })
-}
-
-pub(super) fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .timeout(ANSWER_WAIT)
-        .build()
-}
-
-fn configured(path: &Path) -> anyhow::Result<SocketAddr> {
-    // Whoever asks need not be allowed to read the secrets.
-    let surroundings = Surroundings {
-        in_pod: true,
-        files: false,
-    };
-    match Config::load(path, surroundings)?.admin {
-        Some(address) => Ok(address),
-        None => bail!("`admin.listen` is off in `{}`", path.display()),
-    }
-}
-
-async fn ask(address: SocketAddr) -> anyhow::Result<String> {
-    let answer = client()?
-        .get(format!("http://{address}/status.json"))
-        .send()
-        .await?;
-    Ok(answer.error_for_status()?.text().await?)
 }
 
 fn shown(report: &Report) -> String {

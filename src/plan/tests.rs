@@ -425,6 +425,21 @@ fn removals_that_are_held_are_refreshed() {
     assert_eq!((plan.remove.len(), plan.refresh), (0, vec![ours]));
 }
 
+#[test]
+fn a_refreshing_that_was_refused_waits_also_where_the_row_is_wanted_no_more() {
+    let ours = row(1024, "10.0.0.1", 30001);
+    let mut world = World::new().see(Some(us().as_str()), ours.clone());
+    world.policy.hold_removals = true;
+    let until = NOW + Duration::from_mins(1);
+    let message = "it stands twice".to_owned();
+    world
+        .journal
+        .refused
+        .insert(ours, Refusal { until, message });
+    let plan = world.plan(Sight::Seen);
+    assert_eq!((plan.refresh, plan.wait), (vec![], Some(until)));
+}
+
 /// Every combination of what may stand at one port, what we know, what we see and what was decided.
 #[test]
 fn the_small_input_space_is_right_throughout() {

@@ -332,15 +332,9 @@ impl Body {
                 routing_api: self.routing_api,
             },
             desired: Arc::new(Desired {
-                yielding: BTreeMap::new(),
-                held: None,
-                drained: false,
-                cluster: ClusterId(self.cluster),
-                table,
-                findings: Vec::new(),
                 node_ips: self.node_ips,
                 node_ports,
-                revisit: None,
+                ..Desired::of(ClusterId(self.cluster), table)
             }),
             withdrawals: withdrawals.collect::<Result<_, FormatError>>()?,
             rows: rows.collect::<Result<_, FormatError>>()?,

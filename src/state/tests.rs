@@ -115,15 +115,9 @@ fn desired() -> impl Strategy<Value = Arc<Desired>> {
     (".{0,4}", tables, node_ips, node_ports).prop_map(
         |(cluster, (http, tcp), node_ips, node_ports)| {
             Arc::new(Desired {
-                yielding: BTreeMap::new(),
-                held: None,
-                drained: false,
-                cluster: ClusterId(cluster),
-                table: RouteTable { tcp, http },
-                findings: Vec::new(),
                 node_ips,
                 node_ports,
-                revisit: None,
+                ..Desired::of(ClusterId(cluster), RouteTable { tcp, http })
             })
         },
     )
@@ -240,22 +234,16 @@ fn example() -> Contents {
         RouterPort::new(1024).unwrap(),
         Uri::parse("a.test").unwrap(),
     );
+    let table = RouteTable {
+        tcp: BTreeMap::from([(port, tcp)]),
+        http: BTreeMap::from([(uri, http)]),
+    };
     Contents {
         written_secs: 1_000_000,
         foundation: foundation(),
         desired: Arc::new(Desired {
-            yielding: BTreeMap::new(),
-            held: None,
-            drained: false,
-            cluster: ClusterId("kube".to_owned()),
-            table: RouteTable {
-                tcp: BTreeMap::from([(port, tcp)]),
-                http: BTreeMap::from([(uri, http)]),
-            },
-            findings: Vec::new(),
-            node_ips: BTreeMap::new(),
             node_ports: BTreeMap::from([(NodePort::new(30001).unwrap(), service)]),
-            revisit: None,
+            ..Desired::of(ClusterId("kube".to_owned()), table)
         }),
         withdrawals: BTreeSet::from([Withdrawal {
             uri: Arc::new(Uri::parse("gone.test").unwrap()),

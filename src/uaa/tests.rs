@@ -23,11 +23,30 @@ fn token(life: Option<i64>) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(body)
 }
 
+/// Gives this one token and is out of order from then on.
+async fn uaa_that_fails_after(token: ResponseTemplate) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(token)
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(503))
+        .mount(&server)
+        .await;
+    server
+}
+
 fn source(server: &MockServer, secret: &str) -> TokenSource {
+    source_with(server, Secret::new(secret.to_owned()))
+}
+
+fn source_with(server: &MockServer, client_secret: Secret) -> TokenSource {
     TokenSource::new(&UaaConfig {
         url: server.uri(),
         client_id: "id:+&".to_owned(),
-        client_secret: Secret::new(secret.to_owned()),
+        client_secret,
         tls: TlsConfig::default(),
     })
     .unwrap()
@@ -90,16 +109,7 @@ async fn a_refused_token_is_replaced_once_however_many_say_so() {
 #[tokio::test]
 async fn a_refused_token_that_cannot_be_replaced_goes_on_serving() {
     // It may lack one scope and be good for the rest.
-    let server = MockServer::start().await;
-    Mock::given(method("POST"))
-        .respond_with(token(Some(600)))
-        .up_to_n_times(1)
-        .mount(&server)
-        .await;
-    Mock::given(method("POST"))
-        .respond_with(ResponseTemplate::new(503))
-        .mount(&server)
-        .await;
+    let server = uaa_that_fails_after(token(Some(600))).await;
     let source = source(&server, "s");
     let refused = source.token().await.unwrap();
     assert!(matches!(
@@ -128,16 +138,7 @@ async fn missing_scopes_are_named() {
 
 #[tokio::test]
 async fn a_failed_renewal_leaves_the_old_token_serving() {
-    let server = MockServer::start().await;
-    Mock::given(method("POST"))
-        .respond_with(token(Some(4)))
-        .up_to_n_times(1)
-        .mount(&server)
-        .await;
-    Mock::given(method("POST"))
-        .respond_with(ResponseTemplate::new(503))
-        .mount(&server)
-        .await;
+    let server = uaa_that_fails_after(token(Some(4))).await;
     let source = source(&server, "s");
     source.token().await.unwrap();
     tokio::time::sleep(source.renew_in().unwrap()).await;
@@ -228,13 +229,7 @@ async fn a_secret_that_changes_is_taken_at_the_next_request() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("secret");
     std::fs::write(&file, "old\n").unwrap();
-    let source = TokenSource::new(&UaaConfig {
-        url: server.uri(),
-        client_id: "id".to_owned(),
-        client_secret: Secret::read(&file).unwrap(),
-        tls: TlsConfig::default(),
-    });
-    let source = source.unwrap();
+    let source = source_with(&server, Secret::read(&file).unwrap());
     let token = source.token().await.unwrap();
     std::fs::write(&file, "new\n").unwrap();
     let token = source.replace(&token).await.unwrap();
@@ -260,13 +255,7 @@ async fn a_refused_client_whose_secret_changes_need_not_wait() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("secret");
     std::fs::write(&file, "old").unwrap();
-    let source = TokenSource::new(&UaaConfig {
-        url: server.uri(),
-        client_id: "id".to_owned(),
-        client_secret: Secret::read(&file).unwrap(),
-        tls: TlsConfig::default(),
-    });
-    let source = source.unwrap();
+    let source = source_with(&server, Secret::read(&file).unwrap());
     for _ in 0..3 {
         source.token().await.unwrap_err();
     }
@@ -281,16 +270,7 @@ async fn a_refused_client_whose_secret_changes_need_not_wait() {
 
 #[tokio::test]
 async fn without_uaa_a_token_serves_to_its_very_end() {
-    let server = MockServer::start().await;
-    Mock::given(method("POST"))
-        .respond_with(token(Some(600)))
-        .up_to_n_times(1)
-        .mount(&server)
-        .await;
-    Mock::given(method("POST"))
-        .respond_with(ResponseTemplate::new(503))
-        .mount(&server)
-        .await;
+    let server = uaa_that_fails_after(token(Some(600))).await;
     let source = source(&server, "s");
     let token = source.token().await.unwrap();
     source.lock().current.as_mut().unwrap().usable_until = Instant::now();

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::*;
 
-const ACTIVE: Role = Role::Active {
+pub(super) const ACTIVE: Role = Role::Active {
     generation: 5,
     until: Uptime::MAX,
 };
@@ -26,7 +26,7 @@ fn quick(server: &Server) -> NatsConfig {
     }
 }
 
-fn subject() -> &'static str {
+pub(super) fn subject() -> &'static str {
     subject_of("kube")
 }
 
@@ -46,7 +46,9 @@ fn start(
     (lane, roles, heard)
 }
 
-fn among_others(role: Role) -> (http::Inheritance, watch::Sender<Role>, mpsc::Receiver<Term>) {
+pub(super) fn among_others(
+    role: Role,
+) -> (http::Inheritance, watch::Sender<Role>, mpsc::Receiver<Term>) {
     let (roles, roles_rx) = watch::channel(role);
     let (instances, heard) = Instances::new("us".to_owned());
     let inheritance = http::Inheritance {

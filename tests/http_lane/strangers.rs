@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use route_sync::config::NatsConfig;
 use route_sync::desired::{Code, Desired};
+use route_sync::lease::Role;
 use route_sync::route::{NodePort, ServiceKey, ServiceRef};
 use route_sync::status::RouteState;
 
+use super::role::{ACTIVE, among_others, subject};
 use super::server::{Behaviour, Server};
 use super::{Running, brief, config, table, until};
 
@@ -101,6 +103,49 @@ async fn strangers_who_join_a_host_of_ours_are_told_and_ours_stays() {
     assert!(sent.iter().all(|text| text == "+a@1:30001"), "{sent:?}");
     server.publish("router.unregister", &theirs("a"));
     until("nothing is wrong", || codes(&lane).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_goes_on_where_it_heard_its_predecessor_and_leaves_strangers_the_rest() {
+    let server = Server::start(Behaviour::default()).await;
+    let (inheritance, roles, mut heard) = among_others(Role::Standby);
+    let routes = table(&[("a", 30001, &[1]), ("web", 30002, &[1])]);
+    let lane = Running::start_with(quick(&server), inheritance, Some(routes));
+    until("warm", || lane.report.borrow().warm).await;
+    // The one that leads serves `a`, and has strangers there as well.
+    let leads = r#"{"host":"10.0.0.1","port":30001,"uris":["a.test"],"tags":{"cluster":"kube","component":"route-sync"}}"#;
+    server.publish("router.register", leads);
+    for host in ["a", "web"] {
+        server.publish("router.register", &theirs(host));
+    }
+    until("the strangers are known", || {
+        lane.counters.strangers.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    tokio::time::sleep(2 * INTERVAL).await;
+    server.publish(subject(), r#"{"generation":4,"holder":"them"}"#);
+    assert_eq!(heard.recv().await.unwrap().generation, 4);
+    roles.send_replace(ACTIVE);
+    lane.live("a").await;
+    let known: Vec<_> = codes(&lane).into_iter().map(|(code, _)| code).collect();
+    assert_eq!(known, [Code::HostForeignJoined, Code::HostForeign]);
+    let sent = brief(&server.routes());
+    assert!(!sent.contains(&"+web@1:30002".to_owned()), "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_without_having_heard_its_predecessor_leaves_nothing_out() {
+    let server = Server::start(Behaviour::default()).await;
+    let (inheritance, roles, _heard) = among_others(Role::Standby);
+    let routes = table(&[("web", 30002, &[1])]);
+    let lane = Running::start_with(quick(&server), inheritance, Some(routes));
+    until("warm", || lane.report.borrow().warm).await;
+    server.publish("router.register", &theirs("web"));
+    overheard(&lane, 1).await;
+    tokio::time::sleep(2 * INTERVAL).await;
+    roles.send_replace(ACTIVE);
+    lane.live("web").await;
+    assert_eq!(codes(&lane)[0].0, Code::HostForeignJoined);
 }
 
 #[tokio::test(flavor = "multi_thread")]

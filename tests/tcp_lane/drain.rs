@@ -1,8 +1,6 @@
 //! The lane that is to withdraw everything.
 
 use super::*;
-use route_sync::plan::{NO_TLS, TcpRow};
-use route_sync::state::Warm;
 
 fn drained() -> Arc<Desired> {
     let mut table = Desired::clone(&want(&[]));
@@ -117,42 +115,10 @@ async fn a_restless_service_is_withdrawn_like_any_other() {
 
 #[tokio::test]
 async fn a_start_after_it_refreshes_nothing_of_what_was_left() {
-    let foundation = Running::start().await;
-    let left_behind = key(2000, 1, -1);
-    foundation
-        .api
-        .lock()
-        .insert(left_behind, Some(&us()), Duration::from_secs(3));
-    let row = TcpRow {
-        port: RouterPort::new(2000).unwrap(),
-        ip: "10.0.0.1".to_owned(),
-        backend_port: 32_000,
-        tls_port: NO_TLS,
-        sni: None,
-        group: "g".to_owned(),
-    };
-    let warm = Warm {
-        table: Some(want(&[])),
-        rows: BTreeSet::from([row]),
-        ..Warm::default()
-    };
-    let (config, uaa) = config(&foundation.server.uri(), 120);
-    let (desired, receiver) = watch::channel(None);
-    let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let (counters, stop) = (Arc::<TcpCounters>::default(), CancellationToken::new());
-    let lane = TcpLane::new(config, &uaa, counters.clone())
-        .unwrap()
-        .with_pace(brisk())
-        .with_state(warm, watch::Sender::new(BTreeSet::new()));
-    let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
-    let lane = Subject {
-        foundation,
-        desired,
-        report,
-        counters,
-        stop,
-        task,
-    };
+    let (lane, _rows) = warm::start(120, warm::warm(Some(&[]), &[2000]), |api| {
+        api.insert(key(2000, 1, -1), Some(&us()), Duration::from_secs(3));
+    })
+    .await;
     lane.until_ports(&[]).await;
     assert_eq!(lane.counters.rows_refreshed.load(Relaxed), 0);
     // What Kubernetes asks for is announced as ever.

@@ -175,7 +175,9 @@ impl Listening {
         let answers = door.clone();
         let router = Router::new().fallback(move |request| answers.clone().answer(request));
         let serve = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let lane = Subject::start_through(&url, foundation, pace, 120, routes);
+        let first = Some(want(routes));
+        let at_pace = |lane: TcpLane| lane.with_pace(pace);
+        let lane = Subject::start_prepared(&url, foundation, 120, first, at_pace);
         Self { lane, door, serve }
     }
 
@@ -215,10 +217,15 @@ async fn a_row_that_somebody_deletes_returns_by_its_event_and_no_list_is_made() 
     let subject = Listening::start(Mood::Stands, patient(), &[(2000, 2), (2001, 1)]).await;
     subject.settled().await;
     let before = lists(&subject.lane);
+    let heard = |lane: &Subject| lane.counters.events.load(Relaxed);
+    let so_far = heard(&subject.lane);
     for round in 1..=3 {
         subject.delete(&key(2000, 1, -1));
         subject.lane.until("back", |api| api.rows.len() == 3).await;
         subject.until("counted", |lane| drift(lane) == round).await;
+        // The row stands a moment before its event is told, and the next deletion must not be told in between.
+        let both = so_far + 2 * round;
+        subject.until("told", |lane| heard(lane) >= both).await;
     }
     assert_eq!(lists(&subject.lane), before);
 }

@@ -13,7 +13,7 @@ async fn following(ttl: u64, routes: &[(u16, u16)]) -> (Subject, Settings<TcpSet
     let follower = settings.follower();
     let url = foundation.server.uri();
     let prepare = |lane: TcpLane| lane.with_settings(follower);
-    let subject = Subject::start_prepared(&url, foundation, brisk(), ttl, routes, prepare);
+    let subject = Subject::start_prepared(&url, foundation, ttl, Some(want(routes)), prepare);
     (subject, settings)
 }
 

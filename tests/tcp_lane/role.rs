@@ -2,9 +2,9 @@
 
 use route_sync::Uptime;
 use route_sync::lease::{Role, Roles};
-use route_sync::plan::{NO_TLS, TcpRow};
 use route_sync::state::Warm;
 
+use super::warm::warm;
 use super::*;
 
 const ACTIVE: Role = Role::Active {
@@ -32,26 +32,16 @@ async fn start_with(
 ) -> (Subject, watch::Sender<Role>) {
     let foundation = Running::start().await;
     prepare(&mut foundation.api.lock());
-    let (config, uaa) = config(&foundation.server.uri(), ttl);
-    let (desired, receiver) = watch::channel(first);
-    let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let (counters, stop) = (Arc::<TcpCounters>::default(), CancellationToken::new());
+    let url = foundation.server.uri();
     let (roles, roles_rx) = watch::channel(role);
-    let lane = TcpLane::new(config, &uaa, counters.clone())
-        .unwrap()
-        .with_pace(brisk())
-        .with_state(warm, watch::Sender::default())
-        .with_roles(Roles::new(roles_rx));
-    let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
-    let subject = Subject {
-        foundation,
-        desired,
-        report,
-        counters,
-        stop,
-        task,
+    let prepare = |lane: TcpLane| {
+        lane.with_state(warm, watch::Sender::default())
+            .with_roles(Roles::new(roles_rx))
     };
-    (subject, roles)
+    (
+        Subject::start_prepared(&url, foundation, ttl, first, prepare),
+        roles,
+    )
 }
 
 fn writes(api: &Api) -> usize {
@@ -233,19 +223,7 @@ async fn proof_that_is_over_removes_nothing_though_nobody_says_so() {
 
 #[tokio::test]
 async fn a_start_without_proof_renews_rows_of_the_state_that_still_stand_and_restores_none() {
-    let row = |port: u16| TcpRow {
-        port: RouterPort::new(port).unwrap(),
-        ip: "10.0.0.1".to_owned(),
-        backend_port: port + 30_000,
-        tls_port: NO_TLS,
-        sni: None,
-        group: "g".to_owned(),
-    };
-    let warm = Warm {
-        table: Some(want(&[(2000, 1), (2001, 1)])),
-        rows: [2000, 2001].map(row).into(),
-        ..Warm::default()
-    };
+    let warm = warm(Some(&[(2000, 1), (2001, 1)]), &[2000, 2001]);
     let (lane, roles) = start_with(CAUTIOUS, 4, None, warm, |api| {
         api.insert(key(2000, 1, -1), Some(&us()), Duration::from_secs(3));
     })

@@ -16,7 +16,7 @@ fn row(port: u16) -> TcpRow {
     }
 }
 
-fn warm(table: Option<&[(u16, u16)]>, rows: &[u16]) -> Warm {
+pub(super) fn warm(table: Option<&[(u16, u16)]>, rows: &[u16]) -> Warm {
     Warm {
         table: table.map(want),
         rows: rows.iter().map(|port| row(*port)).collect(),
@@ -24,31 +24,23 @@ fn warm(table: Option<&[(u16, u16)]>, rows: &[u16]) -> Warm {
     }
 }
 
-type Ledger = watch::Receiver<BTreeSet<TcpRow>>;
+pub(super) type Ledger = watch::Receiver<BTreeSet<TcpRow>>;
 
-async fn start(ttl: u64, warm: Warm, prepare: impl FnOnce(&mut Api)) -> (Subject, Ledger) {
+pub(super) async fn start(
+    ttl: u64,
+    warm: Warm,
+    prepare: impl FnOnce(&mut Api),
+) -> (Subject, Ledger) {
     let foundation = Running::start().await;
     prepare(&mut foundation.api.lock());
-    let (config, uaa) = config(&foundation.server.uri(), ttl);
-    let (desired, receiver) = watch::channel(None);
-    let (sender, report) = watch::channel(LaneReport::new(Lane::Tcp));
-    let (counters, stop) = (Arc::<TcpCounters>::default(), CancellationToken::new());
+    let url = foundation.server.uri();
     let ledger = watch::Sender::new(warm.rows.clone());
     let rows = ledger.subscribe();
-    let lane = TcpLane::new(config, &uaa, counters.clone())
-        .unwrap()
-        .with_pace(brisk())
-        .with_state(warm, ledger);
-    let task = tokio::spawn(lane.run(receiver, sender, Clock::start(), stop.clone()));
-    let subject = Subject {
-        foundation,
-        desired,
-        report,
-        counters,
-        stop,
-        task,
-    };
-    (subject, rows)
+    let prepare = |lane: TcpLane| lane.with_state(warm, ledger);
+    (
+        Subject::start_prepared(&url, foundation, ttl, None, prepare),
+        rows,
+    )
 }
 
 fn noted(rows: &Ledger) -> BTreeSet<u16> {

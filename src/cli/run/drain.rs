@@ -85,15 +85,10 @@ impl Gate {
 /// Nothing is wanted of this cluster any more.
 fn withdrawn(of: &Desired) -> Desired {
     Desired {
-        cluster: of.cluster.clone(),
-        table: RouteTable::default(),
-        findings: Vec::new(),
         node_ips: of.node_ips.clone(),
         node_ports: of.node_ports.clone(),
-        yielding: std::collections::BTreeMap::new(),
-        held: None,
         drained: true,
-        revisit: None,
+        ..Desired::of(of.cluster.clone(), RouteTable::default())
     }
 }
 
@@ -105,19 +100,8 @@ mod tests {
     use crate::route::ClusterId;
 
     fn table(cluster: &str) -> Arc<Desired> {
-        let mut table = withdrawn(&Desired {
-            cluster: ClusterId(cluster.to_owned()),
-            table: RouteTable::default(),
-            findings: Vec::new(),
-            node_ips: std::collections::BTreeMap::new(),
-            node_ports: std::collections::BTreeMap::new(),
-            yielding: std::collections::BTreeMap::new(),
-            held: None,
-            drained: false,
-            revisit: None,
-        });
-        table.drained = false;
-        Arc::new(table)
+        let cluster = ClusterId(cluster.to_owned());
+        Arc::new(Desired::of(cluster, RouteTable::default()))
     }
 
     struct Subject {

@@ -57,15 +57,11 @@ impl Guard {
             backends.map(|backends| route.backends = backends).is_some()
         });
         let mut next = Desired {
-            cluster: told.cluster.clone(),
             findings: snapshot.findings.clone(),
             node_ips: told.node_ips.clone(),
             node_ports: told.node_ports.clone(),
             yielding: told.yielding.clone(),
-            held: None,
-            drained: false,
-            revisit: None,
-            table,
+            ..Desired::of(told.cluster.clone(), table)
         };
         self.stranger = Some(stranger.clone());
         if !is_empty(&next.table) {

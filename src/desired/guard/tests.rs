@@ -79,15 +79,8 @@ fn wanted(
         http: http_routes.into_iter().map(http).collect(),
     };
     Desired {
-        cluster: ClusterId("c".to_owned()),
-        table,
-        findings: Vec::new(),
         node_ips: BTreeMap::from([(NODE, "n1".to_owned())]),
-        node_ports: BTreeMap::new(),
-        yielding: BTreeMap::new(),
-        held: None,
-        drained: false,
-        revisit: None,
+        ..Desired::of(ClusterId("c".to_owned()), table)
     }
 }
 

@@ -17,6 +17,10 @@ use crate::route::{Uri, stable_hash};
 
 /// gorouter forgets a plain endpoint that was not repeated for so long (hard-coded in its job, 2024-10).
 pub(super) const STALE: Duration = Duration::from_mins(2);
+/// And looks for those every 30 s.
+const FORGOTTEN: Duration = STALE.saturating_add(Duration::from_secs(30));
+/// Beats of one interval come up to a tenth later than the interval says; the rest is room for messages under way.
+const FOLLOWED_INTERVALS: f64 = 1.25;
 /// How exactly a stranger's last word is remembered.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the stale ones are looked for: one pass over the bound takes milliseconds.
@@ -55,6 +59,10 @@ pub(super) struct Strangers {
     watched: BTreeMap<u64, u32>,
     /// Those of them that strangers serve.
     contested: BTreeSet<u64>,
+    /// And those that another instance of ours serves, with the tick at which it was last heard there.
+    ours: BTreeMap<u64, u32>,
+    /// For how long we had listened when one of ours last said that it leads.
+    followed: Duration,
     changed: bool,
     listened: Duration,
     since: Option<Uptime>,
@@ -187,6 +195,30 @@ impl Strangers {
         }
     }
 
+    /// Another instance of ours registered.
+    pub(super) fn heard_ours(&mut self, place: Place, now: Uptime) {
+        if self.watched.contains_key(&place.host) {
+            let tick = tick(self.listened(now));
+            self.ours.insert(place.host, tick);
+        }
+    }
+
+    /// Another instance of ours leads.
+    pub(super) fn follow(&mut self, now: Uptime) {
+        self.followed = self.listened(now);
+    }
+
+    /// Whether all is known that ours serve, whoever led: it was heard for longer than the interval in which it
+    /// repeats everything, or nobody was for so long that routers have forgotten.
+    pub(super) fn knows_ours(&self, interval: Duration, now: Uptime) -> bool {
+        self.followed >= interval.mul_f64(FOLLOWED_INTERVALS) || self.listened(now) >= FORGOTTEN
+    }
+
+    /// Whether another instance of ours serves the host of this uri.
+    pub(super) fn ours_serve(&self, uri: &Uri) -> bool {
+        self.ours.contains_key(&host_of(uri))
+    }
+
     /// A stranger left.
     pub(super) fn withdrawn(&mut self, place: Place, endpoint: Endpoint) {
         if self.heard.remove(&key(place, endpoint)).is_some() {
@@ -213,6 +245,7 @@ impl Strangers {
         let Some(oldest) = listened.checked_sub(STALE).map(tick) else {
             return;
         };
+        self.ours.retain(|_, last| *last >= oldest);
         let watched = &self.watched;
         let mut left = BTreeSet::new();
         self.heard.retain(|(host, _), last| {
@@ -229,7 +262,8 @@ impl Strangers {
 
     /// When [`Self::expire`] has something to do.
     pub(super) fn deadline(&self) -> Option<Uptime> {
-        let since = self.since.filter(|_| !self.heard.is_empty())?;
+        let idle = self.heard.is_empty() && self.ours.is_empty();
+        let since = self.since.filter(|_| !idle)?;
         Some(since + self.sweep_at.saturating_sub(self.listened))
     }
 
@@ -251,6 +285,7 @@ impl Strangers {
         *uris -= 1;
         if *uris == 0 {
             self.watched.remove(&host);
+            self.ours.remove(&host);
             self.changed |= self.contested.remove(&host);
         }
     }

@@ -208,20 +208,11 @@ mod tests {
             };
             (Uri::of_host(Hostname::parse(host).unwrap()), route)
         };
-        Arc::new(Desired {
-            cluster: ClusterId("kube".to_owned()),
-            table: RouteTable {
-                http: routes.iter().map(route).collect(),
-                ..RouteTable::default()
-            },
-            findings: Vec::new(),
-            node_ips: BTreeMap::new(),
-            node_ports: BTreeMap::new(),
-            yielding: BTreeMap::new(),
-            held: None,
-            drained: false,
-            revisit: None,
-        })
+        let table = RouteTable {
+            http: routes.iter().map(route).collect(),
+            ..RouteTable::default()
+        };
+        Arc::new(Desired::of(ClusterId("kube".to_owned()), table))
     }
 
     #[test]

@@ -41,16 +41,11 @@ pub(super) async fn create(
 ) -> Written {
     let mut written = Written::default();
     let mut batches = vec![rows];
-    while let Some(mut rows) = batches.pop() {
-        match api.create(&rows, instance, ttl).await {
-            Ok(()) => written.confirmed.append(&mut rows),
-            Err(error) => {
-                if let Err(error) = written.halve(rows, error, &mut batches) {
-                    written.error = Some(error);
-                    break;
-                }
-            }
-        }
+    while written.error.is_none()
+        && let Some(rows) = batches.pop()
+    {
+        let answer = api.create(&rows, instance, ttl).await;
+        written.take_in(rows, answer, &mut batches);
     }
     written
 }
@@ -65,21 +60,16 @@ pub(super) async fn delete(
 ) -> Written {
     let mut written = Written::default();
     let mut batches = vec![rows];
-    while let Some(mut rows) = batches.pop() {
+    while written.error.is_none()
+        && let Some(rows) = batches.pop()
+    {
         // Halving sends dozens of requests, and proof may end between two.
         if !roles.at(clock.now()).is_active() {
             break;
         }
         let answer = timeout(DELETE_WITHIN, api.delete(&rows)).await;
-        match answer.unwrap_or_else(|_| Err(unanswered())) {
-            Ok(()) => written.confirmed.append(&mut rows),
-            Err(error) => {
-                if let Err(error) = written.halve(rows, error, &mut batches) {
-                    written.error = Some(error);
-                    break;
-                }
-            }
-        }
+        let answer = answer.unwrap_or_else(|_| Err(unanswered()));
+        written.take_in(rows, answer, &mut batches);
     }
     written
 }
@@ -95,6 +85,19 @@ fn unanswered() -> ApiError {
 // === impl Written ===
 
 impl Written {
+    /// What came of one batch; an error ends the work.
+    fn take_in(
+        &mut self,
+        mut rows: Vec<TcpRow>,
+        answer: Result<(), ApiError>,
+        batches: &mut Vec<Vec<TcpRow>>,
+    ) {
+        match answer {
+            Ok(()) => self.confirmed.append(&mut rows),
+            Err(error) => self.error = self.halve(rows, error, batches).err(),
+        }
+    }
+
     /// Puts both halves of a blamed batch back, or the blame on its only row. Any other error ends the work.
     fn halve(
         &mut self,

@@ -36,6 +36,7 @@ const STREAM_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 const MESSAGE_MAX: usize = 300;
 /// What a stream of events calls itself; the only content type that is believed.
 const EVENTS_TYPE: &str = "text/event-stream";
+const JSON_TYPE: &str = "application/json";
 /// The header by which an operator finds the request in the routing API's log.
 const REQUEST_ID: &str = "X-Vcap-Request-Id";
 
@@ -242,27 +243,10 @@ impl Client {
 
     /// A request whose answer is read by somebody else.
     async fn open(&self, endpoint: Endpoint, token: &str) -> Result<reqwest::Response, ApiError> {
-        self.counters.requests.fetch_add(1, Relaxed);
-        let request = self
-            .http
-            .client()
-            .request(
-                endpoint.method.clone(),
-                format!("{}{}", self.base, endpoint.path),
-            )
-            .timeout(STREAM_TIMEOUT)
-            .header(header::AUTHORIZATION, bearer(token)?)
-            .header(header::ACCEPT, EVENTS_TYPE);
-        let answer = request.send().await.map_err(|error| {
-            let reason = chain(&error.without_url());
-            unavailable(reason, RequestId::default())
-        });
-        if !answer
-            .as_ref()
-            .is_ok_and(|answer| answer.status() == endpoint.success)
-        {
-            self.counters.failures.fetch_add(1, Relaxed);
-        }
+        let request = self.prepare(endpoint, token, EVENTS_TYPE)?;
+        let sent = request.timeout(STREAM_TIMEOUT).send().await;
+        let answer = sent.map_err(unanswered);
+        self.count(answer.as_ref().map(reqwest::Response::status), endpoint);
         answer
     }
 
@@ -288,35 +272,37 @@ impl Client {
         token: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, ApiError> {
-        self.counters.requests.fetch_add(1, Relaxed);
-        let mut request = self
-            .http
-            .client()
-            .request(
-                endpoint.method.clone(),
-                format!("{}{}", self.base, endpoint.path),
-            )
-            .header(header::AUTHORIZATION, bearer(token)?)
-            .header(header::ACCEPT, "application/json");
+        let mut request = self.prepare(endpoint, token, JSON_TYPE)?;
         if let Some(body) = body {
-            request = request
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body);
+            request = request.header(header::CONTENT_TYPE, JSON_TYPE).body(body);
         }
         let answer = match request.send().await {
             Ok(response) => Answer::read(response, endpoint.body_max).await,
-            Err(error) => Err(unavailable(
-                chain(&error.without_url()),
-                RequestId::default(),
-            )),
+            Err(error) => Err(unanswered(error)),
         };
-        if !answer
-            .as_ref()
-            .is_ok_and(|answer| answer.status == endpoint.success)
-        {
+        self.count(answer.as_ref().map(|answer| answer.status), endpoint);
+        answer
+    }
+
+    /// A request that counts as one from here on.
+    fn prepare(
+        &self,
+        endpoint: Endpoint,
+        token: &str,
+        accept: &'static str,
+    ) -> Result<reqwest::RequestBuilder, ApiError> {
+        self.counters.requests.fetch_add(1, Relaxed);
+        let url = format!("{}{}", self.base, endpoint.path);
+        let request = self.http.client().request(endpoint.method.clone(), url);
+        Ok(request
+            .header(header::AUTHORIZATION, bearer(token)?)
+            .header(header::ACCEPT, accept))
+    }
+
+    fn count(&self, answered: Result<StatusCode, &ApiError>, endpoint: Endpoint) {
+        if answered.ok() != Some(endpoint.success) {
             self.counters.failures.fetch_add(1, Relaxed);
         }
-        answer
     }
 }
 
@@ -400,6 +386,10 @@ fn unreadable(error: &serde_json::Error) -> ApiError {
 
 fn excerpt(text: &str) -> String {
     text.chars().take(MESSAGE_MAX).collect()
+}
+
+fn unanswered(error: reqwest::Error) -> ApiError {
+    unavailable(chain(&error.without_url()), RequestId::default())
 }
 
 fn unavailable(reason: String, id: RequestId) -> ApiError {

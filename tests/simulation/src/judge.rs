@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::Moment;
+use crate::process::NAMES;
+use crate::story::TAKES_OVER;
 use crate::world::World;
 use crate::world::cluster::{Kind, Node, Object, Service};
 use crate::world::links::{Remote, Way};
@@ -52,6 +54,8 @@ const CONFLICT_LASTS: Duration = Duration::from_mins(5);
 const SETTLED_WITHIN: Duration = Duration::from_secs(420);
 /// And it stays so.
 const SETTLED_FOR: Duration = Duration::from_secs(20);
+/// Who leads says so each interval of 20 s, and whoever does not falls silent.
+const STANDS_DOWN_WITHIN: Duration = Duration::from_secs(45);
 /// As many nodes serve a TCP route.
 const TCP_BACKENDS: usize = 3;
 
@@ -109,6 +113,13 @@ pub struct Judge {
     missed: Moment,
     /// When routers last could not be expected to forget.
     unforgetting: Moment,
+    /// Who leads, since when.
+    holder: Option<(usize, Moment)>,
+    /// Since when each could have said something to the other, and have been told.
+    heard: Vec<Moment>,
+    /// Which of several instances live and see the cluster, and when that last changed.
+    well: Vec<bool>,
+    turned: Moment,
     well_since: Option<Moment>,
     over: bool,
 }
@@ -145,6 +156,10 @@ impl Judge {
             mute: [Moment::ZERO; 2],
             missed: Moment::ZERO,
             unforgetting: Moment::ZERO,
+            holder: None,
+            heard: Vec::new(),
+            well: Vec::new(),
+            turned: Moment::ZERO,
             well_since: None,
             over: false,
         }
@@ -181,10 +196,11 @@ impl Judge {
         self.well_since.map(|at| at.saturating_sub(self.calm))
     }
 
-    pub fn look(&mut self, world: &mut World, alive: bool) {
+    pub fn look(&mut self, world: &mut World, alive: &[bool]) {
         let now = world.now();
         let truth = Truth::of(world);
-        self.obstacles(world, &truth, alive);
+        let served = self.is_somebody_there(world, alive);
+        self.obstacles(world, &truth, served);
         world.routing.disturbed = self.mute[TCP].max(self.absent);
         for (front, claims) in &truth.claims {
             if claims.len() > 1 {
@@ -236,6 +252,9 @@ impl Judge {
             fronts.entry(front).or_default().push(backend);
         }
         let mut wrongs = Vec::new();
+        if let Some((holder, since)) = self.holder {
+            self.usurped(world, holder, since, &mut wrongs);
+        }
         for (place, fronts) in &held {
             if !learning.contains(place) {
                 self.dark(*place, fronts, &truth, now, &mut wrongs);
@@ -248,6 +267,39 @@ impl Judge {
         if now >= self.calm {
             self.settle(world, &held, &truth);
         }
+    }
+
+    /// Whether a process is there that can do what it should: the only one, or, where there are two, one that had
+    /// the time to take over since the last of them came, went, or lost sight of the cluster.
+    fn is_somebody_there(&mut self, world: &World, alive: &[bool]) -> bool {
+        let now = world.now();
+        if let [alive] = alive {
+            return *alive;
+        }
+        let holder = world.cluster.lease.holder;
+        if holder != self.holder {
+            // Of what the one before withdrew the new one may know nothing.
+            self.process_started = now;
+            self.holder = holder;
+        }
+        let nats = world.links.way(Remote::Nats) == Way::Up;
+        self.heard.resize(alive.len(), now);
+        for (heard, alive) in self.heard.iter_mut().zip(alive) {
+            if !alive || !nats {
+                *heard = now;
+            }
+        }
+        let lease = &world.cluster.lease;
+        let sees = |instance| world.links.way_of(instance, Remote::Kubernetes).0 == Way::Up;
+        let well: Vec<bool> = (0..)
+            .zip(alive)
+            .map(|(i, alive)| *alive && sees(i))
+            .collect();
+        if well != self.well || now < lease.forbidden.max(lease.unanswered) || holder.is_none() {
+            self.turned = now;
+            self.well = well;
+        }
+        self.well.contains(&true) && now >= self.turned + TAKES_OVER
     }
 
     fn obstacles(&mut self, world: &World, truth: &Truth, alive: bool) {
@@ -315,6 +367,17 @@ impl Judge {
         }
         if world.links.way(Remote::RoutingApi) == Way::Frozen {
             self.unforgetting = now;
+        }
+    }
+
+    /// An instance goes on announcing though another leads that could tell it so.
+    fn usurped(&self, world: &World, holder: usize, since: Moment, wrongs: &mut Vec<String>) {
+        for (instance, said) in world.nats.said.iter().enumerate() {
+            let since = since.max(self.heard[holder]).max(self.heard[instance]);
+            if instance != holder && *said > since + STANDS_DOWN_WITHIN {
+                let (name, holder) = (NAMES[instance], NAMES[holder]);
+                wrongs.push(format!("{name} announces though {holder} leads"));
+            }
         }
     }
 

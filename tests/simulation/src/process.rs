@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -23,11 +24,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::Moment;
-use crate::world::disk::Mounted;
+use crate::world::disk::{BEGINNING, Mounted};
 use crate::world::nats::Connection;
 use crate::world::routing::Api;
 use crate::world::{Line, World, cluster};
+use crate::{Moment, Traits};
 
 /// Lists every minute, so that what only a list can tell is told within a life.
 const CONFIG: &str = "
@@ -39,6 +40,8 @@ routes: {app_domain: apps.test}
 admin: {listen: off}
 ";
 const STATE: &str = "state: {dir: /state}\n";
+/// What two instances are called.
+pub const NAMES: [&str; 2] = ["a", "b"];
 
 pub struct Process {
     runtime: Runtime,
@@ -56,20 +59,21 @@ struct Ways(Line);
 impl Process {
     pub fn start(
         world: &Arc<Mutex<World>>,
-        life: u32,
+        instance: usize,
+        traits: &Traits,
         born: Moment,
         seed: u64,
-        state: bool,
     ) -> Self {
         let runtime = runtime(seed);
         let entered = runtime.enter();
-        let line = Line::new(world.clone(), life, born);
+        let line = Line::new(world.clone(), instance, born);
         let since = Instant::now();
         drop(entered);
         let (stop, stopped) = oneshot::channel();
+        let config = config(instance, traits);
         let task = runtime.spawn(async move {
             let outside = Arc::new(Ways(line));
-            let controller = assemble(config(state), outside, Counters::default()).await;
+            let controller = assemble(config, outside, Counters::default()).await;
             let controller = controller.map_err(|error| format!("{error:#}"))?;
             // Whoever drops the other end kills us anyhow.
             let asked = async { drop(stopped.await) };
@@ -125,13 +129,15 @@ fn runtime(seed: u64) -> Runtime {
         .expect("a runtime needs nothing that may be missing")
 }
 
-fn config(state: bool) -> Config {
+fn config(instance: usize, traits: &Traits) -> Config {
     let surroundings = Surroundings {
         in_pod: true,
         files: false,
     };
-    let state = if state { STATE } else { "" };
-    let text = format!("{CONFIG}{state}");
+    let state = if traits.state { STATE } else { "" };
+    let (name, several) = (NAMES[instance], traits.instances > 1);
+    let election = format!("leader_election: {{enabled: {several}, identity: {name}}}\n");
+    let text = format!("{CONFIG}{state}{election}");
     let mut config = Config::parse(&text, Path::new("simulation"), surroundings)
         .expect("the simulation's configuration must be valid");
     // The journal of TLS backends is kept on a real disk; there are none here.
@@ -171,5 +177,9 @@ impl Outside for Ways {
 
     fn disk(&self, _folder: &Path) -> Arc<dyn state::Disk> {
         Arc::new(Mounted(self.0.clone()))
+    }
+
+    fn wall_clock(&self) -> Duration {
+        BEGINNING + self.0.own_time()
     }
 }

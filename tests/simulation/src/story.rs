@@ -13,7 +13,7 @@ use route_sync::plan::{NO_TLS, TcpRow};
 use route_sync::route::RouterPort;
 
 use crate::judge::{Front, Judge};
-use crate::world::links::{Remote, Way, fails};
+use crate::world::links::{Remote, Way, Whom, fails};
 use crate::world::nats::{self, Stranger};
 use crate::world::routing::{self, Other, PORT_FIRST};
 use crate::world::{World, cluster as kubernetes};
@@ -29,26 +29,30 @@ const RESPITE: Duration = Duration::from_secs(60);
 /// A read that was refused is tried again after three minutes, until when lists take its place.
 const REFUSED_LATELY: Duration = Duration::from_secs(200);
 
+/// As long as it may take until another leads and has told everybody: 15 s without a sign of the one before, 2 s
+/// between two looks, and what a process needs that has just started.
+pub const TAKES_OVER: Duration = Duration::from_secs(40);
+/// By then every instance has seen the Lease renewed.
+const LEASE_KNOWN: Duration = Duration::from_secs(60);
+
 /// What happens at one moment.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// The process.
-    Kill,
-    Stop,
-    Start,
-    Freeze(Duration),
-    /// What it reaches.
-    Link(Remote, Way, Duration),
+    /// A process.
+    Process(usize, Does),
+    /// What is reached.
+    Link((Remote, Whom), Way, Duration),
     Kubernetes(Trouble, Duration),
     Api(Annoyance, Duration),
     Loss(f64, Duration),
     RouterStops(usize),
     RouterStarts(usize),
     RouterDeafens(usize, Duration),
-    DiskFull(Duration),
-    DiskSlow(Duration),
-    DiskLost,
-    DiskTorn,
+    Disk(usize, Damage),
+    /// The Lease.
+    LeaseDeleted,
+    LeaseForbidden(Duration),
+    LeaseUnanswered(Duration),
     /// Others.
     StrangerHost(Duration),
     StrangerRows(Duration),
@@ -59,6 +63,24 @@ pub enum Action {
     Change,
     /// Everything is as it should be from now on.
     Calm,
+}
+
+/// What becomes of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Does {
+    Start,
+    Stop,
+    Die,
+    Freeze(Duration),
+}
+
+/// What becomes of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    Full(Duration),
+    Slow(Duration),
+    Lost,
+    Torn,
 }
 
 /// What the apiserver can have.
@@ -109,7 +131,11 @@ struct Plan<'a> {
     /// Until when objects are not read one by one, as that was refused lately.
     lists_alone: Moment,
     router: Moment,
+    /// From when one of two may fail again.
+    crew: Moment,
     calm: Moment,
+    /// Nothing but processes, the cluster and strangers give trouble.
+    lanes_are_well: bool,
     /// The state is there and true whenever a process starts.
     keeps: bool,
 }
@@ -129,7 +155,9 @@ impl Story {
             lies: Moment::ZERO,
             lists_alone: Moment::ZERO,
             router: seconds(rng, 10, 60),
+            crew: TAKES_OVER,
             calm,
+            lanes_are_well: traits.instances > 1 && rng.u32(..4) > 0,
             keeps: traits.state && !disk_fails,
             rng,
         };
@@ -172,6 +200,9 @@ impl Plan<'_> {
         let mut now = seconds(self.rng, 2, 15);
         while now + Duration::from_secs(60) < self.calm {
             match self.rng.u32(..20) {
+                // What two are there for; whatever hinders both leaves little room for it.
+                5..=7 if self.lanes_are_well => self.one_of_two_fails(now),
+                8..=10 if self.lanes_are_well => self.lease_fails(now),
                 0..=4 => self.kubernetes_fails(now),
                 5..=7 => self.api_fails(now),
                 8..=10 => self.nats_fails(now),
@@ -254,7 +285,10 @@ impl Plan<'_> {
         } else {
             let span = self.span(60);
             let way = self.way();
-            (Action::Link(Remote::Kubernetes, way, span), span)
+            (
+                Action::Link((Remote::Kubernetes, Whom::All), way, span),
+                span,
+            )
         };
         self.kubernetes = now + span + seconds(self.rng, 1, 20);
         self.actions.push((now, action));
@@ -288,11 +322,14 @@ impl Plan<'_> {
             // A token that could not be had is asked for again after up to 30 s.
             None if pick == annoyances.len() => {
                 let (span, way) = (self.tcp_span(30), self.way());
-                (Action::Link(Remote::Uaa, way, span), span)
+                (Action::Link((Remote::Uaa, Whom::All), way, span), span)
             }
             None => {
                 let (span, way) = (self.tcp_span(50), self.way());
-                (Action::Link(Remote::RoutingApi, way, span), span)
+                (
+                    Action::Link((Remote::RoutingApi, Whom::All), way, span),
+                    span,
+                )
             }
         };
         self.tcp = now + span + RESPITE;
@@ -308,7 +345,7 @@ impl Plan<'_> {
             (Action::Loss(0.2 + 0.6 * self.rng.f64(), span), span)
         } else {
             let (span, way) = (self.span(50), self.way());
-            (Action::Link(Remote::Nats, way, span), span)
+            (Action::Link((Remote::Nats, Whom::All), way, span), span)
         };
         self.http = now + span + RESPITE;
         self.actions.push((now, action));
@@ -332,43 +369,97 @@ impl Plan<'_> {
     }
 
     fn process_fails(&mut self, now: Moment) {
+        if self.traits.instances > 1 {
+            return self.one_of_two_fails(now);
+        }
         if now < self.http.max(self.tcp).max(self.lies) {
             return;
         }
         let span = self.tcp_span(40);
         let kind = self.rng.u32(..3);
         if kind == 0 {
-            self.actions.push((now, Action::Freeze(span)));
+            self.does(now, 0, Does::Freeze(span));
         } else {
             // Without state nothing is known before the apiserver answers.
             if !self.keeps && now < self.kubernetes {
                 return;
             }
-            let end = if kind == 1 {
-                Action::Kill
-            } else {
-                Action::Stop
-            };
-            self.actions.push((now, end));
-            // A stop takes a moment, and what has not stopped by then is killed.
-            self.actions
-                .push((now + Duration::from_secs(9), Action::Kill));
-            self.actions
-                .push((now + Duration::from_secs(9).max(span), Action::Start));
+            let end = if kind == 1 { Does::Die } else { Does::Stop };
+            self.ends(now, 0, end, span);
             self.lies = self.lies.max(now);
             self.kubernetes = self.kubernetes.max(now + span + Duration::from_secs(40));
         }
         (self.http, self.tcp) = (now + span + RESPITE, now + span + RESPITE);
     }
 
+    /// The other one goes on, or takes over: however long this one is away, nothing lapses, as long as the other one
+    /// can be told that it leads.
+    fn one_of_two_fails(&mut self, now: Moment) {
+        let free = [self.http, self.tcp, self.lies, self.kubernetes, self.crew];
+        if free.iter().any(|free| now < *free) {
+            return;
+        }
+        let left = self.calm.saturating_sub(now + Duration::from_secs(20));
+        let span = self.span(240).min(left);
+        let instance = self.rng.usize(..self.traits.instances);
+        match self.rng.u32(..5) {
+            0 => self.does(now, instance, Does::Freeze(span)),
+            1 => self.ends(now, instance, Does::Die, span),
+            2 => self.ends(now, instance, Does::Stop, span),
+            _ => {
+                let link = (Remote::Kubernetes, Whom::Only(instance));
+                let way = self.way();
+                self.actions.push((now, Action::Link(link, way, span)));
+            }
+        }
+        self.crew = now + span + TAKES_OVER;
+        let settled = now + TAKES_OVER;
+        (self.http, self.tcp) = (settled + RESPITE, settled + RESPITE);
+        self.kubernetes = self.kubernetes.max(settled);
+        self.lies = self.lies.max(now);
+    }
+
+    fn does(&mut self, now: Moment, instance: usize, does: Does) {
+        self.actions.push((now, Action::Process(instance, does)));
+    }
+
+    /// A stop takes a moment, and what has not stopped by then is killed.
+    fn ends(&mut self, now: Moment, instance: usize, end: Does, span: Duration) {
+        let stopped = Duration::from_secs(9);
+        self.does(now, instance, end);
+        self.does(now + stopped, instance, Does::Die);
+        self.does(now + stopped.max(span), instance, Does::Start);
+    }
+
     fn disk_fails(&mut self, now: Moment) {
-        let action = match self.rng.u32(..4) {
-            0 => Action::DiskFull(self.span(60)),
-            1 => Action::DiskSlow(self.span(60)),
-            2 => Action::DiskLost,
-            _ => Action::DiskTorn,
+        let damage = match self.rng.u32(..4) {
+            0 => Damage::Full(self.span(60)),
+            1 => Damage::Slow(self.span(60)),
+            2 => Damage::Lost,
+            _ => Damage::Torn,
+        };
+        let instance = match self.traits.instances {
+            1 => 0,
+            several => self.rng.usize(..several),
+        };
+        self.actions.push((now, Action::Disk(instance, damage)));
+    }
+
+    /// What befalls the Lease alone ends nobody's term for longer than it takes to come by another.
+    fn lease_fails(&mut self, now: Moment) {
+        if now < self.kubernetes.max(self.crew).max(LEASE_KNOWN) {
+            return;
+        }
+        let span = self.span(60);
+        let action = match self.rng.u32(..6) {
+            0 => Action::LeaseDeleted,
+            1 => Action::LeaseForbidden(span),
+            2 => Action::LeaseUnanswered(span),
+            _ => return self.one_of_two_fails(now),
         };
         self.actions.push((now, action));
+        self.crew = now + span + TAKES_OVER;
+        self.kubernetes = self.crew;
     }
 }
 
@@ -376,8 +467,9 @@ impl Plan<'_> {
 pub fn happens(world: &mut World, judge: &mut Judge, action: Action) {
     let now = world.now();
     match action {
-        Action::Kill | Action::Stop | Action::Start | Action::Freeze(_) => {}
-        Action::Link(remote, way, span) => fails(world, remote, way, span),
+        // Whoever lives is the life's own affair.
+        Action::Process(..) => {}
+        Action::Link(link, way, span) => fails(world, link, way, span),
         Action::Kubernetes(trouble, span) => troubles(world, trouble, span),
         Action::Api(annoyance, span) => annoys(world, judge, annoyance, span),
         Action::Loss(share, span) => {
@@ -387,10 +479,10 @@ pub fn happens(world: &mut World, judge: &mut Judge, action: Action) {
         Action::RouterStops(router) => nats::router_stops(world, router),
         Action::RouterStarts(router) => nats::router_starts(world, router),
         Action::RouterDeafens(router, span) => nats::router_deafens(world, router, span),
-        Action::DiskFull(span) => world.disk.full = now + span,
-        Action::DiskSlow(span) => world.disk.slow = now + span,
-        Action::DiskLost => world.disk.contents = None,
-        Action::DiskTorn => tears(world),
+        Action::Disk(instance, damage) => damages(world, instance, damage),
+        Action::LeaseDeleted => kubernetes::lease::delete(world),
+        Action::LeaseForbidden(span) => world.cluster.lease.forbidden = now + span,
+        Action::LeaseUnanswered(span) => world.cluster.lease.unanswered = now + span,
         Action::StrangerHost(span) => stranger_on_host(world, span),
         Action::StrangerRows(span) => stranger_on_port(world, span),
         Action::OlderJob(span) => older_job(world, judge, span),
@@ -453,9 +545,20 @@ fn annoys(world: &mut World, judge: &mut Judge, annoyance: Annoyance, span: Dura
     }
 }
 
+fn damages(world: &mut World, instance: usize, damage: Damage) {
+    let now = world.now();
+    let disk = &mut world.disks[instance];
+    match damage {
+        Damage::Full(span) => disk.full = now + span,
+        Damage::Slow(span) => disk.slow = now + span,
+        Damage::Lost => disk.contents = None,
+        Damage::Torn => tears(world, instance),
+    }
+}
+
 /// The disk was full at the wrong moment, or worse.
-fn tears(world: &mut World) {
-    let Some(contents) = &mut world.disk.contents else {
+fn tears(world: &mut World, instance: usize) {
+    let Some(contents) = &mut world.disks[instance].contents else {
         return;
     };
     let at = world.rng.usize(..contents.len().max(1));

@@ -21,7 +21,7 @@ use crate::Moment;
 use crate::trace::Trace;
 use cluster::Cluster;
 use disk::Disk;
-use links::{Links, Remote};
+use links::{Links, Remote, Whom};
 use nats::Nats;
 use routing::Routing;
 
@@ -34,7 +34,8 @@ pub struct World {
     pub cluster: Cluster,
     pub routing: Routing,
     pub nats: Nats,
-    pub disk: Disk,
+    /// Of each instance.
+    pub disks: Vec<Disk>,
     queue: BTreeMap<(Moment, u64), Event>,
     sequence: u64,
     now: Moment,
@@ -59,15 +60,15 @@ pub enum Event {
     /// A request that lay in a frozen server's socket.
     Late(routing::Request),
     /// A remote is as it was before.
-    Heals(Remote),
+    Heals(Remote, Whom),
 }
 
 /// The world as one process reaches it.
 #[derive(Clone)]
 pub struct Line {
     world: Arc<Mutex<World>>,
-    /// Which life of the controller.
-    pub life: u32,
+    /// Which instance of the controller.
+    pub instance: usize,
     born: Moment,
     since: Instant,
 }
@@ -83,8 +84,8 @@ impl World {
             links: Links::default(),
             cluster: Cluster::default(),
             routing: Routing::new(traits),
-            nats: Nats::new(traits.routers),
-            disk: Disk::default(),
+            nats: Nats::new(traits.routers, traits.instances),
+            disks: (0..traits.instances).map(|_| Disk::default()).collect(),
             queue: BTreeMap::new(),
             sequence: 0,
             now: Moment::ZERO,
@@ -152,7 +153,7 @@ impl World {
                 self.note(format_args!("a late request is done"));
                 let _ = routing::carry_out(self, &request);
             }
-            Event::Heals(remote) => links::heals(self, remote),
+            Event::Heals(remote, whom) => links::heals(self, remote, whom),
         }
     }
 }
@@ -161,10 +162,10 @@ impl World {
 
 impl Line {
     /// To be made in the process's own runtime.
-    pub fn new(world: Arc<Mutex<World>>, life: u32, born: Moment) -> Self {
+    pub fn new(world: Arc<Mutex<World>>, instance: usize, born: Moment) -> Self {
         Self {
             world,
-            life,
+            instance,
             born,
             since: Instant::now(),
         }
@@ -176,7 +177,7 @@ impl Line {
             .world
             .lock()
             .expect("no one may panic holding the world");
-        world.run_until(self.born + self.since.elapsed());
+        world.run_until(self.own_time());
         world
     }
 
@@ -184,6 +185,11 @@ impl Line {
     pub async fn until(&self, moment: Moment) {
         let wait = moment.saturating_sub(self.born);
         tokio::time::sleep_until(self.since + wait).await;
+    }
+
+    /// What the time is by this process's own clock. The world may be ahead by a slice of another's.
+    pub fn own_time(&self) -> Moment {
+        self.born + self.since.elapsed()
     }
 
     pub async fn pause(&self, wait: Moment) {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use counterparts::stack::{APP_DOMAIN, CLIENT, SYSTEM_DOMAIN};
-use counterparts::{Stack, StackOptions, TokenUser, UaaClient, handed_in, not_confirmed};
+use counterparts::{
+    Program as _, Stack, StackOptions, TokenUser, UaaClient, handed_in, not_confirmed,
+};
 use futures::FutureExt;
 use sandbox::http_router::{HttpRouter, HttpRouterOptions};
 use sandbox::routing_api::{RoutingApi, RoutingApiOptions};
@@ -259,6 +261,22 @@ impl Foundation {
             .collect()
     }
 
+    /// A row as the old job writes it: no TLS port, no id.
+    pub async fn row_of_the_old_job(&self, port: u16, backend: SocketAddr, ttl: u16) -> Value {
+        json!({
+            "router_group_guid": self.router_group().await, "port": port,
+            "backend_ip": backend.ip(), "backend_port": backend.port(), "ttl": ttl,
+        })
+    }
+
+    /// A row as everybody else writes it, under the writer's own id.
+    pub async fn row_by(&self, writer: &str, port: u16, backend: SocketAddr, ttl: u16) -> Value {
+        let mut row = self.row_of_the_old_job(port, backend, ttl).await;
+        row["backend_tls_port"] = json!(-1);
+        row["instance_id"] = json!(writer);
+        row
+    }
+
     /// Puts a row there that is not ours.
     pub async fn insert_row(&self, row: Value) {
         let row = match self.stage {
@@ -330,6 +348,13 @@ impl Foundation {
             .expect("the real stage must have a routing API")
     }
 
+    fn real_api_mut(&mut self) -> &mut counterparts::RoutingApi {
+        self.stack
+            .routing_api
+            .as_mut()
+            .expect("the real stage must have a routing API")
+    }
+
     /// How often the TCP router's HAProxy was reloaded.
     pub fn reloads(&self) -> usize {
         match self.stage {
@@ -360,17 +385,31 @@ impl Foundation {
         }
     }
 
+    /// Stops the routing API; its rows stay.
+    pub async fn stop_routing_api(&mut self) {
+        match self.stage {
+            Stage::Sandbox => self.boxed.routing_api.stop().await,
+            Stage::Real => self.real_api_mut().stop().await,
+        }
+    }
+
+    /// Starts it again. The real one, where it was killed, first waits for its own lock: 15 s.
+    pub async fn start_routing_api(&mut self) {
+        let started = match self.stage {
+            Stage::Sandbox => self.boxed.routing_api.start_again().await,
+            Stage::Real => self.real_api_mut().begin().await,
+        };
+        started.expect("the routing API must start again");
+    }
+
     /// The routing API with another `max_ttl`. The real one restarts, which takes its lock's 15 s.
     pub async fn set_max_ttl(&mut self, seconds: u32) {
         match self.stage {
             Stage::Sandbox => self.boxed.routing_api.set_max_ttl(seconds),
             Stage::Real => {
-                let api = self.stack.routing_api.as_mut();
-                let api = api.expect("the real stage must have a routing API");
                 let seconds = Duration::from_secs(seconds.into());
-                api.set_max_ttl(seconds)
-                    .await
-                    .expect("the routing API must start again");
+                let set = self.real_api_mut().set_max_ttl(seconds).await;
+                set.expect("the routing API must start again");
             }
         }
     }

@@ -135,6 +135,16 @@ fn note(seen: &Mutex<Seen>, failure: Option<String>) {
     seen.failures.extend(failure);
 }
 
+#[track_caller]
+fn none_failed((requests, failures): (u64, Vec<String>)) {
+    assert!(requests > 0, "nothing was requested");
+    assert!(
+        failures.is_empty(),
+        "{} of {requests}: {failures:?}",
+        failures.len()
+    );
+}
+
 /// Requests made and what failed.
 fn end(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> (u64, Vec<String>) {
     task.abort();
@@ -170,6 +180,12 @@ impl HttpLoop {
     pub fn end(self) -> (u64, Vec<String>) {
         end(&self.seen, &self.task)
     }
+
+    /// Ends; there were requests, and none failed.
+    #[track_caller]
+    pub fn none_failed(self) {
+        none_failed(self.end());
+    }
 }
 
 impl TcpLoop {
@@ -198,8 +214,9 @@ impl TcpLoop {
         Self { seen, task }
     }
 
-    /// Ends; the number of connections, and every failure.
-    pub fn end(self) -> (u64, Vec<String>) {
-        end(&self.seen, &self.task)
+    /// Ends; there were connections, and none failed.
+    #[track_caller]
+    pub fn none_failed(self) {
+        none_failed(end(&self.seen, &self.task));
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 /// Generous: nothing is measured here.
 const DEADLINE: Duration = Duration::from_secs(60);
+const READY: &str = "ready";
 /// One demo at a time: their nodes listen on the same addresses.
 static ONE: Mutex<()> = Mutex::const_new(());
 
@@ -22,11 +23,13 @@ struct Demo {
     manifests: tempfile::TempDir,
     /// Where everything temporary of the demo goes.
     temp: tempfile::TempDir,
+    /// Where it names its routes once they are there.
+    ready: tempfile::TempDir,
 }
 
 impl Demo {
     fn start() -> Self {
-        let (manifests, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [manifests, temp, ready] = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
         for entry in std::fs::read_dir(examples).unwrap() {
             let path = entry.unwrap().path();
@@ -44,6 +47,8 @@ impl Demo {
             .arg(&controller)
             .arg("--manifests")
             .arg(manifests.path())
+            .arg("--once-ready-file")
+            .arg(ready.path().join(READY))
             .env("TMPDIR", temp.path())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -55,6 +60,7 @@ impl Demo {
             lines,
             manifests,
             temp,
+            ready,
         }
     }
 
@@ -95,9 +101,8 @@ impl Demo {
         std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
-    /// Ctrl-C.
-    async fn interrupt(&mut self) -> ExitStatus {
-        shell(&format!("kill -INT {}", self.child.id().unwrap())).await;
+    async fn stop(&mut self, signal: &str) -> ExitStatus {
+        shell(&format!("kill -{signal} {}", self.child.id().unwrap())).await;
         let ended = tokio::time::timeout(DEADLINE, self.child.wait()).await;
         ended.expect("the demo must stop in time").unwrap()
     }
@@ -207,6 +212,13 @@ async fn every_printed_command_works_as_printed_and_every_edit_is_told() {
     assert!(told.contains("line "), "{told}");
     answers(&old.replace("nginx.", "tomcat-example."), "default/tomcat").await;
 
+    demo.edit(
+        "grafana.yml",
+        "http-route-sync: grafana",
+        "http-route-sync: 12345",
+    );
+    demo.line("grafana.yml changed, but the API server refuses it: 400 BadRequest")
+        .await;
     std::fs::remove_file(demo.manifest("grafana.yml")).unwrap();
     let told = demo.line("grafana.yml removed: ").await;
     assert!(
@@ -227,7 +239,9 @@ async fn every_printed_command_works_as_printed_and_every_edit_is_told() {
         reason.iter().any(|line| line.contains("WARN finding")),
         "{reason:#?}"
     );
-    assert!(demo.interrupt().await.success());
+    let ready = std::fs::read_to_string(demo.ready.path().join(READY)).unwrap();
+    assert!(ready.contains("nginx.apps.example.test"), "{ready}");
+    assert!(demo.stop("TERM").await.success());
 }
 
 #[tokio::test]
@@ -238,7 +252,7 @@ async fn ctrl_c_leaves_no_process_and_no_file_behind() {
     let temp = demo.temp.path().to_owned();
     let processes = processes_of(&temp);
     assert_eq!(processes.len(), 1, "the controller's: {processes:?}");
-    assert!(demo.interrupt().await.success());
+    assert!(demo.stop("INT").await.success());
     assert_eq!(processes_of(&temp), Vec::<String>::new());
     let left: Vec<_> = std::fs::read_dir(&temp).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");

@@ -63,12 +63,13 @@ impl HttpLane {
             }
             return;
         };
+        let follows = self.acting.follows();
         let mut heard = 0;
         while heard < BATCH as u64
             && let Some(message) = bus.overheard()
         {
             heard += 1;
-            self.foreign.take(&message, desired, now);
+            self.foreign.take(&message, desired, follows, now);
         }
         add(&self.counters.overheard, heard);
     }
@@ -98,10 +99,22 @@ impl HttpLane {
 
     /// The newest table without the hosts that strangers serve and we do not yet.
     pub(super) fn claim(&mut self, desired: &Arc<Desired>) -> Arc<Desired> {
-        let now = self.clock.now();
-        let hold = !self.config.join_foreign
-            && self.foreign.strangers.listened(now) >= self.schedule.interval();
-        self.foreign.claim(desired, hold)
+        let (now, interval) = (self.clock.now(), self.schedule.interval());
+        let strangers = &self.foreign.strangers;
+        let follows = self.acting.follows();
+        // Who follows has to know besides what the one that leads serves already.
+        let knows = if follows {
+            strangers.knows_ours(interval, now)
+        } else {
+            strangers.listened(now) >= interval
+        };
+        let hold = !self.config.join_foreign && knows;
+        self.foreign.claim(desired, hold, follows)
+    }
+
+    /// Another instance leads.
+    pub(super) fn follow(&mut self, now: Uptime) {
+        self.foreign.strangers.follow(now);
     }
 
     /// When [`Self::listen`] has something to do though nothing is heard.
@@ -156,7 +169,7 @@ impl HttpLane {
 // === impl Foreign ===
 
 impl Foreign {
-    fn take(&mut self, message: &Overheard, desired: &Desired, now: Uptime) {
+    fn take(&mut self, message: &Overheard, desired: &Desired, follows: bool, now: Uptime) {
         let Some(speaker) = self.reader.read(&message.body) else {
             return;
         };
@@ -167,23 +180,29 @@ impl Foreign {
             }
             return;
         }
-        if speaker
+        let mut ours = speaker
             .address
-            .is_some_and(|address| is_ours(desired, address))
-        {
-            return;
-        }
+            .is_some_and(|address| is_ours(desired, address));
         let mut is_stranger = false;
         for place in self.reader.places() {
+            if ours {
+                break;
+            }
             if self.strangers.heard_again(*place, endpoint, now) {
                 continue;
             }
             // Ours may speak of a node or a port that the table no longer has, or has not yet.
-            if !is_stranger && is_of(&desired.cluster, &message.body) {
-                return;
+            ours = !is_stranger && is_of(&desired.cluster, &message.body);
+            if !ours {
+                is_stranger = true;
+                self.strangers.heard(*place, endpoint, now);
             }
-            is_stranger = true;
-            self.strangers.heard(*place, endpoint, now);
+        }
+        // Who leads knows what it serves.
+        if ours && follows {
+            for place in self.reader.places() {
+                self.strangers.heard_ours(*place, now);
+            }
         }
     }
 
@@ -205,11 +224,11 @@ impl Foreign {
         }
     }
 
-    fn claim(&mut self, desired: &Arc<Desired>, hold: bool) -> Arc<Desired> {
+    fn claim(&mut self, desired: &Arc<Desired>, hold: bool, follows: bool) -> Arc<Desired> {
         self.watch(desired);
         self.contests.clear();
         let claimed = if self.strangers.contest() {
-            self.contests = self.contests(desired, hold);
+            self.contests = self.contests(desired, hold, follows);
             without_held(desired, &self.contests)
         } else {
             desired.clone()
@@ -241,7 +260,7 @@ impl Foreign {
         strangers.take_changed();
     }
 
-    fn contests(&self, desired: &Desired, hold: bool) -> BTreeMap<Uri, Contest> {
+    fn contests(&self, desired: &Desired, hold: bool, follows: bool) -> BTreeMap<Uri, Contest> {
         let contest = |(uri, route): (&Uri, &HttpRoute)| {
             let mut endpoints = self.strangers.at(uri);
             // Some were heard before their node was known.
@@ -257,15 +276,19 @@ impl Foreign {
                 service: route.service.key.clone(),
                 endpoints,
                 backends: backends.collect(),
-                held: hold && !self.serves_host_of(uri),
+                held: hold && !self.serves_host_of(uri, follows),
             };
             Some((uri.clone(), contest))
         };
         desired.table.http.iter().filter_map(contest).collect()
     }
 
-    /// Whether we serve that host already: whoever was there first stays.
-    fn serves_host_of(&self, uri: &Uri) -> bool {
+    /// Whether that host is served by us already: whoever was there first stays. What an instance that follows has
+    /// claimed is a table that nobody announced.
+    fn serves_host_of(&self, uri: &Uri, follows: bool) -> bool {
+        if follows {
+            return self.strangers.ours_serve(uri);
+        }
         self.claimed.as_ref().is_some_and(|claimed| {
             let mut from = claimed.table.http.range(uri.whole_host()..);
             from.next().is_some_and(|(first, _)| first.same_host(uri))

@@ -86,6 +86,11 @@ impl Acting {
         self.role.is_standby() || self.listens(self.role, now)
     }
 
+    /// Whether another instance leads, or may.
+    pub(super) fn follows(&self) -> bool {
+        self.role.is_standby()
+    }
+
     /// Whether it has no proof and the others may have something to say to that.
     fn listens(&self, role: Role, now: Uptime) -> bool {
         matches!(role, Role::Cautious { .. }) && now < self.speaks_at
@@ -115,6 +120,10 @@ impl HttpLane {
     pub(super) async fn act(&mut self) {
         let now = self.clock.now();
         let role = self.acting.roles.at(now);
+        if self.acting.follows() && !role.is_standby() {
+            // Of the hosts that strangers serve it goes on with those on which it heard the one that led.
+            self.announce_recorded();
+        }
         let before = std::mem::replace(&mut self.acting.role, role);
         self.may_say_anything();
         // Whoever did not run may find proof gone already, without a moment of standing by.
@@ -231,7 +240,8 @@ impl HttpLane {
         let (Some(term), Some(instances)) = (instances::told(body), &self.acting.instances) else {
             return;
         };
-        let stale = term.holder != instances.identity
+        let other = term.holder != instances.identity;
+        let stale = other
             && self
                 .acting
                 .role
@@ -243,6 +253,9 @@ impl HttpLane {
         }
         // A full channel holds words enough to judge by.
         let _ = instances.heard.try_send(term);
+        if other {
+            self.follow(now);
+        }
     }
 
     /// When [`Self::act`] has something to say though nothing happens.
@@ -302,19 +315,13 @@ mod tests {
             (Uri::parse(&format!("{name}.test")).unwrap(), route)
         };
         let owned = |(name, node_port): &(&str, u16)| (port(*node_port), service(name));
+        let table = RouteTable {
+            tcp: BTreeMap::new(),
+            http: routes.iter().map(route).collect(),
+        };
         Desired {
-            cluster: ClusterId("cluster".to_owned()),
-            table: RouteTable {
-                tcp: BTreeMap::new(),
-                http: routes.iter().map(route).collect(),
-            },
-            findings: Vec::new(),
-            node_ips: BTreeMap::new(),
             node_ports: routes.iter().map(owned).collect(),
-            yielding: BTreeMap::new(),
-            held: None,
-            drained: false,
-            revisit: None,
+            ..Desired::of(ClusterId("cluster".to_owned()), table)
         }
     }
 

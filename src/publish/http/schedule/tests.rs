@@ -37,20 +37,11 @@ fn table_with(routes: &[(&str, u16, &[u8])], options: &HttpOptions) -> Arc<Desir
         };
         (uri, route)
     };
-    Arc::new(Desired {
-        cluster: ClusterId("kube".to_owned()),
-        table: RouteTable {
-            http: routes.iter().map(route).collect(),
-            ..RouteTable::default()
-        },
-        findings: Vec::new(),
-        node_ips: BTreeMap::new(),
-        node_ports: BTreeMap::new(),
-        yielding: BTreeMap::new(),
-        held: None,
-        drained: false,
-        revisit: None,
-    })
+    let table = RouteTable {
+        http: routes.iter().map(route).collect(),
+        ..RouteTable::default()
+    };
+    Arc::new(Desired::of(ClusterId("kube".to_owned()), table))
 }
 
 fn schedule() -> Schedule {

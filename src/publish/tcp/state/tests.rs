@@ -1,4 +1,7 @@
-//! What the lane asks next, step by step and without any I/O.
+//! What the lane asks next, step by step and without any I/O: how rows come to live and are kept alive. What goes,
+//! and what is nobody's to remove, is in [`removal`].
+
+mod removal;
 
 use super::*;
 use crate::config::TlsConfig;
@@ -42,20 +45,11 @@ pub(super) fn want(ports: &[u16]) -> Option<Arc<Desired>> {
             },
         )
     };
-    Some(Arc::new(Desired {
-        cluster: ClusterId("c".to_owned()),
-        table: RouteTable {
-            tcp: ports.iter().map(route).collect(),
-            http: BTreeMap::new(),
-        },
-        findings: Vec::new(),
-        node_ips: BTreeMap::new(),
-        node_ports: BTreeMap::new(),
-        yielding: BTreeMap::new(),
-        held: None,
-        drained: false,
-        revisit: None,
-    }))
+    let table = RouteTable {
+        tcp: ports.iter().map(route).collect(),
+        http: BTreeMap::new(),
+    };
+    Some(Arc::new(Desired::of(ClusterId("c".to_owned()), table)))
 }
 
 /// A lane that has asked for groups and table.
@@ -76,27 +70,23 @@ fn asking(ports: &[u16]) -> State {
     state
 }
 
+fn group(guid: &str, name: &str) -> RouterGroup {
+    RouterGroup {
+        guid: guid.to_owned(),
+        name: name.to_owned(),
+        reservable_ports: "1024-9000".to_owned(),
+    }
+}
+
 fn groups() -> Done {
-    let (guid, name) = ("g".to_owned(), "default-tcp".to_owned());
-    let reservable_ports = "1024-9000".to_owned();
-    Done::Groups(Ok(vec![RouterGroup {
-        guid,
-        name,
-        reservable_ports,
-    }]))
+    Done::Groups(Ok(vec![group("g", "default-tcp")]))
 }
 
 /// A lane that knows its group and an empty table.
 pub(super) fn ready(ports: &[u16]) -> State {
     let mut state = asking(ports);
     state.absorb(groups(), at(0));
-    state.absorb(
-        Done::List {
-            started: at(0),
-            answer: Ok(Observed::new()),
-        },
-        at(0),
-    );
+    list(&mut state, Ok(Observed::new()), at(0));
     state
 }
 
@@ -111,25 +101,73 @@ pub(super) fn created(ops: &[Op]) -> Vec<u16> {
         .collect()
 }
 
+/// Tells the lane what came of a write.
+pub(super) fn wrote(
+    state: &mut State,
+    op: Op,
+    written: impl FnOnce(&[TcpRow]) -> Written,
+    now: Uptime,
+) {
+    let done = match op {
+        Op::Create { rows, kind, .. } => Done::Created {
+            started: now,
+            written: written(&rows),
+            rows,
+            kind,
+        },
+        Op::Delete { rows, clearing } => Done::Deleted {
+            written: written(&rows),
+            rows,
+            clearing,
+        },
+        other => panic!("no write: {other:?}"),
+    };
+    state.absorb(done, now);
+}
+
+pub(super) fn all_confirmed(rows: &[TcpRow]) -> Written {
+    Written {
+        confirmed: rows.to_vec(),
+        ..Written::default()
+    }
+}
+
+fn none_for(error: ApiError) -> Written {
+    Written {
+        error: Some(error),
+        ..Written::default()
+    }
+}
+
 /// Answers every create with success.
 pub(super) fn confirm(state: &mut State, ops: Vec<Op>, now: Uptime) {
     for op in ops {
-        if let Op::Create { rows, kind, .. } = op {
-            let written = Written {
-                confirmed: rows.clone(),
-                ..Written::default()
-            };
-            state.absorb(
-                Done::Created {
-                    started: now,
-                    rows,
-                    written,
-                    kind,
-                },
-                now,
-            );
+        if matches!(op, Op::Create { .. }) {
+            wrote(state, op, all_confirmed, now);
         }
     }
+}
+
+/// Answers a list.
+pub(super) fn list(state: &mut State, answer: Result<Observed, ApiError>, now: Uptime) {
+    let started = now;
+    state.absorb(Done::List { started, answer }, now);
+}
+
+pub(super) fn gone() -> ApiError {
+    ApiError::Unavailable {
+        reason: "gone".to_owned(),
+        id: RequestId(None),
+    }
+}
+
+pub(super) fn refreshed(ops: &[Op]) -> Vec<u16> {
+    let refreshes = |op: &Op| match op {
+        Op::Create { rows, kind, .. } if *kind == Kind::Refresh => rows.clone(),
+        _ => Vec::new(),
+    };
+    let rows = ops.iter().flat_map(refreshes);
+    rows.map(|row| row.port.get()).collect()
 }
 
 #[test]
@@ -149,13 +187,7 @@ fn nothing_new_goes_before_what_lapsed_is_confirmed_again() {
         confirm(&mut state, ops, at(0));
         state.adopt(want(&[1500, 2000, 2001]), at(150));
         if listed {
-            state.absorb(
-                Done::List {
-                    started: at(150),
-                    answer: Ok(Observed::new()),
-                },
-                at(150),
-            );
+            list(&mut state, Ok(Observed::new()), at(150));
         }
         let (ops, _) = state.turn(None, at(150));
         assert_eq!(created(&ops), [2000, 2001], "listed: {listed}");
@@ -207,33 +239,9 @@ fn a_failing_api_is_asked_again_after_a_wait_that_grows_and_stays_short() {
     for _ in 0..20 {
         let (ops, wake) = state.turn(None, now);
         for op in ops {
-            let error = || ApiError::Unavailable {
-                reason: "gone".to_owned(),
-                id: RequestId(None),
-            };
             match op {
-                Op::Create { rows, kind, .. } => {
-                    let written = Written {
-                        error: Some(error()),
-                        ..Written::default()
-                    };
-                    state.absorb(
-                        Done::Created {
-                            started: now,
-                            rows,
-                            written,
-                            kind,
-                        },
-                        now,
-                    );
-                }
-                Op::List => state.absorb(
-                    Done::List {
-                        started: now,
-                        answer: Err(error()),
-                    },
-                    now,
-                ),
+                Op::Create { .. } => wrote(&mut state, op, |_| none_for(gone()), now),
+                Op::List => list(&mut state, Err(gone()), now),
                 _ => {}
             }
         }
@@ -262,14 +270,7 @@ fn after_an_outage_at_the_start_the_table_is_read_at_once() {
         let mut now = at(0);
         for _ in 0..10 {
             state.absorb(Done::Groups(Err(outage())), now);
-            let answer = Err(outage());
-            state.absorb(
-                Done::List {
-                    started: now,
-                    answer,
-                },
-                now,
-            );
+            list(&mut state, Err(outage()), now);
             // Past the longest wait after a failure.
             now += at(6);
             state.turn(None, now);
@@ -281,28 +282,6 @@ fn after_an_outage_at_the_start_the_table_is_read_at_once() {
         let listing = ops.iter().any(|op| matches!(op, Op::List));
         assert!(listing || state.list_asked, "{:?}: {ops:?}", outage());
     }
-}
-
-/// Answers a list.
-pub(super) fn list(state: &mut State, answer: Result<Observed, ApiError>, now: Uptime) {
-    let started = now;
-    state.absorb(Done::List { started, answer }, now);
-}
-
-pub(super) fn gone() -> ApiError {
-    ApiError::Unavailable {
-        reason: "gone".to_owned(),
-        id: RequestId(None),
-    }
-}
-
-pub(super) fn refreshed(ops: &[Op]) -> Vec<u16> {
-    let refreshes = |op: &Op| match op {
-        Op::Create { rows, kind, .. } if *kind == Kind::Refresh => rows.clone(),
-        _ => Vec::new(),
-    };
-    let rows = ops.iter().flat_map(refreshes);
-    rows.map(|row| row.port.get()).collect()
 }
 
 #[test]
@@ -344,66 +323,13 @@ fn a_list_that_cannot_be_had_keeps_no_living_row_from_being_refreshed() {
     let (ops, _) = state.turn(None, at(31));
     assert_eq!(refreshed(&ops), [2000]);
     for op in ops {
-        if let Op::Create { rows, kind, .. } = op {
-            let error = Some(gone());
-            let written = Written {
-                error,
-                ..Written::default()
-            };
-            let started = at(31);
-            state.absorb(
-                Done::Created {
-                    started,
-                    rows,
-                    written,
-                    kind,
-                },
-                at(31),
-            );
-        }
+        wrote(&mut state, op, |_| none_for(gone()), at(31));
     }
     // The list is asked for and hangs; something new waits for it, what lives does not.
     state.adopt(want(&[2000, 2001]), at(37));
     let (ops, _) = state.turn(None, at(37));
     assert!(ops.iter().any(|op| matches!(op, Op::List)), "{ops:?}");
     assert_eq!((refreshed(&ops), created(&ops)), (vec![2000], vec![2000]));
-}
-
-#[test]
-fn a_row_that_comes_back_after_its_deletion_is_not_deleted_in_a_hot_loop() {
-    let mut state = ready(&[2000]);
-    let (ops, _) = state.turn(None, at(0));
-    confirm(&mut state, ops, at(0));
-    let table = state.image.clone().unwrap();
-    state.adopt(want(&[]), at(1));
-    let mut deletions = 0;
-    for second in 1..=30 {
-        let (ops, _) = state.turn(None, at(second));
-        for op in ops {
-            match op {
-                Op::Delete { rows, clearing } => {
-                    deletions += 1;
-                    let confirmed = rows.clone();
-                    let written = Written {
-                        confirmed,
-                        ..Written::default()
-                    };
-                    state.absorb(
-                        Done::Deleted {
-                            rows,
-                            written,
-                            clearing,
-                        },
-                        at(second),
-                    );
-                }
-                // Another writer keeps it alive.
-                Op::List => list(&mut state, Ok(table.clone()), at(second)),
-                _ => {}
-            }
-        }
-    }
-    assert_eq!(deletions, 1);
 }
 
 #[test]
@@ -414,11 +340,6 @@ fn rows_of_two_router_groups_never_share_a_request() {
     let route = desired.table.tcp.get_mut(&RouterPort::new(2001).unwrap());
     route.unwrap().router_group = Some("other".to_owned());
     state.adopt(Some(Arc::new(desired)), at(0));
-    let group = |guid: &str, name: &str| RouterGroup {
-        guid: guid.to_owned(),
-        name: name.to_owned(),
-        reservable_ports: "1024-9000".to_owned(),
-    };
     let groups = vec![group("g", "default-tcp"), group("h", "other")];
     state.absorb(Done::Groups(Ok(groups)), at(0));
     let (ops, _) = state.turn(None, at(0));
@@ -433,57 +354,6 @@ fn rows_of_two_router_groups_never_share_a_request() {
             BTreeSet::from(["g".to_owned()]),
             BTreeSet::from(["h".to_owned()])
         ]
-    );
-}
-
-#[test]
-fn many_rows_of_an_older_job_are_cleared_within_the_budget() {
-    let ports: Vec<_> = (2000..2400).collect();
-    let mut state = ready(&ports);
-    let (ops, _) = state.turn(None, at(0));
-    assert_eq!(created(&ops).len(), 4, "bulk");
-    let old_job: Observed = state
-        .admission
-        .wanted
-        .values()
-        .flat_map(|port| &port.rows)
-        .map(|row| {
-            (
-                TcpRow {
-                    tls_port: 0,
-                    ..row.clone()
-                },
-                None,
-            )
-        })
-        .collect();
-    list(&mut state, Ok(old_job), at(1));
-    let mut cleared = 0;
-    for second in 2..12 {
-        let (ops, _) = state.turn(None, at(second));
-        for op in ops {
-            if let Op::Delete { rows, clearing } = op {
-                assert!(clearing);
-                cleared += rows.len();
-                let confirmed = rows.clone();
-                let written = Written {
-                    confirmed,
-                    ..Written::default()
-                };
-                state.absorb(
-                    Done::Deleted {
-                        rows,
-                        written,
-                        clearing,
-                    },
-                    at(second),
-                );
-            }
-        }
-    }
-    assert!(
-        (20..=84).contains(&cleared),
-        "{cleared} rows in ten seconds"
     );
 }
 
@@ -516,70 +386,6 @@ fn a_restart_that_cannot_read_renews_every_row_at_once_and_adds_later_ones_withi
     assert!((1..10).contains(&later.len()), "{later:?}");
 }
 
-/// Deletes from the table what is asked to go, and tells the lane.
-fn delete(state: &mut State, table: &mut Observed, ops: &[Op], now: Uptime) {
-    for op in ops {
-        if let Op::Delete { rows, clearing } = op {
-            table.retain(|row, _| !rows.contains(row));
-            let (rows, clearing) = (rows.clone(), *clearing);
-            let confirmed = rows.clone();
-            let written = Written {
-                confirmed,
-                ..Written::default()
-            };
-            let done = Done::Deleted {
-                rows,
-                written,
-                clearing,
-            };
-            state.absorb(done, now);
-        }
-    }
-}
-
-#[test]
-fn an_older_job_that_still_runs_is_found_out_soon_and_keeps_its_port() {
-    let mut state = ready(&[2000]);
-    let legacy = {
-        state.turn(None, at(0));
-        let row = state.admission.wanted.values().next().unwrap().rows[0].clone();
-        TcpRow { tls_port: 0, ..row }
-    };
-    let mut state = ready(&[2000]);
-    let mut table = Observed::from([(legacy.clone(), None)]);
-    list(&mut state, Ok(table.clone()), at(0));
-    let mut both = 0;
-    for second in 1..=300 {
-        let now = at(second);
-        // The older job refreshes each half minute, until it is stopped.
-        if second % 30 == 20 && second < 200 {
-            table.insert(legacy.clone(), None);
-        } else if second == 260 {
-            table.remove(&legacy);
-        }
-        let (ops, _) = state.turn(None, now);
-        for op in &ops {
-            if let Op::Create { rows, .. } = op {
-                table.extend(rows.iter().map(|row| (row.clone(), None)));
-            }
-        }
-        delete(&mut state, &mut table, &ops, now);
-        if ops.iter().any(|op| matches!(op, Op::List)) {
-            list(&mut state, Ok(table.clone()), now);
-        }
-        confirm(&mut state, ops, now);
-        both += u32::from(table.len() == 2);
-        let told = state
-            .plan
-            .findings
-            .iter()
-            .any(|finding| finding.code.as_str() == "legacy-rows");
-        assert!(told || !(30..260).contains(&second), "{second}: {table:?}");
-    }
-    assert!(both <= 6, "both stand for {both} s");
-    assert!(table.keys().all(|row| row.tls_port == -1), "{table:?}");
-}
-
 #[test]
 fn several_batches_that_meet_a_shorter_ttl_at_once_are_no_outage() {
     let mut state = ready(&[2000, 2001]);
@@ -604,70 +410,17 @@ fn a_living_row_whose_refresh_is_refused_is_tried_again_while_it_lives() {
     let (ops, _) = state.turn(None, at(30));
     assert_eq!(refreshed(&ops), [2000]);
     for op in ops {
-        if let Op::Create { rows, kind, .. } = op {
-            let refused = rows.iter().map(|row| (row.clone(), "no".to_owned()));
-            let written = Written {
-                refused: refused.collect(),
-                ..Written::default()
-            };
-            let started = at(30);
-            let done = Done::Created {
-                started,
-                rows,
-                written,
-                kind,
-            };
-            state.absorb(done, at(30));
-        }
+        let refused = |rows: &[TcpRow]| Written {
+            refused: rows
+                .iter()
+                .map(|row| (row.clone(), "no".to_owned()))
+                .collect(),
+            ..Written::default()
+        };
+        wrote(&mut state, op, refused, at(30));
     }
     assert_eq!(refreshed(&state.turn(None, at(31)).0), Vec::<u16>::new());
     assert_eq!(refreshed(&state.turn(None, at(60)).0), [2000]);
-}
-
-#[test]
-fn in_bulk_the_rows_of_a_dead_node_go_side_by_side_with_their_successors() {
-    let nodes = |first: u8| {
-        let ports: Vec<_> = (2000..2200).collect();
-        let mut desired = (*want(&ports).unwrap()).clone();
-        for route in desired.table.tcp.values_mut() {
-            let port = route.backends.iter().next().unwrap().port;
-            let backend = |n: u8| Backend {
-                ip: std::net::Ipv4Addr::new(10, 0, 0, n).into(),
-                port,
-                node: NodeUid(format!("n{n}").into()),
-                zone: None,
-            };
-            route.backends = Backends::new([first, 2, 3].map(backend)).unwrap();
-        }
-        Some(Arc::new(desired))
-    };
-    let mut state = ready(&[]);
-    state.adopt(nodes(1), at(0));
-    state.turn(None, at(0));
-    let rows = state.admission.wanted.values().flat_map(|port| &port.rows);
-    let us = state.instance.as_ref().map(ToString::to_string);
-    let mut table: Observed = rows.map(|row| (row.clone(), us.clone())).collect();
-    let mut state = ready(&[]);
-    state.adopt(nodes(4), at(0));
-    list(&mut state, Ok(table.clone()), at(0));
-    let (mut added, mut removed) = (0, 0);
-    for step in 0..80 {
-        let now = Duration::from_millis(step * 125);
-        let before = table.len();
-        let (ops, _) = state.turn(None, now);
-        delete(&mut state, &mut table, &ops, now);
-        removed += before - table.len();
-        added += ops
-            .iter()
-            .filter_map(|op| match op {
-                Op::Create { rows, kind, .. } if *kind == Kind::Change => Some(rows.len()),
-                _ => None,
-            })
-            .sum::<usize>();
-        confirm(&mut state, ops, now);
-    }
-    assert!(added + removed > 60, "{added} {removed}");
-    assert!(added.abs_diff(removed) <= 2, "{added} {removed}");
 }
 
 #[test]
@@ -683,63 +436,4 @@ fn failures_that_differ_only_in_their_request_are_one_finding() {
         told.insert(state.report(at(request)).findings);
     }
     assert_eq!(told.len(), 1, "{told:?}");
-}
-
-#[test]
-fn a_router_group_that_vanishes_from_one_listing_closes_no_port() {
-    let group = |guid: &str, name: &str| RouterGroup {
-        guid: guid.to_owned(),
-        name: name.to_owned(),
-        reservable_ports: "1024-9000".to_owned(),
-    };
-    let both = || vec![group("g", "default-tcp"), group("h", "other")];
-    let wanted = |ports: &[u16]| {
-        let mut desired = (*want(ports).unwrap()).clone();
-        for route in desired.table.tcp.values_mut() {
-            route.router_group = Some("other".to_owned());
-        }
-        Some(Arc::new(desired))
-    };
-    let mut state = ready(&[]);
-    state.adopt(wanted(&[2000]), at(0));
-    state.absorb(Done::Groups(Ok(both())), at(0));
-    let (ops, _) = state.turn(None, at(0));
-    assert_eq!(created(&ops), [2000]);
-    confirm(&mut state, ops, at(0));
-
-    state.adopt(wanted(&[2000, 2001]), at(1));
-    state.absorb(Done::Groups(Ok(vec![group("g", "default-tcp")])), at(1));
-    let (ops, _) = state.turn(None, at(1));
-    assert!(ops.is_empty(), "nothing closes, nothing opens: {ops:?}");
-    let (ops, _) = state.turn(None, at(30));
-    assert_eq!(refreshed(&ops), [2000]);
-    let findings = state.report(at(30)).findings;
-    let unknown = |finding: &&Finding| finding.code.as_str() == "router-group-unknown";
-    assert_eq!(findings.iter().filter(unknown).count(), 2, "{findings:?}");
-
-    // Gone for good: the API refuses its rows, and nobody else waits for that.
-    for op in ops {
-        if let Op::Create { rows, kind, .. } = op {
-            let error = Some(ApiError::GroupUnknown {
-                message: "not found".to_owned(),
-                id: RequestId(None),
-            });
-            let written = Written {
-                error,
-                ..Written::default()
-            };
-            let started = at(30);
-            let done = Done::Created {
-                started,
-                rows,
-                written,
-                kind,
-            };
-            state.absorb(done, at(30));
-        }
-    }
-    assert_eq!(state.not_before, at(0));
-
-    state.absorb(Done::Groups(Ok(both())), at(31));
-    assert_eq!(created(&state.turn(None, at(31)).0), [2001]);
 }

@@ -5,6 +5,7 @@
 
 mod apiserver;
 mod json;
+pub mod lease;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::World;
-use super::links::Way;
+use super::links::{Way, Whom};
 use crate::Moment;
+use crate::process::NAMES;
 
 pub use apiserver::client;
 
@@ -91,6 +93,7 @@ pub struct Cluster {
     /// Namespaces that are gone.
     pub gone: Vec<&'static str>,
     pub faults: Faults,
+    pub lease: lease::Lease,
     uids: u64,
     /// Counts up whenever every watch is cut.
     cuts: u64,
@@ -187,9 +190,21 @@ pub fn cut(world: &mut World) {
     world.cluster.changed.notify_waiters();
 }
 
-pub fn link_changed(world: &mut World, way: Way) {
-    if way == Way::Down {
+pub fn link_changed(world: &mut World, whom: Whom, way: Way) {
+    if way == Way::Down && whom == Whom::All {
         world.cluster.cuts += 1;
     }
     world.cluster.changed.notify_waiters();
+}
+
+/// Whoever removes anything holds the Lease, or nobody does.
+pub fn judge_removal(world: &mut World, instance: usize) {
+    if let Some((holder, since)) = world.cluster.lease.holder
+        && holder != instance
+    {
+        let (name, holder) = (NAMES[instance], NAMES[holder]);
+        world.wrong(format!(
+            "instance {name} removes something though the Lease is {holder}'s since {since:?}"
+        ));
+    }
 }

@@ -11,8 +11,8 @@ use route_sync::state::{self, Contents, Decode, Encode, StateError};
 use super::Line;
 use crate::Moment;
 
-/// When the world begins, in seconds since 1970.
-const BEGINNING: u64 = 1_767_225_600;
+/// When the world begins, since 1970.
+pub const BEGINNING: Duration = Duration::from_secs(1_767_225_600);
 
 #[derive(Default)]
 pub struct Disk {
@@ -34,7 +34,10 @@ impl state::Disk for Mounted {
         let read = async move {
             line.pause(Duration::from_millis(2)).await;
             let world = line.world();
-            let contents = world.disk.contents.as_ref().map(|bytes| decode(bytes));
+            let contents = world.disks[line.instance]
+                .contents
+                .as_ref()
+                .map(|bytes| decode(bytes));
             contents
                 .transpose()
                 .map_err(|error| StateError::Format(path(), error))
@@ -46,23 +49,25 @@ impl state::Disk for Mounted {
         let line = self.0.clone();
         let bytes = encode(state::Disk::unix_seconds(self));
         let write = async move {
-            let slow = line.world().disk.slow;
+            let slow = line.world().disks[line.instance].slow;
             let now = line.world().now();
             let takes = if now < slow { 3000 } else { 8 };
             line.pause(Duration::from_millis(takes)).await;
             let mut world = line.world();
-            if world.now() < world.disk.full {
+            let now = world.now();
+            let disk = &mut world.disks[line.instance];
+            if now < disk.full {
                 let full = io::Error::from(io::ErrorKind::StorageFull);
                 return Err(StateError::Unwritable(path(), full));
             }
-            world.disk.contents = Some(bytes);
+            disk.contents = Some(bytes);
             Ok(())
         };
         write.boxed()
     }
 
     fn unix_seconds(&self) -> u64 {
-        BEGINNING + self.0.world().now().as_secs()
+        BEGINNING.as_secs() + self.0.own_time().as_secs()
     }
 }
 

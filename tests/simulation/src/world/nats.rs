@@ -31,6 +31,10 @@ const STUCK_MAX: usize = 64;
 const EARS_MAX: usize = 4096;
 /// A host is taken over if strangers were heard there for so long before: two intervals of 20 s.
 const STRANGER_KNOWN: Duration = Duration::from_secs(45);
+/// For so long an instance has to hear another one lead to know all that it serves.
+const FOLLOWED: Duration = Duration::from_secs(30);
+/// What nobody announced for so long no router holds.
+const FORGOTTEN: Duration = Duration::from_secs(155);
 /// As long as routers may still hold what we announced last.
 const CLAIM_LASTS: Duration = Duration::from_secs(150);
 
@@ -67,6 +71,8 @@ pub struct Stranger {
 
 /// A client's side of its connection.
 struct Client {
+    /// Whose.
+    instance: usize,
     epoch: Option<u64>,
     since: Moment,
     /// When it may connect again.
@@ -75,11 +81,17 @@ struct Client {
     ears: VecDeque<(Moment, Overheard)>,
     notify: Arc<Notify>,
     stuck: usize,
+    /// Where it hears other instances.
+    subject: Option<String>,
+    /// Over this connection: when it announced something first, and when it last heard that another leads.
+    announced: Option<Moment>,
+    followed: Moment,
 }
 
 /// What a frozen server has taken and not yet read.
 enum Stuck {
-    Message(Bytes, bool),
+    Message(u64, Bytes, bool),
+    Word(u64, String, Bytes),
     Echo {
         client: u64,
         epoch: u64,
@@ -98,6 +110,8 @@ pub struct Nats {
     clients: BTreeMap<u64, Client>,
     connections: u64,
     stuck: Vec<Stuck>,
+    /// When each instance last announced something.
+    pub said: Vec<Moment>,
     /// When we announced each uri last.
     claims: BTreeMap<String, Moment>,
 }
@@ -105,7 +119,7 @@ pub struct Nats {
 // === impl Nats ===
 
 impl Nats {
-    pub fn new(routers: usize) -> Self {
+    pub fn new(routers: usize, instances: usize) -> Self {
         let router = |_| Router {
             up: true,
             started: Moment::ZERO,
@@ -120,6 +134,7 @@ impl Nats {
             clients: BTreeMap::new(),
             connections: 0,
             stuck: Vec::new(),
+            said: vec![Moment::ZERO; instances],
             claims: BTreeMap::new(),
         }
     }
@@ -171,7 +186,7 @@ fn spreads(world: &mut World, body: &Bytes, message: &Message) {
 }
 
 /// One of our own messages.
-fn said(world: &mut World, body: &Bytes, withdrawal: bool) {
+fn said(world: &mut World, client: u64, body: &Bytes, withdrawal: bool) {
     let message = parse(body, withdrawal);
     let now = world.now();
     let word = if withdrawal { "withdraws" } else { "announces" };
@@ -181,22 +196,29 @@ fn said(world: &mut World, body: &Bytes, withdrawal: bool) {
         .note(now, format_args!("nats {word} {uris:?} at {address}"));
     if !withdrawal {
         for uri in uris {
-            judge_claim(world, uri);
+            judge_claim(world, client, uri);
             world.nats.claims.insert(uri.clone(), now);
+        }
+        if let Some(client) = world.nats.clients.get_mut(&client) {
+            client.announced.get_or_insert(now);
+            world.nats.said[client.instance] = now;
         }
     }
     spreads(world, body, &message);
 }
 
 /// A host that strangers serve and we do not is not taken over.
-fn judge_claim(world: &mut World, uri: &str) {
+fn judge_claim(world: &mut World, client: u64, uri: &str) {
     let now = world.now();
     let nats = &world.nats;
     let known = |since: Moment| since + STRANGER_KNOWN <= now;
-    let heard = nats
-        .clients
-        .values()
-        .any(|it| it.epoch.is_some() && known(it.since));
+    // Who takes over knows what the one before it served if it heard that one lead, or long enough that nobody does.
+    let heard = nats.clients.get(&client).is_some_and(|client| {
+        let led = client.announced.is_some_and(known);
+        let followed = client.followed > client.since + FOLLOWED;
+        let alone = nats.said.len() == 1 || client.since + FORGOTTEN <= now;
+        client.epoch.is_some() && known(client.since) && (alone || led || followed)
+    });
     let stranger = nats
         .strangers
         .iter()
@@ -388,7 +410,8 @@ fn thaw(world: &mut World) {
     }
     for stuck in std::mem::take(&mut world.nats.stuck) {
         match stuck {
-            Stuck::Message(body, withdrawal) => said(world, &body, withdrawal),
+            Stuck::Message(client, body, withdrawal) => said(world, client, &body, withdrawal),
+            Stuck::Word(client, subject, body) => spoken(world, client, &subject, &body),
             Stuck::Echo {
                 client,
                 epoch,
@@ -401,6 +424,20 @@ fn thaw(world: &mut World) {
                 }
             }
             Stuck::Greeting { client } => greeted(world, client),
+        }
+    }
+}
+
+/// An instance tells the others, and itself.
+fn spoken(world: &mut World, speaker: u64, subject: &str, body: &Bytes) {
+    let at = world.now() + Duration::from_millis(1);
+    for (id, client) in &mut world.nats.clients {
+        let hears = client.subject.as_deref() == Some(subject);
+        if hears && client.epoch.is_some() {
+            if *id != speaker {
+                client.followed = at;
+            }
+            client.hear(at, Heard::Instance(body.clone()));
         }
     }
 }

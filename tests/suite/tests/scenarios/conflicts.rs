@@ -107,8 +107,7 @@ fn a_host_that_two_services_want_stays_with_the_first_until_it_goes() {
         })
         .await;
         assert_eq!(http_get(foundation.http(), &host, "/").await.1, "first");
-        let (_, failures) = requests.end();
-        assert!(failures.is_empty(), "{failures:?}");
+        requests.none_failed();
 
         cluster.label(&first, label, None).await.unwrap();
         eventually("the second takes over", async || {
@@ -163,8 +162,7 @@ fn a_port_that_two_services_want_stays_with_the_first_until_it_goes() {
             .unwrap();
         controller.finding("port-conflict", &second).await;
         eventually("some more connections", async || requests.requests() > 20).await;
-        let (_, failures) = requests.end();
-        assert!(failures.is_empty(), "{failures:?}");
+        requests.none_failed();
         assert_eq!(foundation.rows_of(router_port).await.len(), 2);
 
         cluster

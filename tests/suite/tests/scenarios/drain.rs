@@ -5,7 +5,7 @@ use std::time::Duration;
 use counterparts::Program;
 use serde_json::{Value, json};
 use suite::served::on_nodes;
-use suite::{Controller, Foundation, Stage, Web, eventually, http_status, on_each_stage, stays};
+use suite::{Controller, Foundation, Web, eventually, http_status, on_each_stage, stays};
 use tokio::time::Instant;
 
 /// Services; with the default of three backends each, 30 rows and 30 endpoints.
@@ -112,23 +112,6 @@ async fn unregister(controller: &Controller) -> (i32, String, String) {
     told
 }
 
-async fn stop_routing_api(foundation: &mut Foundation) {
-    match foundation.stage {
-        Stage::Sandbox => foundation.boxed.routing_api.stop().await,
-        Stage::Real => foundation.stack.routing_api.as_mut().unwrap().stop().await,
-    }
-}
-
-async fn start_routing_api(foundation: &mut Foundation) {
-    match foundation.stage {
-        Stage::Sandbox => foundation.boxed.routing_api.start_again().await.unwrap(),
-        Stage::Real => {
-            let api = foundation.stack.routing_api.as_mut().unwrap();
-            api.begin().await.unwrap();
-        }
-    }
-}
-
 #[test]
 fn what_is_drained_is_gone_on_both_routers_until_a_restart_that_kubernetes_answers() {
     let statement = "`drain --unregister` takes ten hosts and ten ports with 30 rows from both routers within 10 s, \
@@ -211,7 +194,7 @@ fn without_the_routing_api_a_drain_says_what_is_left_and_goes_on_trying() {
         crowd
             .all(foundation, "every host and port answers", true)
             .await;
-        stop_routing_api(foundation).await;
+        foundation.stop_routing_api().await;
 
         let (code, told, errors) = unregister(&controller).await;
         assert_eq!(code, 1, "{told}{errors}");
@@ -229,7 +212,7 @@ fn without_the_routing_api_a_drain_says_what_is_left_and_goes_on_trying() {
         assert!(errors.contains("lane tcp: 2 not proven gone"), "{errors}");
         assert!(!crowd.any_host(foundation).await);
 
-        start_routing_api(foundation).await;
+        foundation.start_routing_api().await;
         eventually("the rows are deleted", async || {
             crowd.rows(foundation).await == 0
         })

@@ -1,8 +1,9 @@
 //! What others do to the routing API's table, seen by its events and mended.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use suite::{Controller, Foundation, Served, eventually, leads_to, on_each_stage, stays};
 
 const DRIFTED: &str = "route_sync_tcp_rows_drifted_total";
@@ -75,11 +76,10 @@ fn a_stranger_who_joins_is_named_by_his_event() {
         let controller = foundation.controller().await;
         served.open(foundation).await;
         let lists = following(&controller).await;
-        let mut row = json!({
-            "router_group_guid": foundation.router_group().await, "port": served.port,
-            "backend_ip": "10.0.0.7", "backend_port": foundation.node_port(30242),
-            "backend_tls_port": -1, "instance_id": "somebody-else", "ttl": 120,
-        });
+        let backend = SocketAddr::from(([10, 0, 0, 7], foundation.node_port(30242)));
+        let mut row = foundation
+            .row_by("somebody-else", served.port, backend, 120)
+            .await;
         foundation.insert_row(row.clone()).await;
         controller.finding("foreign-joined", &served.service).await;
         assert_eq!(controller.metric(LISTS, "").await, lists, "lists");

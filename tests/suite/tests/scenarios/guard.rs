@@ -151,8 +151,8 @@ fn routes_whose_labels_all_go_at_once_stay_until_that_is_approved() {
             HttpLoop::start(foundation.tcp(port), &host),
         ];
         tokio::time::sleep(LAPSED).await;
-        for (requests, failures) in loops.map(HttpLoop::end) {
-            assert!(requests > 0 && failures.is_empty(), "{failures:?}");
+        for one in loops {
+            one.none_failed();
         }
 
         // One whose node port another Service has got, though without a label, would lead there, and goes by itself.

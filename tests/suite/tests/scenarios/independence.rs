@@ -6,8 +6,7 @@
 use counterparts::Program;
 use sandbox::listen::Failure;
 use suite::{
-    Controller, Foundation, HttpLoop, Line, Settings, Site, Stage, TcpLoop, eventually,
-    on_each_stage,
+    Controller, Foundation, HttpLoop, Line, Site, Stage, TcpLoop, eventually, on_each_stage,
 };
 
 /// What lives before anything is broken, what is labelled while it is, and the requests that must not fail.
@@ -41,10 +40,14 @@ impl Scene {
         }
     }
 
-    /// Both first routes are alive, and requested from now on.
-    async fn living(&self, foundation: &Foundation) -> Requests {
+    async fn label(&self, foundation: &Foundation) {
         self.site.label(foundation).await;
         self.line.label(foundation).await;
+    }
+
+    /// Both first routes are alive, and requested from now on.
+    async fn living(&self, foundation: &Foundation) -> Requests {
+        self.label(foundation).await;
         self.site.answers(foundation).await;
         self.line.answers(foundation).await;
         Requests {
@@ -57,43 +60,9 @@ impl Scene {
 impl Requests {
     /// Ends both loops; nothing has failed.
     fn none_failed(self) {
-        for (requests, failures) in [self.http.end(), self.tcp.end()] {
-            assert!(requests > 0, "nothing was requested");
-            assert!(
-                failures.is_empty(),
-                "{} of {requests}: {failures:?}",
-                failures.len()
-            );
-        }
+        self.http.none_failed();
+        self.tcp.none_failed();
     }
-}
-
-async fn stop_routing_api(foundation: &mut Foundation) {
-    match foundation.stage {
-        Stage::Sandbox => foundation.boxed.routing_api.stop().await,
-        Stage::Real => foundation.stack.routing_api.as_mut().unwrap().stop().await,
-    }
-}
-
-async fn start_routing_api(foundation: &mut Foundation) {
-    match foundation.stage {
-        Stage::Sandbox => foundation.boxed.routing_api.start_again().await.unwrap(),
-        Stage::Real => foundation
-            .stack
-            .routing_api
-            .as_mut()
-            .unwrap()
-            .begin()
-            .await
-            .unwrap(),
-    }
-}
-
-/// Started, and not waited for: something that it needs is down.
-async fn start(foundation: &Foundation) -> Controller {
-    Controller::start(Settings::new(foundation).unwrap())
-        .await
-        .unwrap()
 }
 
 /// `/ready` says 503 and names it.
@@ -148,7 +117,7 @@ fn with_uaa_and_routing_api_stopped_http_changes_land() {
         let mut controller = foundation.controller().await;
         let requests = scene.living(foundation).await;
 
-        stop_routing_api(foundation).await;
+        foundation.stop_routing_api().await;
         foundation.stack.uaa.stop().await;
         scene.late_line.label(foundation).await;
         scene.late_site.label(foundation).await;
@@ -158,7 +127,7 @@ fn with_uaa_and_routing_api_stopped_http_changes_land() {
         scene.late_site.gone(foundation).await;
 
         foundation.stack.uaa.begin().await.unwrap();
-        start_routing_api(foundation).await;
+        foundation.start_routing_api().await;
         scene.late_line.answers(foundation).await;
         resolved(&controller, "lane-down", "tcp").await;
         requests.none_failed();
@@ -229,9 +198,8 @@ fn a_start_without_nats_serves_tcp_and_http_joins() {
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-nats", 30316).await;
         foundation.stack.nats.stop().await;
-        let mut controller = start(foundation).await;
-        scene.site.label(foundation).await;
-        scene.line.label(foundation).await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
+        scene.label(foundation).await;
         scene.line.answers(foundation).await;
         misses(&controller, "lane http").await;
 
@@ -248,9 +216,8 @@ fn a_start_without_uaa_serves_http_and_tcp_joins() {
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-uaa", 30320).await;
         foundation.stack.uaa.stop().await;
-        let mut controller = start(foundation).await;
-        scene.site.label(foundation).await;
-        scene.line.label(foundation).await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
+        scene.label(foundation).await;
         scene.site.answers(foundation).await;
         misses(&controller, "lane tcp").await;
 
@@ -266,14 +233,13 @@ fn a_start_without_routing_api_serves_http_and_tcp_joins() {
     let statement = "routing API down at the start: HTTP works, and TCP joins later";
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "late-api", 30324).await;
-        stop_routing_api(foundation).await;
-        let mut controller = start(foundation).await;
-        scene.site.label(foundation).await;
-        scene.line.label(foundation).await;
+        foundation.stop_routing_api().await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
+        scene.label(foundation).await;
         scene.site.answers(foundation).await;
         misses(&controller, "lane tcp").await;
 
-        start_routing_api(foundation).await;
+        foundation.start_routing_api().await;
         scene.line.answers(foundation).await;
         controller.ready().await;
         assert_eq!(controller.stop().await, 0);
@@ -290,13 +256,12 @@ fn a_start_without_apiserver_removes_nothing() {
         let Requests { http, tcp } = scene.living(foundation).await;
         assert_eq!(first.stop().await, 0);
         // Nobody announces the host until the apiserver is back; the row of the port lives on for its TTL.
-        let (requests, failures) = http.end();
-        assert!(requests > 0 && failures.is_empty(), "{failures:?}");
+        http.none_failed();
         let rows = foundation.rows_of(scene.line.port).await.len();
         assert_eq!(rows, 2);
 
         foundation.stack.apiserver.stop().await;
-        let mut controller = start(foundation).await;
+        let mut controller = foundation.unready_controller(|_| {}).await;
         misses(&controller, "source").await;
         // Both lanes have met their other side by then, and still nothing goes.
         eventually("NATS is connected", async || {
@@ -322,8 +287,7 @@ fn a_start_without_apiserver_removes_nothing() {
         scene.site.answers(foundation).await;
         scene.late_line.label(foundation).await;
         scene.late_line.answers(foundation).await;
-        let (requests, failures) = tcp.end();
-        assert!(requests > 0 && failures.is_empty(), "{failures:?}");
+        tcp.none_failed();
         assert_eq!(
             controller
                 .metric("route_sync_tcp_rows_removed_total", "")

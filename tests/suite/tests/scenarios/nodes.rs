@@ -79,9 +79,8 @@ async fn nodes_leave(foundation: &Foundation, name: &str, tcp: u16) {
     patch("n7", json!({"metadata": {"labels": {exclude: null}}})).await;
     served_by(foundation, &host, &[1, 2, 3, 4, 5, 7], PORT).await;
     connected_to(foundation, tcp, &[1, 2, 3, 4, 5, 7]).await;
-    for (requests, failures) in [http_loop.end(), tcp_loop.end()] {
-        assert!(requests > 0 && failures.is_empty(), "{failures:?}");
-    }
+    http_loop.none_failed();
+    tcp_loop.none_failed();
 }
 
 /// With `externalTrafficPolicy: Local` the route follows the pod, and goes a while after the last one.
@@ -101,8 +100,7 @@ async fn pods_move(foundation: &Foundation, controller: &Controller, service: &s
     served_by(foundation, &host, &[2], LOCAL_PORT).await;
     moved(&[]).await;
     controller.finding("no-ready-endpoint", service).await;
-    let (count, failures) = requests.end();
-    assert!(count > 0 && failures.is_empty(), "{failures:?}");
+    requests.none_failed();
     served_by(foundation, &host, &[], LOCAL_PORT).await;
     answers(foundation.http(), &host, &[404, 503]).await;
     moved(&["n1"]).await;
@@ -211,8 +209,7 @@ fn all_nodes_not_ready_at_once_keep_their_routes() {
             requests.requests() > seen + 20
         })
         .await;
-        let (_, failures) = requests.end();
-        assert!(failures.is_empty(), "{failures:?}");
+        requests.none_failed();
         assert_eq!(controller.stop().await, 0);
     });
 }

@@ -74,8 +74,7 @@ fn killed_and_started_with_kubernetes_and_uaa_silent_it_keeps_its_routes_alive()
             .any(|line| line.contains("http route withdrawn") && line.contains(&leaving.host));
         assert!(told, "it is withdrawn, not merely forgotten");
         line.answers(foundation).await;
-        let (count, failures) = requests.end();
-        assert!(count > 0 && failures.is_empty(), "{failures:?} of {count}");
+        requests.none_failed();
         assert_eq!(controller.stop().await, 0);
     });
 }

@@ -1,20 +1,16 @@
 //! Rows that are not ours: an older job's, and strangers'.
 
-use serde_json::{Value, json};
+use std::net::SocketAddr;
+
+use serde_json::Value;
 use suite::{Echo, Foundation, Served, closes, eventually, leads_to, on_each_stage, within};
 
-/// What a stranger's backend listens on: no Node of the cluster has this address.
-const STRANGER: &str = "10.0.0.7";
-
+/// Somebody else's row and who answers behind it, at an address that no Node of the cluster has.
 async fn stranger(foundation: &Foundation, port: u16, backend_port: u16) -> Echo {
-    let row = json!({
-        "router_group_guid": foundation.router_group().await, "port": port,
-        "backend_ip": STRANGER, "backend_port": backend_port, "backend_tls_port": -1,
-        "instance_id": "somebody-else", "ttl": 120,
-    });
+    let backend = SocketAddr::from(([10, 0, 0, 7], backend_port));
+    let row = foundation.row_by("somebody-else", port, backend, 120).await;
     foundation.insert_row(row).await;
-    let address = format!("{STRANGER}:{backend_port}").parse().unwrap();
-    Echo::start(&[address], "theirs").await.unwrap()
+    Echo::start(&[backend], "theirs").await.unwrap()
 }
 
 fn mine(row: &Value) -> bool {
@@ -30,14 +26,11 @@ fn rows_of_an_older_job_never_stand_beside_ours() {
         foundation.nodes(1).await;
         let served = Served::start(foundation, "cutover", 30230, 1).await;
         let refused = foundation.refused_reloads();
-        // As the old job wrote it: no TLS port, an id of its own or none, a short life.
-        let group = foundation.router_group().await;
-        foundation
-            .insert_row(json!({
-                "router_group_guid": group, "port": served.port,
-                "backend_ip": "10.0.0.1", "backend_port": served.node_port, "ttl": 10,
-            }))
+        let backend = SocketAddr::from(([10, 0, 0, 1], served.node_port));
+        let old = foundation
+            .row_of_the_old_job(served.port, backend, 10)
             .await;
+        foundation.insert_row(old).await;
         leads_to(foundation, served.port, &served.line).await;
         served.label(foundation).await;
         let controller = foundation.unready_controller(|_| {}).await;

@@ -4,10 +4,11 @@
 //! What is not here: the side that one lane alone needs stopped or frozen (`independence`), a restart of the
 //! controller (`tcp`, `restart`), the apiserver away for several TTLs (`sources`), two instances (`two_instances`).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use counterparts::{NatsCluster, NatsServer, NatsServerOptions, Program};
-use serde_json::{Value, json};
+use serde_json::json;
 use suite::foundation::{POOR_TOKEN, POOR_USER};
 use suite::{
     Controller, Echo, Foundation, FrontTimes, HttpFront, HttpLoop, Line, Served, Site, Stage,
@@ -55,18 +56,9 @@ impl Load {
     }
 
     fn none_failed(self) {
-        none_failed(self.http.end());
-        none_failed(self.tcp.end());
+        self.http.none_failed();
+        self.tcp.none_failed();
     }
-}
-
-fn none_failed((requests, failures): (u64, Vec<String>)) {
-    assert!(requests > 0, "nothing was requested");
-    assert!(
-        failures.is_empty(),
-        "{} of {requests}: {failures:?}",
-        failures.len()
-    );
 }
 
 /// A short life for TCP rows, so that a scenario can outlive it.
@@ -135,7 +127,7 @@ fn a_nats_server_killed_of_two_costs_no_request() {
         answers(front.address(), &late.host, &[200]).await;
         // Not waited for but lived through: the router forgets who is not heard of again.
         tokio::time::sleep(PAST_EVERY_LIFE).await;
-        none_failed(requests.end());
+        requests.none_failed();
         assert_eq!(controller.stop().await, 0);
     });
 }
@@ -154,14 +146,7 @@ fn a_routing_api_killed_and_replaced_costs_no_request() {
             Stage::Real => foundation.stack.routing_api.as_mut().unwrap().kill(),
         }
         late.label(foundation).await;
-        match foundation.stage {
-            Stage::Sandbox => foundation.boxed.routing_api.start_again().await.unwrap(),
-            Stage::Real => {
-                let api = foundation.stack.routing_api.as_mut().unwrap();
-                // It waits for the lock of the one that was killed: 15 s.
-                api.begin().await.unwrap();
-            }
-        }
+        foundation.start_routing_api().await;
         late.answers(foundation).await;
         load.none_failed();
         assert_eq!(controller.stop().await, 0);
@@ -325,24 +310,19 @@ fn a_roll_back_to_the_old_job_costs_no_request() {
         let requests = TcpLoop::start(foundation.tcp(served.port));
         assert_eq!(controller.stop().await, 0);
 
-        // The old job's body: no TLS port, no id. Its next refresh would come after 30 s.
-        let group = foundation.router_group().await;
-        let row = |port: u16, node_port: u16| {
-            json!({
-                "router_group_guid": group, "port": port,
-                "backend_ip": "10.0.0.1", "backend_port": node_port, "ttl": 60,
-            })
-        };
         let (other_port, other_node_port) = (foundation.port(), foundation.node_port(30419));
         let _other = Echo::start(&suite::on_nodes(1, other_node_port), "other")
             .await
             .unwrap();
-        foundation
-            .insert_row(row(served.port, served.node_port))
-            .await;
-        foundation
-            .insert_row(row(other_port, other_node_port))
-            .await;
+        // The old job's next refresh would come after 30 s.
+        for (port, node_port) in [
+            (served.port, served.node_port),
+            (other_port, other_node_port),
+        ] {
+            let backend = SocketAddr::from(([10, 0, 0, 1], node_port));
+            let row = foundation.row_of_the_old_job(port, backend, 60).await;
+            foundation.insert_row(row).await;
+        }
         let posted = Instant::now();
         // A tcp-router that prunes a row by itself writes no configuration until something else changes, as it does
         // all the time where others live: here one stranger's row comes every few seconds.
@@ -351,12 +331,9 @@ fn a_roll_back_to_the_old_job_costs_no_request() {
             if Instant::now() >= next {
                 next = Instant::now() + TTL;
                 backend_port += 1;
-                let row = json!({
-                    "router_group_guid": group, "port": elsewhere, "backend_ip": "10.0.0.7",
-                    "backend_port": backend_port, "backend_tls_port": -1,
-                    "instance_id": "somebody-else", "ttl": 10,
-                });
-                foundation.insert_row(row).await;
+                let backend = SocketAddr::from(([10, 0, 0, 7], backend_port));
+                let row = foundation.row_by("somebody-else", elsewhere, backend, 10);
+                foundation.insert_row(row.await).await;
             }
             tcp_line(foundation.tcp(other_port)).await.as_deref() == Some("other")
         })
@@ -367,20 +344,8 @@ fn a_roll_back_to_the_old_job_costs_no_request() {
             seconds(posted)
         );
         leads_to(foundation, served.port, &served.line).await;
-        none_failed(requests.end());
+        requests.none_failed();
     });
-}
-
-/// Rows of writers that are not ours, on nodes of their own, and how they are told from each other.
-fn registrars(group: &str, port: u16, backend_port: u16) -> Vec<Value> {
-    let row = |writer: u8| {
-        json!({
-            "router_group_guid": group, "port": port, "backend_ip": format!("10.0.0.{}", 4 + writer),
-            "backend_port": backend_port, "backend_tls_port": -1,
-            "instance_id": format!("registrar-{writer}"), "ttl": 10,
-        })
-    };
-    (1..=3).map(row).collect()
 }
 
 #[test]
@@ -391,11 +356,14 @@ fn three_registrars_and_the_controller_share_a_port() {
         foundation.nodes(1).await;
         let served = Served::start(foundation, "shared", 30422, 1).await;
         let backend_port = foundation.node_port(30423);
-        let addresses: Vec<_> = (5..=7)
-            .map(|node| format!("10.0.0.{node}:{backend_port}").parse().unwrap())
-            .collect();
-        let _theirs = Echo::start(&addresses, "registrar").await.unwrap();
-        let rows = registrars(&foundation.router_group().await, served.port, backend_port);
+        let (mut rows, mut backends) = (Vec::new(), Vec::new());
+        for registrar in 5..=7 {
+            let backend = SocketAddr::from(([10, 0, 0, registrar], backend_port));
+            let writer = format!("registrar-{registrar}");
+            rows.push(foundation.row_by(&writer, served.port, backend, 10).await);
+            backends.push(backend);
+        }
+        let _theirs = Echo::start(&backends, "registrar").await.unwrap();
         let refresh = async || {
             for row in &rows {
                 foundation.insert_row(row.clone()).await;
@@ -436,7 +404,7 @@ fn three_registrars_and_the_controller_share_a_port() {
             rows.len() == 3
         })
         .await;
-        none_failed(requests.end());
+        requests.none_failed();
         assert_eq!(foundation.refused_reloads(), refused);
         assert_eq!(controller.stop().await, 0);
     });

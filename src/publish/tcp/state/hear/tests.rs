@@ -1,7 +1,9 @@
 //! What is made of events, step by step and without any I/O.
 
-use super::super::tests::{at, blind, confirm, created, list, ready, refreshed, want};
-use super::super::{Done, Kind, Op, Written};
+use super::super::tests::{
+    all_confirmed, at, blind, confirm, created, list, ready, refreshed, want, wrote,
+};
+use super::super::{Done, Kind, Op};
 use super::*;
 use crate::publish::tcp::client::ApiError;
 use crate::publish::tcp::client::RequestId;
@@ -117,10 +119,7 @@ fn echoes_of_our_own_writes_cost_nothing_whether_before_or_after_the_answer() {
         // Gone, with a late echo of its creation too.
         state.adopt(want(&[2000]), at(50));
         let (ops, _) = state.turn(None, at(50));
-        let [Op::Delete { rows, .. }] = &ops[..] else {
-            panic!("{ops:?}")
-        };
-        let rows = rows.clone();
+        assert!(matches!(ops[..], [Op::Delete { .. }]), "{ops:?}");
         let events = [
             upsert(row(2001), stamp.as_deref()),
             Event::Delete(row(2001)),
@@ -128,16 +127,9 @@ fn echoes_of_our_own_writes_cost_nothing_whether_before_or_after_the_answer() {
         if !late {
             assert_eq!(state.hear(Heard::Events(events.to_vec()), at(50)), None);
         }
-        let written = Written {
-            confirmed: rows.clone(),
-            ..Written::default()
-        };
-        let done = Done::Deleted {
-            rows,
-            written,
-            clearing: false,
-        };
-        state.absorb(done, at(50));
+        for op in ops {
+            wrote(&mut state, op, all_confirmed, at(50));
+        }
         if late {
             state.hear(Heard::Events(events.to_vec()), at(50));
         }

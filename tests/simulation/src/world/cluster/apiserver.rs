@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tower::service_fn;
 
-use super::{Kind, Object, Version, json as wire};
+use super::{Kind, Object, Version, json as wire, lease};
 use crate::Moment;
 use crate::world::Line;
 use crate::world::links::{Refused, Remote, Way};
@@ -34,20 +34,28 @@ type Answer = Response<StreamBody<Chunks>>;
 pub fn client(line: Line, timing: &Timing) -> Client {
     let carrier = service_fn(move |request: Request<Body>| {
         let line = line.clone();
-        let path = request.uri().path().to_owned();
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        async move { answer(line, &path, &query).await }.boxed()
+        async move { answer(line, request).await }.boxed()
     });
     client_over(carrier, timing)
 }
 
-async fn answer(line: Line, path: &str, query: &str) -> Result<Answer, io::Error> {
+async fn answer(line: Line, request: Request<Body>) -> Result<Answer, io::Error> {
+    let (head, body) = request.into_parts();
+    let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
     let refused = |_: Refused| io::Error::from(io::ErrorKind::ConnectionRefused);
     let (until, slow) = line.world().cluster.faults.slow;
     let now = line.world().now();
     line.pause(if now < until { slow } else { ANSWERS_IN })
         .await;
     line.reach(Remote::Kubernetes).await.map_err(refused)?;
+    if lease::is_at(path) {
+        let body = body.collect_bytes().await.map_err(io::Error::other)?;
+        let answer = lease::answer(&mut line.world(), &head.method, path, &body);
+        let lost = || io::Error::from(io::ErrorKind::ConnectionReset);
+        return answer
+            .map(|(code, value)| document(code, &value))
+            .ok_or_else(lost);
+    }
     let parameter = |name: &str| {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs
@@ -228,14 +236,11 @@ impl Watch {
     fn next(&mut self) -> Next {
         let world = self.line.world();
         let (now, cluster) = (world.now(), &world.cluster);
-        match world.links.way(Remote::Kubernetes) {
-            Way::Frozen => {
-                let until = world.links.until(Remote::Kubernetes).unwrap_or_default();
-                return Next::Waits(until + Duration::from_millis(1));
-            }
-            Way::Down => return Next::Breaks,
-            Way::Up if self.cuts != cluster.cuts => return Next::Breaks,
-            Way::Up => {}
+        match world.links.way_of(self.line.instance, Remote::Kubernetes) {
+            (Way::Frozen, until) => return Next::Waits(until + Duration::from_millis(1)),
+            (Way::Down, _) => return Next::Breaks,
+            (Way::Up, _) if self.cuts != cluster.cuts => return Next::Breaks,
+            (Way::Up, _) => {}
         }
         if self.at < cluster.compacted {
             self.over = true;

@@ -11,10 +11,10 @@ use route_sync::publish::http::wire::UNREGISTER;
 use route_sync::publish::http::{Bus, Heard, Overheard, SendError};
 use tokio::sync::Notify;
 
-use super::{Client, STUCK_MAX, Stuck, greeted, said};
+use super::{Client, STUCK_MAX, Stuck, greeted, said, spoken};
 use crate::Moment;
 use crate::world::links::{Remote, Way};
-use crate::world::{Line, World};
+use crate::world::{Line, World, cluster};
 
 /// Between two batches of what others say, as the real one rests.
 const REST: Duration = Duration::from_millis(100);
@@ -39,6 +39,7 @@ impl Connection {
         let id = world.nats.connections;
         let dials = now + Duration::from_millis(world.rng.u64(5..50));
         let client = Client {
+            instance: line.instance,
             epoch: None,
             since: now,
             dials,
@@ -46,6 +47,9 @@ impl Connection {
             ears: VecDeque::new(),
             notify: notify.clone(),
             stuck: 0,
+            subject: None,
+            announced: None,
+            followed: Moment::ZERO,
         };
         world.nats.clients.insert(id, client);
         drop(world);
@@ -124,6 +128,8 @@ fn connected(world: &mut World, id: u64) -> Option<u64> {
         world.nats.connections += 1;
         client.epoch = Some(world.nats.connections);
         client.since = now;
+        client.announced = None;
+        client.followed = now;
         world.note(format_args!("nats connected"));
     }
     world.nats.clients.get(&id)?.epoch
@@ -146,11 +152,39 @@ impl Bus for Connection {
         subject: &'static str,
         payload: Bytes,
     ) -> BoxFuture<'_, Result<(), SendError>> {
-        let withdrawal = subject == UNREGISTER;
+        let (client, withdrawal) = (self.id, subject == UNREGISTER);
+        if withdrawal {
+            cluster::judge_removal(&mut self.line.world(), self.line.instance);
+        }
         let body = payload.clone();
-        let stuck = move || Stuck::Message(body, withdrawal);
-        let sent = move |world: &mut World| said(world, &payload, withdrawal);
+        let stuck = move || Stuck::Message(client, body, withdrawal);
+        let sent = move |world: &mut World| said(world, client, &payload, withdrawal);
         self.send(epoch, stuck, sent).boxed()
+    }
+
+    fn publish_at(
+        &self,
+        epoch: u64,
+        subject: String,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<(), SendError>> {
+        let (client, at, body) = (self.id, subject.clone(), payload.clone());
+        let stuck = move || Stuck::Word(client, at, body);
+        let sent = move |world: &mut World| spoken(world, client, &subject, &payload);
+        self.send(epoch, stuck, sent).boxed()
+    }
+
+    fn hear_instances(&mut self, subject: String) -> BoxFuture<'_, ()> {
+        if let Some(client) = self.line.world().nats.clients.get_mut(&self.id) {
+            client.subject = Some(subject);
+        }
+        async {}.boxed()
+    }
+
+    fn hears_instances(&self, subject: &str) -> bool {
+        let world = self.line.world();
+        let client = world.nats.clients.get(&self.id);
+        client.is_some_and(|client| client.subject.as_deref() == Some(subject))
     }
 
     fn greet(&self, epoch: u64) -> BoxFuture<'_, Result<(), SendError>> {

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{EVENTS_MAX, Request, carry_out, unavailable};
 use crate::Moment;
 use crate::world::links::{Remote, Way};
-use crate::world::{Event, Line, World};
+use crate::world::{Event, Line, World, cluster};
 
 /// The real client's limits.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,6 +117,9 @@ impl Api {
         }
         let answer = {
             let mut world = self.line.world();
+            if let Some(Request::Delete(_)) = late {
+                cluster::judge_removal(&mut world, self.line.instance);
+            }
             let answer = done(&mut world);
             if world.now() < world.routing.faults.answers_lost {
                 world.note(format_args!("api's answer is lost"));
