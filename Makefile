@@ -31,8 +31,8 @@ MINUTES ?= 60
 simulation: ## live one simulated life and print what happens: SEED=17
 	@tests/simulation/cargo run --quiet -- --seed $(SEED) --trace --log route_sync=info
 
-soak: ## live simulated lives with ever new seeds: MINUTES=60
-	@tests/simulation/cargo run --quiet -- --minutes $(MINUTES) --seeds $$(date +%s)000..0
+soak: ## live simulated lives with ever new seeds, then put the real programs under load: MINUTES=60
+	@MINUTES=$(MINUTES) tests/soak
 
 mutants: ## show that the simulation kills each deliberate defect
 	@tests/simulation/mutants/run

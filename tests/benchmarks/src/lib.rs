@@ -2,6 +2,13 @@
 //!
 //! Everything else a benchmark says goes to stderr or carries no mark and is not shown.
 
+pub mod cluster;
+pub mod counting;
+pub mod foundation;
+pub mod lane;
+pub mod process;
+pub mod registrations;
+
 use std::fmt;
 use std::time::Duration;
 

@@ -1,79 +1,57 @@
-//! The pure core alone: the table of 10,000 Services on 100 nodes, and the plan for 10,000 TCP ports.
+//! The pure core alone: the table of 10,000 Services on 100 nodes, and the plan for 10,000 TCP ports; and what the HTTP
+//! lane does with what others register.
 //!
 //! `pure` measures time and allocations; `pure once` makes each pass a single time, for valgrind to count the
 //! instructions of, which tell of a change where time on a busy machine does not.
 
 #![expect(clippy::disallowed_methods, reason = "who measures time reads a clock")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use benchmarks::{Value, expect, quantiles, tell};
-use route_sync::desired::{Desired, Memory, Options, derive};
-use route_sync::kubernetes::snapshot::{
-    Endpoints, Evidence, Node, Protocol, Service, ServicePort, Snapshot,
+use benchmarks::cluster::{
+    NODES, ROWS_PER_PORT, key, node_ip, node_port, options, service_ref, snapshot,
 };
+use benchmarks::counting::{self, Counting};
+use benchmarks::lane::Listening;
+use benchmarks::registrations::registration;
+use benchmarks::{Value, expect, quantiles, tell};
+use bytes::Bytes;
+use route_sync::desired::{Desired, Memory, Options, derive};
+use route_sync::kubernetes::snapshot::Snapshot;
 use route_sync::plan::{
     Input, InstanceId, Journal, NO_TLS, Observed, Plan, Policy, TcpRow, View, WantedPort, plan,
 };
-use route_sync::route::{
-    ClusterId, Hostname, NodePort, NodeUid, RouterPort, ServiceKey, ServiceRef,
-};
+use route_sync::route::{ClusterId, NodePort, RouterPort, ServiceRef};
+use tokio::runtime::Runtime;
 
 const SERVICES: u16 = 10_000;
-const NODES: u8 = 100;
-const NAMESPACES: u16 = 100;
-/// More than there are in a cluster (2,768), as many as the Services need.
-const FIRST_NODE_PORT: u16 = 20_000;
 const FIRST_ROUTER_PORT: u16 = 1_024;
-/// The default of `routes.max_tcp_backends`.
-const ROWS_PER_PORT: u8 = 3;
 const PASSES: usize = 21;
 const EXPECTED: Duration = Duration::from_millis(20);
 /// When the cluster is seen: long enough after the start that no node is damped.
 const NOW: Duration = Duration::from_mins(10);
-
-/// Counts what it hands out.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Services of the lane that hears others, and registrations that it hears; `tests/bench` divides by them.
+const LISTENING_SERVICES: u16 = 100;
+const REGISTRATIONS: u32 = 10_000;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: everything is handed to the system's allocator as it came; counting touches no memory of it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(place, layout, size) }
-    }
-}
+static ALLOCATOR: Counting = Counting::often();
 
 fn main() {
-    let (snapshot, options) = (snapshot(), options());
+    let (snapshot, options) = (snapshot(SERVICES), options());
     let table = Table::new();
     if std::env::args().nth(1).as_deref() == Some("once") {
         let mut memory = Memory::default();
         black_box(first_pass(&snapshot, &mut memory, &options));
         black_box(steady_pass(&snapshot, &mut memory, &options));
         black_box(tcp_plan(&table));
+        let heard = Heard::new();
+        unknown_registrations(&heard);
+        known_registrations(&heard);
         return;
     }
     let what = "table of 10,000 Services × 100 nodes, first pass";
@@ -88,16 +66,23 @@ fn main() {
     report(what, || tcp_plan(&table));
 }
 
+/// A lane, and what it hears.
+struct Heard {
+    runtime: Runtime,
+    lane: Listening,
+    registrations: Vec<Bytes>,
+}
+
 /// Times the passes; what a pass makes is dropped outside the measured time, as the lanes do it elsewhere.
 fn report<T>(what: &str, mut pass: impl FnMut() -> T) {
     let mut times = Vec::new();
     let mut allocations = 0;
     for _ in 0..PASSES {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = counting::allocations();
         let began = Instant::now();
         let made = black_box(pass());
         times.push(began.elapsed());
-        allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        allocations = counting::allocations() - before;
         drop(made);
     }
     let (median, _) = quantiles(times);
@@ -130,6 +115,7 @@ fn tcp_plan(table: &Table) -> Plan {
         journal: &table.journal,
         node_ips: &table.node_ips,
         node_ports: &table.node_ports,
+        yielding: &table.yielding,
         policy: Policy {
             join_foreign: false,
             hold_removals: false,
@@ -141,92 +127,17 @@ fn tcp_plan(table: &Table) -> Plan {
     })
 }
 
-fn node_ip(node: u8) -> IpAddr {
-    IpAddr::from([10, 1, 0, node])
+#[inline(never)]
+fn unknown_registrations(heard: &Heard) {
+    // Told apart from the next, or the compiler makes one function of both.
+    black_box("unknown");
+    heard.all();
 }
 
-fn node_port(index: u16) -> NodePort {
-    NodePort::new(FIRST_NODE_PORT + index).expect("a node port must not be 0")
-}
-
-fn key(index: u16) -> ServiceKey {
-    let namespace = format!("namespace-{}", index % NAMESPACES);
-    ServiceKey {
-        namespace,
-        name: format!("service-{index}"),
-    }
-}
-
-fn service_ref(index: u16) -> Arc<ServiceRef> {
-    Arc::new(ServiceRef {
-        key: key(index),
-        uid: format!("5f0d7c1e-33aa-4b6f-9d1b-{index:012}"),
-    })
-}
-
-fn snapshot() -> Snapshot {
-    let node = |index: u8| {
-        let node = Node {
-            uid: NodeUid(format!("0b7c3a52-91d4-4d0e-8a53-{index:012}").into()),
-            internal_ips: vec![node_ip(index)],
-            ready: true,
-            deleting: false,
-            excluded: false,
-            zone: Some(format!("zone-{}", index % 3).into()),
-        };
-        (format!("node-{index}"), node)
-    };
-    let service = |index: u16| {
-        let service = Service {
-            service: service_ref(index),
-            created_seconds: 1_700_000_000 + i64::from(index),
-            http_label: Some(format!("host-{index}")),
-            tcp_label: None,
-            annotations: BTreeMap::new(),
-            ports: vec![ServicePort {
-                name: None,
-                port: 80,
-                node_port: Some(node_port(index)),
-                protocol: Protocol::Tcp,
-                app_protocol: None,
-            }],
-            local_traffic_only: false,
-        };
-        (key(index), service)
-    };
-    let endpoints = |index: u16| {
-        let nodes = [index % 100, (index + 7) % 100, (index + 14) % 100];
-        let endpoints = Endpoints {
-            ready_nodes: nodes.map(|node| format!("node-{node}")).into(),
-            terminating_nodes: BTreeSet::new(),
-            any_ready: true,
-        };
-        (key(index), endpoints)
-    };
-    Snapshot {
-        cluster: ClusterId("6f5902ac-0000-4f00-9b5e-000000000000".to_owned()),
-        services: (0..SERVICES).map(service).collect(),
-        nodes: (0..NODES).map(node).collect(),
-        endpoints: Some((0..SERVICES).map(endpoints).collect()),
-        findings: Vec::new(),
-        evidence: Evidence::default(),
-    }
-}
-
-fn options() -> Options {
-    let host = |text: &str| Hostname::parse(text).expect("a benchmark's host must be one");
-    Options {
-        app_domain: host("apps.example.test"),
-        domains: vec![host("apps.example.test")],
-        reserved_hosts: vec![host("api.apps.example.test")],
-        reserved_domains: vec![host("sys.example.test")],
-        host_grants: Vec::new(),
-        port_grants: Vec::new(),
-        max_backends: 8,
-        max_tcp_backends: usize::from(ROWS_PER_PORT),
-        ipv6: false,
-        state_survives: false,
-    }
+#[inline(never)]
+fn known_registrations(heard: &Heard) {
+    black_box("known");
+    heard.all();
 }
 
 /// A routing API's table that is as it should be.
@@ -237,6 +148,31 @@ struct Table {
     journal: Journal,
     node_ips: BTreeMap<IpAddr, String>,
     node_ports: BTreeMap<NodePort, Arc<ServiceRef>>,
+    yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
+}
+
+// === impl Heard ===
+
+impl Heard {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let runtime = runtime.expect("a runtime must start");
+        let snapshot = snapshot(LISTENING_SERVICES);
+        let desired = derive(&snapshot, &mut Memory::default(), &options(), NOW);
+        let lane = runtime.block_on(Listening::start(desired));
+        Self {
+            runtime,
+            lane,
+            registrations: (0..REGISTRATIONS).map(|n| registration(n).into()).collect(),
+        }
+    }
+
+    fn all(&self) {
+        let registrations = self.registrations.iter().cloned();
+        self.runtime.block_on(self.lane.hear(registrations));
+    }
 }
 
 // === impl Table ===
@@ -283,6 +219,7 @@ impl Table {
             node_ports: (0..SERVICES)
                 .map(|index| (node_port(index), service_ref(index)))
                 .collect(),
+            yielding: BTreeMap::new(),
             instance,
         }
     }
