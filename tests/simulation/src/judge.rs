@@ -19,8 +19,9 @@ use crate::world::cluster::{Kind, Node, Object, Service};
 use crate::world::links::{Remote, Way};
 use crate::world::routing::Writer;
 
-/// A router that missed what replaced an endpoint hears it again within an interval of 20 s; what withdraws the
-/// endpoint meanwhile may come before.
+/// What replaces an endpoint is told again before each withdrawal of it, so that only a router that goes on losing
+/// messages can miss it each time and hear the withdrawal. What leads nowhere there by the time the loss ends, or was
+/// on its way then, is told by the next beat, of which there is one in 20 s.
 const ROUTER_CATCHES_UP: Duration = Duration::from_secs(25);
 /// A Service that is new, or new behind a front, is known to the controller after so long with nothing in the way:
 /// until then what leads to it is left over from another.
@@ -327,7 +328,6 @@ impl Judge {
         now: Moment,
         wrongs: &mut Vec<String>,
     ) {
-        let missed = place != Place::Table && now < self.missed + ROUTER_CATCHES_UP;
         self.served
             .retain(|(other, front, claim)| *other != place || truth.has(front, claim));
         for (front, claims) in &truth.claims {
@@ -345,14 +345,18 @@ impl Judge {
                 }
             }
             let key = (place, front.clone());
-            let excused = self.excuses(front, now) || missed;
+            let excused = self.excuses(front, now);
             let served = |claim: &Claim| self.served.contains(&(place, front.clone(), *claim));
             if led || excused || !claims.iter().any(served) {
                 self.dark.remove(&key);
                 continue;
             }
             let since = *self.dark.entry(key).or_insert(now);
-            if now - since > GAP_MAX {
+            // One that went dark while messages were lost, and has not heard its beat since.
+            let missed = place != Place::Table
+                && since <= self.missed + crate::TICK
+                && now < self.missed + ROUTER_CATCHES_UP;
+            if now - since > GAP_MAX && !missed {
                 wrongs.push(format!(
                     "{front:?} leads nowhere at {place:?} since {since:?}"
                 ));
