@@ -466,9 +466,19 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A row that stands: kept, or refreshed once due.
+    /// A row that stands: kept, or refreshed once due, unless that was refused lately.
     fn live(&mut self, row: &TcpRow, confirmed: Option<Uptime>) {
-        let Input { policy, now, .. } = self.input;
+        let Input {
+            policy,
+            now,
+            journal,
+            ..
+        } = self.input;
+        if let Some(refusal) = journal.refused.get(row).filter(|it| it.until > now) {
+            self.plan.keep.push(row.clone());
+            self.plan.wait_until(refusal.until);
+            return;
+        }
         match confirmed.map(|at| policy.due(row, at)) {
             Some(due) if due > now + policy.slack => {
                 self.plan.keep.push(row.clone());
