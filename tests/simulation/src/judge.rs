@@ -29,8 +29,8 @@ const KNOWN_AFTER: Duration = Duration::from_secs(20);
 /// A route that changes hands may lead nowhere for a moment.
 const GAP_MAX: Duration = Duration::from_secs(5);
 /// A router that starts and says so is told everything within 250 ms and a fifth of an interval, which leaves it time
-/// before it serves; one that nobody heard of learns it by and by.
-const ROUTER_TOLD: Duration = Duration::from_secs(8);
+/// before it serves: with the gap that any route may have, 6 s. One that nobody heard of learns it by and by.
+const ROUTER_TOLD: Duration = Duration::from_secs(1);
 const ROUTER_LEARNS: Duration = Duration::from_secs(45);
 /// From the change of a Service until routers have forgotten it, with nothing in the way: a backoff of 30 s, a
 /// fresh read, and a withdrawal that is lost and repeated; well below the 120 s after which all goes by itself.
@@ -306,12 +306,7 @@ impl Judge {
             api.slow.0,
             api.events_denied,
         ];
-        let refused = api.refuses.is_some_and(|(_, until)| now < until);
-        if !up(Remote::RoutingApi)
-            || !up(Remote::Uaa)
-            || refused
-            || faults.iter().any(|until| now < *until)
-        {
+        if !up(Remote::RoutingApi) || !up(Remote::Uaa) || faults.iter().any(|until| now < *until) {
             self.mute[TCP] = now;
         }
         if world.links.way(Remote::RoutingApi) == Way::Frozen {
