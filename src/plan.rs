@@ -466,7 +466,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A row that stands: kept, or refreshed once due, unless that was refused a short time ago.
+    /// A row that stands: kept, or refreshed once due, unless that was refused lately.
     fn live(&mut self, row: &TcpRow, confirmed: Option<Uptime>) {
         let Input {
             policy,
@@ -474,9 +474,8 @@ impl<'a> Planner<'a> {
             journal,
             ..
         } = self.input;
-        if let Some(refusal) = journal.refused.get(row)
-            && refusal.until > now
-        {
+        if let Some(refusal) = journal.refused.get(row).filter(|it| it.until > now) {
+            self.plan.keep.push(row.clone());
             self.plan.wait_until(refusal.until);
             return;
         }

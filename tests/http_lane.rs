@@ -276,16 +276,35 @@ async fn nothing_is_queued_while_down_and_a_new_connection_gets_everything_in_or
     lane.live("c").await;
     let sent = brief(&server.routes()[before..]);
     assert_eq!(sent[0], "+c@2:30003", "a replacement goes first: {sent:?}");
-    let rest: Vec<_> = sent[1..]
-        .iter()
-        .skip_while(|s| s.starts_with('-'))
-        .collect();
-    let withdrawn = &sent[1..sent.len() - rest.len()];
-    assert!(withdrawn.contains(&"-a@1:30001".to_owned()), "{sent:?}");
-    assert!(withdrawn.contains(&"-c@1:30003".to_owned()), "{sent:?}");
-    assert_eq!(&rest[..2], ["+b@1:30002", "+c@3:30003"], "{sent:?}");
+    let at = |text: &str| sent.iter().position(|other| other == text).unwrap();
+    assert!(at("-a@1:30001") < at("-c@1:30003"), "{sent:?}");
+    assert_eq!(at("+c@3:30003") + 1, at("-c@1:30003"), "{sent:?}");
+    assert!(at("-c@1:30003") < at("+b@1:30002"), "{sent:?}");
     let stale = |text: &&String| text.starts_with("+a");
     assert_eq!(sent.iter().filter(stale).count(), 0, "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_each_withdrawal_an_endpoint_that_stays_is_on_the_wire_and_twice_before_the_first() {
+    let server = Server::start(Behaviour::default()).await;
+    let first = table(&[("a", 30001, &[1])]);
+    let lane = Running::start(config(&[server.addr], None, None), Some(first));
+    lane.live("a").await;
+    lane.want(&[("a", 30001, &[2])]);
+    let withdrawals = || {
+        let all = brief(&server.routes());
+        let at = all.iter().enumerate();
+        let at: Vec<_> = at.filter(|(_, text)| *text == "-a@1:30001").collect();
+        at.into_iter()
+            .map(|(at, _)| all[..at].to_vec())
+            .collect::<Vec<_>>()
+    };
+    until("a repetition", || withdrawals().len() >= 2).await;
+    for before in withdrawals() {
+        assert_eq!(before.last().unwrap(), "+a@2:30001");
+    }
+    let before = &withdrawals()[0];
+    assert_eq!(before[before.len() - 2..], ["+a@2:30001", "+a@2:30001"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -383,6 +383,25 @@ fn a_replaced_node_leaves_only_after_its_successor_stands() {
 }
 
 #[test]
+fn the_last_row_of_a_port_is_not_refreshed_again_and_again_where_that_is_refused() {
+    let (old, new) = (row(1024, "10.0.0.1", 30001), row(1024, "10.0.0.2", 30001));
+    let until = NOW + Duration::from_secs(9);
+    let refusal = Refusal {
+        until,
+        message: "it is refused".to_owned(),
+    };
+    let mut world = World::new()
+        .want("a", std::slice::from_ref(&new))
+        .see(Some(us().as_str()), old.clone());
+    for row in [&old, &new] {
+        world.journal.refused.insert(row.clone(), refusal.clone());
+    }
+    let plan = world.plan(Sight::Seen);
+    assert!(plan.in_sync() && plan.refresh.is_empty(), "{plan:?}");
+    assert_eq!((plan.keep, plan.wait), (vec![old], Some(until)));
+}
+
+#[test]
 fn backends_of_two_services_never_stand_behind_one_port_for_longer_than_a_pass() {
     let (a, b) = (row(1024, "10.0.0.1", 30001), row(1024, "10.0.0.1", 30002));
     let plan = World::new()

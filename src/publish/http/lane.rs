@@ -267,6 +267,7 @@ impl HttpLane {
         let within = self.schedule.interval() * DENIED_INTERVALS;
         let bus = self.bus.as_ref().filter(|_| self.epoch.is_some());
         let denied = bus.and_then(|bus| bus.denied(within));
+        self.schedule.set_unheard(denied == Some(wire::REGISTER));
         if denied == self.denied {
             return;
         }
@@ -439,7 +440,7 @@ impl HttpLane {
     /// its beats are refused, too.
     fn refused(&mut self, number: u64, error: SendError) {
         add(&self.counters.send_failures, 1);
-        self.schedule.refused(number);
+        self.schedule.refused(number, self.clock.now());
         let error = error.to_string();
         if self.denied.is_none() && self.error.as_ref() != Some(&error) {
             self.fail(error);

@@ -9,11 +9,14 @@
 //!                        └─ uri@endpoint no longer wanted ──▶ withdrawals, repeated ┘
 //! ```
 //!
+//! A withdrawal of a host that stays follows an announcement of it, each time (`bridge`).
+//!
 //! Everything is keyed by (uri, host:port), as gorouter keys its pools. What is wanted is never withdrawn: a
 //! key is either in a wanted message or among the withdrawals, never in both.
 
 mod adopt;
 mod apply;
+mod bridge;
 mod lapse;
 mod pace;
 mod withdrawals;
@@ -84,6 +87,10 @@ pub struct Schedule {
     connected: bool,
     /// Nothing is withdrawn for now.
     holds: bool,
+    /// Announcements arrive nowhere.
+    unheard: bool,
+    /// The last announcement that was made for a withdrawal's sake.
+    bridge: Option<(u64, MessageKey)>,
     restart_at: Option<Uptime>,
     sent: u64,
     /// The highest number that was confirmed.
@@ -176,6 +183,8 @@ impl Schedule {
             pace: Pace::new(messages_per_second),
             connected: false,
             holds: false,
+            unheard: false,
+            bridge: None,
             restart_at: None,
             sent: 0,
             confirmed: 0,
@@ -284,7 +293,10 @@ impl Schedule {
         if self.queue.is_empty() || !self.pace.take(now) {
             return None;
         }
-        let job = self.queue.pop_first()?;
+        let job = match self.next_bridge(now) {
+            Some(bridge) => bridge,
+            None => self.queue.pop_first()?,
+        };
         self.sent += 1;
         Some(match job.what {
             What::Register(key) => self.send_registration(key, job.band, now),
@@ -325,8 +337,9 @@ impl Schedule {
     }
 
     /// The message taken out last was not sent: it announced nothing. Its beats try again.
-    pub fn refused(&mut self, number: u64) {
+    pub fn refused(&mut self, number: u64, now: Uptime) {
         self.lose(number);
+        self.unbridge(number, now);
         while let Some((_, uri)) = self.unconfirmed.pop_back_if(|(sent, _)| *sent == number) {
             if let Some(route) = self.routes.get_mut(&uri) {
                 route.announced = None;
@@ -417,18 +430,6 @@ impl Schedule {
         for (key, band) in all {
             self.enqueue(key, band);
         }
-    }
-
-    /// The message of a route's most preferred backend.
-    fn first_message(&self, uri: &Uri) -> Option<MessageKey> {
-        let route = self.wanted.as_ref()?.table.http.get(uri)?;
-        let addr = address(route.backends.iter().next()?);
-        let from = MessageKey { addr, part: 0 };
-        self.messages
-            .range(from..)
-            .take_while(|(key, _)| key.addr == addr)
-            .find(|(_, message)| message.uris.iter().any(|other| **other == *uri))
-            .map(|(key, _)| *key)
     }
 
     // --- time ----------------------------------------------------------------------------------------------------
@@ -544,7 +545,7 @@ impl Schedule {
             let What::Withdraw(other, uri) = &next.what else {
                 break;
             };
-            let fits = next.band == band && *other == addr;
+            let fits = next.band == band && *other == addr && self.is_bridged(uri, addr);
             if !fits || self.withdrawals.is_tls(uri, addr) != tls {
                 break;
             }

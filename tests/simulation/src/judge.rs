@@ -21,8 +21,9 @@ use crate::world::cluster::{Kind, Node, Object, Service};
 use crate::world::links::{Remote, Way};
 use crate::world::routing::Writer;
 
-/// A router that missed what replaced an endpoint hears it again within an interval of 20 s; what withdraws the
-/// endpoint meanwhile may come before.
+/// What replaces an endpoint is told again before each withdrawal of it, so that only a router that goes on losing
+/// messages can miss it each time and hear the withdrawal. What leads nowhere there by the time the loss ends, or was
+/// on its way then, is told by the next beat, of which there is one in 20 s.
 const ROUTER_CATCHES_UP: Duration = Duration::from_secs(25);
 /// A Service that is new, or new behind a front, is known to the controller after so long with nothing in the way:
 /// until then what leads to it is left over from another.
@@ -30,8 +31,8 @@ const KNOWN_AFTER: Duration = Duration::from_secs(20);
 /// A route that changes hands may lead nowhere for a moment.
 const GAP_MAX: Duration = Duration::from_secs(5);
 /// A router that starts and says so is told everything within 250 ms and a fifth of an interval, which leaves it time
-/// before it serves; one that nobody heard of learns it by and by.
-const ROUTER_TOLD: Duration = Duration::from_secs(8);
+/// before it serves: with the gap that any route may have, 6 s. One that nobody heard of learns it by and by.
+const ROUTER_TOLD: Duration = Duration::from_secs(1);
 const ROUTER_LEARNS: Duration = Duration::from_secs(45);
 /// From the change of a Service until routers have forgotten it, with nothing in the way: a backoff of 30 s, a
 /// fresh read, and a withdrawal that is lost and repeated; well below the 120 s after which all goes by itself.
@@ -357,12 +358,7 @@ impl Judge {
             api.slow.0,
             api.events_denied,
         ];
-        let refused = api.refuses.is_some_and(|(_, until)| now < until);
-        if !up(Remote::RoutingApi)
-            || !up(Remote::Uaa)
-            || refused
-            || faults.iter().any(|until| now < *until)
-        {
+        if !up(Remote::RoutingApi) || !up(Remote::Uaa) || faults.iter().any(|until| now < *until) {
             self.mute[TCP] = now;
         }
         if world.links.way(Remote::RoutingApi) == Way::Frozen {
@@ -390,7 +386,6 @@ impl Judge {
         now: Moment,
         wrongs: &mut Vec<String>,
     ) {
-        let missed = place != Place::Table && now < self.missed + ROUTER_CATCHES_UP;
         self.served
             .retain(|(other, front, claim)| *other != place || truth.has(front, claim));
         for (front, claims) in &truth.claims {
@@ -408,14 +403,18 @@ impl Judge {
                 }
             }
             let key = (place, front.clone());
-            let excused = self.excuses(front, now) || missed;
+            let excused = self.excuses(front, now);
             let served = |claim: &Claim| self.served.contains(&(place, front.clone(), *claim));
             if led || excused || !claims.iter().any(served) {
                 self.dark.remove(&key);
                 continue;
             }
             let since = *self.dark.entry(key).or_insert(now);
-            if now - since > GAP_MAX {
+            // One that went dark while messages were lost, and has not heard its beat since.
+            let missed = place != Place::Table
+                && since <= self.missed + crate::TICK
+                && now < self.missed + ROUTER_CATCHES_UP;
+            if now - since > GAP_MAX && !missed {
                 wrongs.push(format!(
                     "{front:?} leads nowhere at {place:?} since {since:?}"
                 ));

@@ -165,6 +165,12 @@ impl Story {
             let span = seconds(plan.rng, 10, 60);
             plan.actions.push((Moment::ZERO, Action::OlderJob(span)));
         }
+        if plan.rng.u32(..4) == 0 {
+            // Long enough that all others lapse whom it harms.
+            let at = seconds(plan.rng, 20, 60);
+            let refuses = Action::Api(Annoyance::Refuses, calm - at);
+            plan.actions.push((at, refuses));
+        }
         plan.changes();
         plan.obstacles(disk_fails);
         plan.actions.push((calm, Action::Calm));
@@ -309,12 +315,19 @@ impl Plan<'_> {
         let annoyances = [
             (Annoyance::AnswersLost, 25),
             (Annoyance::Database, 25),
-            (Annoyance::Refuses, 25),
+            (Annoyance::Refuses, 200),
             (Annoyance::EventsDenied, 90),
             (Annoyance::Slow, 40),
         ];
         let pick = self.rng.usize(..annoyances.len() + 4);
         let (action, span) = match annoyances.get(pick) {
+            // What is refused to one port is no obstacle to the others, however long.
+            Some((Annoyance::Refuses, most)) => {
+                let most_left = self.calm.saturating_sub(now) + Duration::from_secs(25);
+                let span = self.span(*most).min(most_left);
+                let action = Action::Api(Annoyance::Refuses, span);
+                return self.actions.push((now, action));
+            }
             Some((annoyance, most)) => {
                 let span = self.tcp_span(*most);
                 (Action::Api(*annoyance, span), span)

@@ -43,6 +43,8 @@ struct Withdrawal {
     sendings: usize,
     due: Uptime,
     queued: Option<Band>,
+    /// An endpoint that stays was announced since this one waits.
+    bridged: bool,
 }
 
 // === impl Withdrawals ===
@@ -58,6 +60,7 @@ impl Withdrawals {
             sendings: 0,
             due: now,
             queued: None,
+            bridged: false,
         };
         self.keys.insert((uri.clone(), addr), withdrawal);
         self.revision += 1;
@@ -81,7 +84,7 @@ impl Withdrawals {
         let Some(withdrawal) = self.keys.get_mut(&key) else {
             return false;
         };
-        withdrawal.queued = None;
+        (withdrawal.queued, withdrawal.bridged) = (None, false);
         if now < withdrawal.due {
             // Sent out of turn, for a router that started; the timer still stands.
             return false;
@@ -109,6 +112,7 @@ impl Withdrawals {
                 sendings: 0,
                 due: now,
                 queued: None,
+                bridged: false,
             };
             self.unsent.insert(key.clone());
         }
@@ -135,6 +139,44 @@ impl Withdrawals {
         let key = (uri.clone(), addr);
         self.unsent.remove(&key);
         self.keys.get_mut(&key)?.queued.replace(band)
+    }
+
+    /// An endpoint of a uri that stays was announced: all that waits of it may go.
+    pub(super) fn bridge(&mut self, uri: &Arc<Uri>) {
+        for withdrawal in self.waiting(uri).map(|(_, withdrawal)| withdrawal) {
+            withdrawal.bridged = true;
+        }
+    }
+
+    /// How often a key was sent, if nothing was announced for its sake since it waits.
+    pub(super) fn unbridged(&self, uri: &Arc<Uri>, addr: SocketAddr) -> Option<usize> {
+        let withdrawal = self.keys.get(&(uri.clone(), addr))?;
+        (!withdrawal.bridged).then_some(withdrawal.sendings)
+    }
+
+    /// Lets what waits of a uri wait for another time; where each waited.
+    pub(super) fn put_off(&mut self, uri: &Arc<Uri>, until: Uptime) -> Vec<(SocketAddr, Band)> {
+        let mut off = Vec::new();
+        let mut timers = std::mem::take(&mut self.timers);
+        for (key, withdrawal) in self.waiting(uri) {
+            timers.remove(&(withdrawal.due, key.clone()));
+            timers.insert((until, key.clone()));
+            off.extend(withdrawal.queued.take().map(|band| (key.1, band)));
+            (withdrawal.due, withdrawal.bridged) = (until, false);
+        }
+        self.timers = timers;
+        off
+    }
+
+    fn waiting(&mut self, uri: &Arc<Uri>) -> impl Iterator<Item = (&Key, &mut Withdrawal)> {
+        let all = self
+            .keys
+            .range_mut((uri.clone(), super::MessageKey::FIRST.addr)..);
+        let of_uri = all.take_while({
+            let uri = uri.clone();
+            move |((other, _), _)| *other == uri
+        });
+        of_uri.filter(|(_, withdrawal)| withdrawal.queued.is_some())
     }
 
     /// The keys whose repetition is due and that do not wait already. Each is told once.

@@ -214,7 +214,9 @@ impl State {
             self.journal.inherited.retain(|row| stays(row));
         }
         self.journal.tried.retain(|row, _| rows.contains_key(row));
-        self.journal.refused.retain(|row, _| wanted.contains(row));
+        // What nobody wants any more may be kept alive as the last of its port.
+        let refusable = |row: &TcpRow| wanted.contains(row) || rows.contains_key(row);
+        self.journal.refused.retain(|row, _| refusable(row));
         self.follow_cleared(&rows, now);
         self.note_lapsing(&rows, now);
         self.image = Some(rows);

@@ -23,7 +23,7 @@ pub fn populate(world: &mut World) {
 
 /// One thing changes.
 pub fn change(world: &mut World) {
-    match world.rng.u32(..20) {
+    match world.rng.u32(..21) {
         0..=3 => create(world, None),
         4..=6 => delete(world),
         7..=11 => relabel(world),
@@ -33,6 +33,7 @@ pub fn change(world: &mut World) {
         15 => namespace(world),
         16 => add_node(world),
         17 => remove_node(world),
+        18 => exchange_nodes(world),
         _ => node_changes(world),
     }
 }
@@ -202,9 +203,12 @@ fn namespace(world: &mut World) {
 }
 
 fn add_node(world: &mut World) {
-    if nodes(world).len() >= NODES_MAX {
-        return;
+    if nodes(world).len() < NODES_MAX {
+        put_node(world);
     }
+}
+
+fn put_node(world: &mut World) {
     let uid = world.cluster.uid();
     let node = Node {
         uid,
@@ -231,6 +235,17 @@ fn spare(world: &mut World) -> Option<(Key, Node)> {
 
 fn remove_node(world: &mut World) {
     if let Some((key, _)) = spare(world) {
+        put(world, key, None);
+    }
+}
+
+/// A pool is replaced by another: no node is as it was.
+fn exchange_nodes(world: &mut World) {
+    let old = nodes(world);
+    for _ in 0..NODES_MIN {
+        put_node(world);
+    }
+    for (key, _) in old {
         put(world, key, None);
     }
 }

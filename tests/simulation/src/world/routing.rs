@@ -29,6 +29,8 @@ const OTHERS_KNOWN: Duration = Duration::from_secs(90);
 const EVENT_AFTER: Duration = Duration::from_millis(5);
 /// The real one's buffer for one subscriber.
 const EVENTS_MAX: usize = 1024;
+/// Requests that change something, within one second. Halving a batch for a row that is refused takes a dozen.
+const REQUESTS_MAX: u32 = 100;
 /// What the router group reserves.
 pub const PORT_FIRST: u16 = 1024;
 pub const PORT_LAST: u16 = 1033;
@@ -99,6 +101,8 @@ pub struct Routing {
     /// Rows keep the id of their writer.
     stamps: bool,
     streams: Vec<mpsc::Sender<(Moment, String)>>,
+    /// Requests of this second.
+    requests: (u64, u32),
     inserted: u64,
 }
 
@@ -121,6 +125,7 @@ impl Routing {
             leaky: traits.leaky,
             stamps: traits.stamps,
             streams: Vec::new(),
+            requests: (0, 0),
             inserted: 0,
         }
     }
@@ -220,6 +225,16 @@ pub fn carry_out(world: &mut World, request: &Request) -> Result<(), ApiError> {
         Request::Delete(rows) => ("deletes", rows),
     };
     let now = world.now();
+    let (second, count) = world.routing.requests;
+    let count = if second == now.as_secs() {
+        count + 1
+    } else {
+        1
+    };
+    world.routing.requests = (now.as_secs(), count);
+    if count == REQUESTS_MAX {
+        world.wrong(format!("{count} requests to the routing API in a second"));
+    }
     for row in rows {
         let backend = row.backend();
         world.trace.note(
