@@ -139,7 +139,7 @@ codes! {
     EndpointsUnknown = "endpoints-unknown" Warning,
     /// A Node without an address of the wanted family.
     NodeWithoutAddress = "node-without-address" Warning,
-    /// So many nodes are not ready at once that the last good set is kept.
+    /// So many nodes are not ready at once, or missing from a list, that the last good set is kept.
     NodesNotReadyHeld = "nodes-not-ready-held" Warning,
     /// So many routes would go at once that they are kept until somebody approves, or two further lists agree.
     RemovalHeld = "removal-held" Warning,

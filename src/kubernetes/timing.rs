@@ -39,6 +39,8 @@ pub struct Timing {
     pub optional_wait: Duration,
     /// A source that was not heard of for so long is a finding: 5 min.
     pub stale_after: Duration,
+    /// How long the last Nodes are kept where a list suddenly shows none: 10 min, two lists more.
+    pub nodeless_after: Duration,
 }
 
 impl Default for Timing {
@@ -60,6 +62,7 @@ impl Default for Timing {
             backoff_max: Duration::from_secs(30),
             optional_wait: Duration::from_secs(2),
             stale_after: Duration::from_mins(5),
+            nodeless_after: Duration::from_mins(10),
         }
     }
 }

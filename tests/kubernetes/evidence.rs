@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use route_sync::desired::Code;
 use route_sync::kubernetes::snapshot::Snapshot;
-use route_sync::kubernetes::{NodePorts, watch_node_ports};
+use route_sync::kubernetes::{NodePorts, Timing, watch_node_ports};
 use route_sync::outside::Network;
 use route_sync::route::Lane;
 use serde_json::json;
@@ -13,7 +14,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::apiserver::{ApiServer, Fault};
-use super::{DEADLINE, HTTP, block_on, has, key, kubeconfig, quick, watching, watching_with};
+use super::{
+    DEADLINE, HTTP, block_on, found, has, key, kubeconfig, quick, watching, watching_with,
+};
 
 #[test]
 fn how_a_service_left_and_whether_its_namespace_did_is_told() {
@@ -128,5 +131,49 @@ fn a_relist_that_agrees_counts_as_a_complete_list() {
         watched.until("listed often", often).await;
         let restarts = &watched.counters.watch_restarts;
         assert_eq!(restarts.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn where_a_list_suddenly_shows_no_node_the_last_ones_stay_and_those_that_come_back_are_not_all() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        // Polled, so that a list alone tells.
+        server.fail("watch", "nodes", Fault::Status(403));
+        server.node("node-1", 0);
+        server.node("node-2", 0);
+        let mut watched = watching(&server, quick());
+        let names = |it: &Snapshot| it.nodes.keys().cloned().collect::<Vec<_>>();
+        let both = |it: &Snapshot| names(it) == ["node-1", "node-2"];
+        watched.until("both", both).await;
+        // Both between two lists.
+        server.fail("list", "nodes", Fault::Status(500));
+        server.delete("nodes", "", "node-1");
+        server.delete("nodes", "", "node-2");
+        server.mend("list", "nodes");
+        let told = |it: &Snapshot| found(it, Code::NodesNotReadyHeld, "lists no Node");
+        assert!(both(&*watched.until("told", told).await));
+        server.node("node-1", 0);
+        let one = |it: &Snapshot| names(it) == ["node-1"];
+        let snapshot = watched.until("one", one).await;
+        assert!(!told(&snapshot), "{:?}", snapshot.findings);
+    });
+}
+
+#[test]
+fn a_cluster_that_has_no_node_for_long_is_believed() {
+    block_on(async {
+        let server = ApiServer::start().await;
+        server.fail("watch", "nodes", Fault::Status(403));
+        server.node("node-1", 0);
+        let timing = Timing {
+            nodeless_after: Duration::from_millis(500),
+            ..quick()
+        };
+        let mut watched = watching(&server, timing);
+        watched.until("a node", |it| !it.nodes.is_empty()).await;
+        server.delete("nodes", "", "node-1");
+        let snapshot = watched.until("none", |it| it.nodes.is_empty()).await;
+        assert!(snapshot.evidence.nodes_by_list);
     });
 }

@@ -16,7 +16,7 @@ use super::identity::{Identity, Learnt, identify, identify_again, patience};
 use super::source::Change;
 use super::view::{Absence, SourceId, View, right_missing};
 use crate::Uptime;
-use crate::desired::Finding;
+use crate::desired::{Code, Finding, Subject};
 use crate::kubernetes::api::Api;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
@@ -57,7 +57,10 @@ pub(super) struct Assembler {
     relist_at: Instant,
     /// Resources whose objects may not be read one by one, and since when that is known.
     get_forbidden: BTreeMap<&'static str, Instant>,
-    rights_changed: bool,
+    /// Since when lists show no Node, and whether the last ones are kept nevertheless.
+    nodeless_since: Option<Instant>,
+    nodes_kept: bool,
+    findings_changed: bool,
     complete_since: Option<Instant>,
 }
 
@@ -93,7 +96,9 @@ impl Assembler {
             relist_due: BTreeSet::new(),
             relist_at: Instant::now(),
             get_forbidden: BTreeMap::new(),
-            rights_changed: false,
+            nodeless_since: None,
+            nodes_kept: false,
+            findings_changed: false,
             complete_since: None,
         }
     }
@@ -175,11 +180,11 @@ impl Assembler {
         };
         match identity.learn(again) {
             Learnt::Nothing => {}
-            Learnt::Rights => self.rights_changed = true,
+            Learnt::Rights => self.findings_changed = true,
             Learnt::Another => {
                 let cluster = &identity.cluster.0;
                 tracing::warn!(cluster, "another cluster answers: all is listed anew");
-                self.rights_changed = true;
+                self.findings_changed = true;
                 self.view.forget();
                 self.undecided.clear();
                 self.confirming = None;
@@ -196,6 +201,9 @@ impl Assembler {
             return;
         }
         let mut absences = self.view.absences();
+        if self.keeps_nodes() {
+            absences.retain(|it| it.source != SourceId::Nodes);
+        }
         self.undecided.retain(|it| absences.contains(it));
         if Instant::now() < self.undecided_again {
             absences.retain(|it| !self.undecided.contains(it));
@@ -208,12 +216,26 @@ impl Assembler {
         let before = self.get_forbidden.len();
         self.get_forbidden
             .retain(|_, since| since.elapsed() < retry);
-        self.rights_changed |= self.get_forbidden.len() != before;
+        self.findings_changed |= self.get_forbidden.len() != before;
         let list_only: BTreeSet<&'static str> = self.get_forbidden.keys().copied().collect();
         let api = Arc::clone(&self.api);
         let undecided = self.undecided.clone();
         let reading = async move { confirm(&api, absences, &list_only, &undecided).await };
         self.confirming = Some(Box::pin(reading));
+    }
+
+    /// Whether the last Nodes are kept though lists show none. A cluster that works has Nodes, so an apiserver that
+    /// shows none has lost its data, and would confirm it; and Nodes that then come back one after the other must not
+    /// stand for all.
+    fn keeps_nodes(&mut self) -> bool {
+        let since = self.nodeless_since.unwrap_or_else(Instant::now);
+        self.nodeless_since = self.view.is_nodeless().then_some(since);
+        let after = self.api.timing.nodeless_after;
+        let keeps = self
+            .nodeless_since
+            .is_some_and(|since| since.elapsed() < after);
+        self.findings_changed |= keeps != std::mem::replace(&mut self.nodes_kept, keeps);
+        keeps
     }
 
     fn judge(&mut self, confirmation: Confirmation) {
@@ -226,7 +248,7 @@ impl Assembler {
             self.relist_due.insert(absence.source);
         }
         for resource in confirmation.get_forbidden {
-            self.rights_changed = true;
+            self.findings_changed = true;
             self.get_forbidden.insert(resource, Instant::now());
         }
         if confirmation.error.is_none() && confirmation.there.is_empty() {
@@ -349,7 +371,7 @@ impl Assembler {
         if first && !self.view.settled() && since.elapsed() < self.api.timing.optional_wait {
             return;
         }
-        let changed = self.view.take_changed() | std::mem::take(&mut self.rights_changed);
+        let changed = self.view.take_changed() | std::mem::take(&mut self.findings_changed);
         if !changed && !first {
             return;
         }
@@ -371,6 +393,13 @@ impl Assembler {
     /// What neither a source nor an object has to say.
     fn findings(&self, identity: &Identity) -> Vec<Finding> {
         let mut findings: Vec<Finding> = identity.finding.iter().cloned().collect();
+        if self.nodes_kept {
+            let text = "the apiserver lists no Node; traffic still goes to the last known";
+            let finding = Finding::new(Code::NodesNotReadyHeld, Subject::Cluster, text);
+            findings.push(
+                finding.hint("look at the control plane first: most likely it lost its data"),
+            );
+        }
         for source in [SourceId::HttpServices, SourceId::Nodes] {
             let Some(resource) = source.resource() else {
                 continue;

@@ -327,6 +327,17 @@ impl View {
         self.sources.iter().flat_map(of_source).collect()
     }
 
+    /// Whether lists show none of the Nodes that were known, and nothing else told of their end.
+    pub(super) fn is_nodeless(&self) -> bool {
+        self.sources.get(&SourceId::Nodes).is_some_and(|nodes| {
+            let by_list = |key| {
+                let away = nodes.absent.get(key);
+                away.is_some_and(|away| away.noticed == Noticed::List)
+            };
+            !nodes.objects.is_empty() && nodes.objects.keys().all(by_list)
+        })
+    }
+
     /// A fresh read agrees that the object is gone. If it came back meanwhile it stays.
     pub(super) fn confirmed(&mut self, gone: &Gone) {
         let absence = &gone.absence;
