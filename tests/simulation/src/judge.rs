@@ -202,6 +202,12 @@ impl Judge {
         let truth = Truth::of(world);
         let served = self.is_somebody_there(world, alive);
         self.obstacles(world, &truth, served);
+        for (instance, alive) in alive.iter().enumerate() {
+            let way = world.links.way_of(instance, Remote::Kubernetes).0;
+            if !alive || way != Way::Up || self.blind >= now {
+                world.nats.blind[instance] = now;
+            }
+        }
         world.routing.disturbed = self.mute[TCP].max(self.absent);
         for (front, claims) in &truth.claims {
             if claims.len() > 1 {

@@ -112,6 +112,8 @@ pub struct Nats {
     stuck: Vec<Stuck>,
     /// When each instance last announced something.
     pub said: Vec<Moment>,
+    /// When each last could not read the cluster: who has no table cannot tell ours from strangers.
+    pub blind: Vec<Moment>,
     /// When we announced each uri last.
     claims: BTreeMap<String, Moment>,
 }
@@ -135,6 +137,7 @@ impl Nats {
             connections: 0,
             stuck: Vec::new(),
             said: vec![Moment::ZERO; instances],
+            blind: vec![Moment::ZERO; instances],
             claims: BTreeMap::new(),
         }
     }
@@ -215,8 +218,9 @@ fn judge_claim(world: &mut World, client: u64, uri: &str) {
     // Who takes over knows what the one before it served if it heard that one lead, or long enough that nobody does.
     let heard = nats.clients.get(&client).is_some_and(|client| {
         let led = client.announced.is_some_and(known);
-        let followed = client.followed > client.since + FOLLOWED;
-        let alone = nats.said.len() == 1 || client.since + FORGOTTEN <= now;
+        let listens = client.since.max(nats.blind[client.instance]);
+        let followed = client.followed > listens + FOLLOWED;
+        let alone = nats.said.len() == 1 || listens + FORGOTTEN <= now;
         client.epoch.is_some() && known(client.since) && (alone || led || followed)
     });
     let stranger = nats
