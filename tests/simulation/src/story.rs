@@ -188,7 +188,13 @@ impl Story {
 
 impl Plan<'_> {
     fn changes(&mut self) {
-        let pause = seconds(self.rng, 2, 12);
+        // A route that nobody touches for minutes is what shows whether it is kept alive.
+        let (least, most) = if self.lanes_are_well && self.rng.bool() {
+            (20, 60)
+        } else {
+            (2, 12)
+        };
+        let pause = seconds(self.rng, least, most);
         let mut now = Moment::ZERO;
         loop {
             now += pause.mul_f64(0.1 + 1.8 * self.rng.f64());
