@@ -195,7 +195,9 @@ fn a_controller_frozen_past_every_ttl_restores_everything_when_it_thaws() {
         controller.signal("STOP");
         let frozen = Instant::now();
         let port = foundation.tcp(line.port);
+        let mut neighbour = Neighbour::new(foundation);
         within(PRUNED_WITHIN, "both routes have lapsed", async || {
+            neighbour.changes(foundation).await;
             let host = http_status(foundation.http(), &site.host).await;
             host == 404 && tcp_line(port).await.is_none()
         })
@@ -217,6 +219,35 @@ fn a_controller_frozen_past_every_ttl_restores_everything_when_it_thaws() {
         line.gone(foundation).await;
         assert_eq!(controller.stop().await, 0);
     });
+}
+
+/// Somebody else, of whom one row comes every few seconds. A tcp-router that prunes rows by itself writes no
+/// configuration until something else changes, as it does all the time where others live.
+struct Neighbour {
+    port: u16,
+    backend_port: u16,
+    next: Instant,
+}
+
+impl Neighbour {
+    fn new(foundation: &mut Foundation) -> Self {
+        Self {
+            port: foundation.port(),
+            backend_port: 50_000,
+            next: Instant::now(),
+        }
+    }
+
+    async fn changes(&mut self, foundation: &Foundation) {
+        if Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + TTL;
+        self.backend_port += 1;
+        let backend = SocketAddr::from(([10, 0, 0, 7], self.backend_port));
+        let row = foundation.row_by("somebody-else", self.port, backend, 10);
+        foundation.insert_row(row.await).await;
+    }
 }
 
 fn seconds(since: Instant) -> f64 {
@@ -324,17 +355,9 @@ fn a_roll_back_to_the_old_job_costs_no_request() {
             foundation.insert_row(row).await;
         }
         let posted = Instant::now();
-        // A tcp-router that prunes a row by itself writes no configuration until something else changes, as it does
-        // all the time where others live: here one stranger's row comes every few seconds.
-        let (elsewhere, mut backend_port, mut next) = (foundation.port(), 50_000_u16, posted);
+        let mut neighbour = Neighbour::new(foundation);
         eventually("the old job's changes land", async || {
-            if Instant::now() >= next {
-                next = Instant::now() + TTL;
-                backend_port += 1;
-                let backend = SocketAddr::from(([10, 0, 0, 7], backend_port));
-                let row = foundation.row_by("somebody-else", elsewhere, backend, 10);
-                foundation.insert_row(row.await).await;
-            }
+            neighbour.changes(foundation).await;
             tcp_line(foundation.tcp(other_port)).await.as_deref() == Some("other")
         })
         .await;
