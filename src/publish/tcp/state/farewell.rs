@@ -34,6 +34,11 @@ impl Farewell {
     pub(super) fn deleted(&mut self, now: Uptime) {
         self.deleted = now;
     }
+
+    /// Whether a deletion was taken after a list was asked for.
+    pub(super) fn is_later(&self, listed: Uptime) -> bool {
+        self.deleted > listed
+    }
 }
 
 // === impl State ===

@@ -225,7 +225,10 @@ impl State {
         self.list_failures = 0;
         self.listed_at = now;
         let again = self.list_again(started, now);
-        self.list_due = again.unwrap_or(now + self.pace.list_every);
+        // What was deleted while this list was under way only the next one shows gone.
+        let verify = self.farewell.is_later(started).then(|| now + VERIFY_EVERY);
+        let next = again.into_iter().chain(verify).min();
+        self.list_due = next.unwrap_or(now + self.pace.list_every);
         self.admission_stale = true;
         if self.plan.in_sync() && self.plan.refresh.is_empty() {
             self.write_failed = false;

@@ -87,10 +87,13 @@ impl Crowd {
     }
 
     async fn all_gone(&self, foundation: &Foundation) {
-        for index in 0..self.names.len() {
-            eventually("no host and no port answers", async || {
+        for (index, (name, host, port)) in self.names.iter().enumerate() {
+            eventually(&format!("{host} of {name} answers no more"), async || {
                 !self.host_answers(foundation, index).await
-                    && !self.port_answers(foundation, index).await
+            })
+            .await;
+            eventually(&format!("port {port} of {name} is closed"), async || {
+                !self.port_answers(foundation, index).await
             })
             .await;
         }

@@ -28,6 +28,31 @@ fn a_row_that_comes_back_after_its_deletion_is_not_deleted_in_a_hot_loop() {
 }
 
 #[test]
+fn a_deletion_beside_a_list_under_way_is_looked_after_by_the_next_one_and_soon() {
+    let mut state = ready(&[2000]);
+    let (ops, _) = state.turn(None, at(0));
+    confirm(&mut state, ops, at(0));
+    let mut drained = Desired::clone(&want(&[]).unwrap());
+    drained.drained = true;
+    state.adopt(Some(Arc::new(drained)), at(10));
+    let (ops, _) = state.turn(None, at(10));
+    let lists = ops.iter().any(|op| matches!(op, Op::List));
+    assert!(lists, "asked for before the row is deleted: {ops:?}");
+    for op in ops {
+        if matches!(op, Op::Delete { .. }) {
+            wrote(&mut state, op, all_confirmed, at(11));
+        }
+    }
+    let (started, answer) = (at(10), Ok(Observed::new()));
+    state.absorb(Done::List { started, answer }, at(12));
+    assert!(!state.withdrawn().unwrap().proven, "nobody looked since");
+    let (ops, _) = state.turn(None, at(13));
+    assert!(ops.iter().any(|op| matches!(op, Op::List)), "{ops:?}");
+    list(&mut state, Ok(Observed::new()), at(13));
+    assert!(state.withdrawn().unwrap().proven);
+}
+
+#[test]
 fn many_rows_of_an_older_job_are_cleared_within_the_budget() {
     let ports: Vec<_> = (2000..2400).collect();
     let mut state = ready(&ports);
