@@ -18,8 +18,6 @@ use crate::route::{
 const NAMES_MAX: usize = 64;
 /// Octets of a route service's address: it is repeated with every beat of every backend to every router.
 const URL_BYTES_MAX: usize = 1024;
-/// Octets of a name of Kubernetes (RFC 1123).
-const DNS_LABEL_MAX: usize = 63;
 /// The lowest port a router group can reserve (routing API, all versions).
 const ROUTER_PORT_MIN: u16 = 1024;
 
@@ -159,14 +157,7 @@ impl<'a> Reader<'a> {
     /// Whom the Service gives its names to.
     fn hand_over_to(&mut self) -> Option<ServiceKey> {
         let text = self.annotation("hand-over-to")?;
-        let key = text
-            .split_once('/')
-            .filter(|(namespace, name)| is_dns_label(namespace) && is_dns_label(name));
-        let key = key.map(|(namespace, name)| ServiceKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
-        let other = key.filter(|key| *key != self.service.service.key);
+        let other = ServiceKey::parse(text).filter(|key| *key != self.service.service.key);
         if other.is_none() {
             self.tell_bad_annotation("hand-over-to", text, "`namespace/name` of another Service");
         }
@@ -485,15 +476,6 @@ impl<'a> Reader<'a> {
             }
         }
     }
-}
-
-/// Names of namespaces and Services.
-fn is_dns_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=DNS_LABEL_MAX).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
 }
 
 fn speaks_http(port: &ServicePort) -> bool {

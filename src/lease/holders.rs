@@ -43,12 +43,8 @@ pub fn decode(text: &str) -> Contested {
     }
     let names: BTreeMap<String, String> = serde_json::from_str(text).unwrap_or_default();
     for (name, holder) in names {
-        let Some((namespace, service)) = holder.split_once('/') else {
+        let Some(holder) = ServiceKey::parse(&holder) else {
             continue;
-        };
-        let holder = ServiceKey {
-            namespace: namespace.to_owned(),
-            name: service.to_owned(),
         };
         if let Some(port) = name.strip_prefix(PORT_MARK) {
             let port = port.parse().ok().and_then(RouterPort::new);
@@ -101,7 +97,8 @@ mod tests {
     fn what_cannot_be_read_tells_nothing_and_harms_nothing_beside_it() {
         assert_eq!(decode("{"), Contested::default());
         assert_eq!(decode("[1]"), Contested::default());
-        let text = r#"{"a b.test":"x/y",":0":"x/y","good.test":"x/y","bad.test":"y"}"#;
+        let text =
+            r#"{"a b.test":"x/y",":0":"x/y","good.test":"x/y","bad.test":"y","evil.test":"x/\"y"}"#;
         let read = decode(text);
         assert_eq!((read.uris.len(), read.ports.len()), (1, 0));
     }

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use super::{Backends, Hostname, RouterPort, Uri};
 
+/// Octets of a name of Kubernetes (RFC 1123).
+const DNS_LABEL_MAX: usize = 63;
+
 /// The two ways a route reaches a router. Nothing of one lane may wait for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
@@ -127,6 +130,26 @@ impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+impl ServiceKey {
+    /// Reads `namespace/name`, each as Kubernetes allows it: a DNS label.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        (is_dns_label(namespace) && is_dns_label(name)).then(|| Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=DNS_LABEL_MAX).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 impl fmt::Display for ServiceKey {

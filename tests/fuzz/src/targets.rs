@@ -8,6 +8,7 @@ use route_sync::desired::Finding;
 mod configuration;
 mod events;
 mod labels;
+mod lease;
 mod manifests;
 mod registrations;
 mod routers;
@@ -38,6 +39,7 @@ pub const ALL: &[Target] = &[
     routers::TARGET,
     registrations::TARGET,
     state::TARGET,
+    lease::TARGET,
     watch::TARGET,
 ];
 

@@ -67,6 +67,7 @@ targets! {
     no_router_breaks_anything: "routers",
     no_registration_breaks_anything_and_each_is_read_as_gorouter_does: "registrations",
     no_state_file_is_read_but_what_was_written: "state",
+    no_word_in_the_lease_breaks_anything: "lease",
     no_line_of_a_watch_breaks_anything: "watch",
 }
 
