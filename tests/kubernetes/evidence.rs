@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::apiserver::{ApiServer, Fault};
 use super::{
-    DEADLINE, HTTP, block_on, found, has, key, kubeconfig, quick, watching, watching_with,
+    DEADLINE, HTTP, block_on, eventually, found, has, key, kubeconfig, quick, stays, watching,
+    watching_with,
 };
 
 #[test]
@@ -153,10 +154,16 @@ fn where_a_list_suddenly_shows_no_node_the_last_ones_stay_and_those_that_come_ba
         server.mend("list", "nodes");
         let told = |it: &Snapshot| found(it, Code::NodesNotReadyHeld, "lists no Node");
         assert!(both(&*watched.until("told", told).await));
-        server.node("node-1", 0);
-        let one = |it: &Snapshot| names(it) == ["node-1"];
-        let snapshot = watched.until("one", one).await;
-        assert!(!told(&snapshot), "{:?}", snapshot.findings);
+        // From now on a watch tells of one of them, and no list of the other.
+        server.mend("watch", "nodes");
+        let watches = server.count("watch", "nodes");
+        eventually("watched", || server.count("watch", "nodes") > watches).await;
+        server.fail("list", "nodes", Fault::Status(500));
+        server.node("node-1", 7);
+        server.service("web", &[(HTTP, "web")], 30_001);
+        watched.service("web").await;
+        stays("both", || both(&watched.current().unwrap())).await;
+        assert!(told(&watched.current().unwrap()));
     });
 }
 

@@ -200,10 +200,8 @@ impl Assembler {
         if self.confirming.is_some() {
             return;
         }
-        let mut absences = self.view.absences();
-        if self.keeps_nodes() {
-            absences.retain(|it| it.source != SourceId::Nodes);
-        }
+        let keeps_nodes = self.keeps_nodes();
+        let mut absences = self.view.absences(keeps_nodes);
         self.undecided.retain(|it| absences.contains(it));
         if Instant::now() < self.undecided_again {
             absences.retain(|it| !self.undecided.contains(it));
@@ -224,9 +222,9 @@ impl Assembler {
         self.confirming = Some(Box::pin(reading));
     }
 
-    /// Whether the last Nodes are kept though lists show none. A cluster that works has Nodes, so an apiserver that
-    /// shows none has lost its data, and would confirm it; and Nodes that then come back one after the other must not
-    /// stand for all.
+    /// Whether the last Nodes are kept though the list shows none. A cluster that works has Nodes, so an apiserver
+    /// that shows none has lost its data, and would confirm it; and those of which a watch then tells, one after the
+    /// other, must not stand for all: only another list does.
     fn keeps_nodes(&mut self) -> bool {
         let since = self.nodeless_since.unwrap_or_else(Instant::now);
         self.nodeless_since = self.view.is_nodeless().then_some(since);

@@ -86,10 +86,10 @@ fn a_service_that_left_stays_until_confirmed() {
     );
     view.left(SourceId::HttpServices, &key());
     assert_eq!(snapshot(&view).services.len(), 1);
-    let absences = view.absences();
+    let absences = view.absences(false);
     assert_eq!(absences.len(), 1);
     view.confirmed(&missing(&absences[0]));
-    assert!(snapshot(&view).services.is_empty() && view.absences().is_empty());
+    assert!(snapshot(&view).services.is_empty() && view.absences(false).is_empty());
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn how_a_service_left_is_known_until_it_is_back() {
         tell(&mut view);
         let gone = Gone {
             seen,
-            ..missing(&view.absences()[0])
+            ..missing(&view.absences(false)[0])
         };
         view.confirmed(&gone);
         let by_list = |view: &View| {
@@ -145,7 +145,12 @@ fn a_service_that_was_replaced_unseen_leaves_with_its_successor() {
         successor.deleting = true;
         successor
     };
-    let absent = |view: &View| view.absences().iter().map(|it| it.uid.clone()).collect();
+    let absent = |view: &View| {
+        view.absences(false)
+            .iter()
+            .map(|it| it.uid.clone())
+            .collect()
+    };
     let known = || {
         let mut view = complete();
         view.applied(SourceId::HttpServices, service(1, "u", labels()));
@@ -167,13 +172,13 @@ fn a_service_that_came_back_is_not_taken_away_by_a_late_confirmation() {
     let labels = json!({"http-route-sync": "a"});
     view.applied(SourceId::HttpServices, service(1, "u", labels.clone()));
     view.listed(SourceId::HttpServices, Vec::new());
-    let absences = view.absences();
+    let absences = view.absences(false);
     view.applied(SourceId::HttpServices, service(2, "u", labels.clone()));
     view.confirmed(&missing(&absences[0]));
     assert_eq!(snapshot(&view).services.len(), 1);
     // Nor one that was made anew under the same name.
     view.left(SourceId::HttpServices, &key());
-    let absences = view.absences();
+    let absences = view.absences(false);
     view.applied(SourceId::HttpServices, service(3, "other", labels));
     view.confirmed(&missing(&absences[0]));
     let services = snapshot(&view).services;
@@ -372,14 +377,14 @@ fn a_verdict_on_an_older_absence_says_nothing_of_a_newer_one() {
     let mut view = complete();
     view.applied(SourceId::HttpServices, service(1, "u", labels()));
     view.left(SourceId::HttpServices, &key());
-    let older = view.absences().remove(0);
+    let older = view.absences(false).remove(0);
     view.applied(SourceId::HttpServices, service(2, "u", labels()));
     view.left(SourceId::HttpServices, &key());
     view.refuted(&older);
-    assert_eq!(view.absences().len(), 1);
+    assert_eq!(view.absences(false).len(), 1);
     view.confirmed(&missing(&older));
     assert_eq!(snapshot(&view).services.len(), 1);
-    let newer = view.absences().remove(0);
+    let newer = view.absences(false).remove(0);
     view.confirmed(&missing(&newer));
     assert!(snapshot(&view).services.is_empty());
 }

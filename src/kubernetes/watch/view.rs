@@ -59,6 +59,8 @@ pub(super) struct View {
     /// Numbers the deliveries and absences; of two copies of one Service the later wins.
     delivery: u64,
     changed: bool,
+    /// The last list showed no Node although some were known.
+    nodeless: bool,
     evidence: Evidence,
 }
 
@@ -226,6 +228,12 @@ impl View {
 
     /// A complete list was had; what it shows is known.
     pub(super) fn agreed(&mut self, source: SourceId) {
+        if source == SourceId::Nodes {
+            let nodes = self.sources.entry(source).or_default();
+            let mut known = nodes.objects.keys().peekable();
+            self.nodeless =
+                known.peek().is_some() && known.all(|key| nodes.absent.contains_key(key));
+        }
         if source.required() {
             *self.evidence.lists.entry(source.name()).or_default() += 1;
             self.changed = true;
@@ -302,6 +310,7 @@ impl View {
     /// Nothing delivered so far is of the cluster that answers now; it is complete once that has listed all.
     pub(super) fn forget(&mut self) {
         self.evidence.left.clear();
+        self.nodeless = false;
         for entries in self.sources.values_mut() {
             entries.synced = false;
             entries.objects.clear();
@@ -309,11 +318,13 @@ impl View {
         }
     }
 
-    /// What left and has not been confirmed yet.
-    pub(super) fn absences(&self) -> Vec<Absence> {
+    /// What left and has not been confirmed yet; without Nodes that only lists lack, where those are kept.
+    pub(super) fn absences(&self, keeps_nodes: bool) -> Vec<Absence> {
         let of_source = |(source, entries): (&SourceId, &Entries)| {
             let source = *source;
             let absent = entries.absent.iter();
+            let kept = keeps_nodes && source == SourceId::Nodes;
+            let absent = absent.filter(move |(_, away)| !kept || away.noticed == Noticed::Event);
             let absence = |(key, away): (&ObjectKey, &Away)| {
                 Some(Absence {
                     source,
@@ -327,15 +338,9 @@ impl View {
         self.sources.iter().flat_map(of_source).collect()
     }
 
-    /// Whether lists show none of the Nodes that were known, and nothing else told of their end.
+    /// Whether the last list showed no Node although some were known.
     pub(super) fn is_nodeless(&self) -> bool {
-        self.sources.get(&SourceId::Nodes).is_some_and(|nodes| {
-            let by_list = |key| {
-                let away = nodes.absent.get(key);
-                away.is_some_and(|away| away.noticed == Noticed::List)
-            };
-            !nodes.objects.is_empty() && nodes.objects.keys().all(by_list)
-        })
+        self.nodeless
     }
 
     /// A fresh read agrees that the object is gone. If it came back meanwhile it stays.
