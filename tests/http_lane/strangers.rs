@@ -134,6 +134,33 @@ async fn who_takes_over_goes_on_where_it_heard_its_predecessor_and_leaves_strang
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_stands_by_for_a_moment_goes_on_with_every_host_that_it_served() {
+    let server = Server::start(Behaviour::default()).await;
+    let (inheritance, roles, mut heard) = among_others(Role::Standby);
+    let routes = table(&[("a", 30001, &[1])]);
+    let lane = Running::start_with(quick(&server), inheritance, Some(routes));
+    until("warm", || lane.report.borrow().warm).await;
+    // It has followed another one, long enough to know all that one served.
+    tokio::time::sleep(2 * INTERVAL).await;
+    server.publish(subject(), r#"{"generation":4,"holder":"them"}"#);
+    assert_eq!(heard.recv().await.unwrap().generation, 4);
+    roles.send_replace(ACTIVE);
+    lane.want(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
+    lane.live("b").await;
+    server.publish("router.register", &theirs("b"));
+    until("told", || !codes(&lane).is_empty()).await;
+
+    roles.send_replace(Role::Standby);
+    until("silent", || lane.state("b") == Some(RouteState::Pending)).await;
+    let before = server.routes().len();
+    roles.send_replace(ACTIVE);
+    lane.live("b").await;
+    assert_eq!(codes(&lane)[0].0, Code::HostForeignJoined);
+    let sent = brief(&server.routes()[before..]);
+    assert!(sent.iter().all(|text| text.starts_with('+')), "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_takes_over_without_having_heard_its_predecessor_leaves_nothing_out() {
     let server = Server::start(Behaviour::default()).await;
     let (inheritance, roles, _heard) = among_others(Role::Standby);

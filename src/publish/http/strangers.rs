@@ -59,9 +59,10 @@ pub(super) struct Strangers {
     watched: BTreeMap<u64, u32>,
     /// Those of them that strangers serve.
     contested: BTreeSet<u64>,
-    /// And those that another instance of ours serves, with the tick at which it was last heard there.
+    /// Hosts that another instance of ours serves, wanted or not yet, with the tick at which it was last heard there.
     ours: BTreeMap<u64, u32>,
-    /// For how long we had listened when one of ours last said that it leads.
+    /// For how long we had listened when we began to follow another instance, and when one last said that it leads.
+    follows_since: Duration,
     followed: Duration,
     changed: bool,
     listened: Duration,
@@ -197,10 +198,18 @@ impl Strangers {
 
     /// Another instance of ours registered.
     pub(super) fn heard_ours(&mut self, place: Place, now: Uptime) {
-        if self.watched.contains_key(&place.host) {
-            let tick = tick(self.listened(now));
+        let tick = tick(self.listened(now));
+        // Far more than a cluster has node ports (2,768).
+        if self.ours.len() < REMEMBERED_MAX {
             self.ours.insert(place.host, tick);
         }
+    }
+
+    /// From now on another instance leads, or what was heard of it has gaps.
+    pub(super) fn begin_to_follow(&mut self, now: Uptime) {
+        self.follows_since = self.listened(now);
+        self.followed = self.follows_since;
+        self.ours.clear();
     }
 
     /// Another instance of ours leads.
@@ -211,7 +220,9 @@ impl Strangers {
     /// Whether all is known that ours serve, whoever led: it was heard for longer than the interval in which it
     /// repeats everything, or nobody was for so long that routers have forgotten.
     pub(super) fn knows_ours(&self, interval: Duration, now: Uptime) -> bool {
-        self.followed >= interval.mul_f64(FOLLOWED_INTERVALS) || self.listened(now) >= FORGOTTEN
+        let since = |moment: Duration| moment.saturating_sub(self.follows_since);
+        since(self.followed) >= interval.mul_f64(FOLLOWED_INTERVALS)
+            || since(self.listened(now)) >= FORGOTTEN
     }
 
     /// Whether another instance of ours serves the host of this uri.
@@ -285,7 +296,6 @@ impl Strangers {
         *uris -= 1;
         if *uris == 0 {
             self.watched.remove(&host);
-            self.ours.remove(&host);
             self.changed |= self.contested.remove(&host);
         }
     }

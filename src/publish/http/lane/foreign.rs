@@ -35,8 +35,12 @@ pub(super) struct Foreign {
     reader: Reader,
     /// The newest table as it was last looked after.
     watched: Option<Arc<Desired>>,
-    /// The table as far as it was claimed.
+    /// The table as far as it was claimed when we last led.
     claimed: Option<Arc<Desired>>,
+    /// And as far as we would claim it, if we led now.
+    claimable: Option<Arc<Desired>>,
+    /// Messages of others that came faster than they were read.
+    dropped: u64,
     contests: BTreeMap<Uri, Contest>,
     /// The subject the server does not let us hear.
     denied: Option<&'static str>,
@@ -81,8 +85,12 @@ impl HttpLane {
         if let Some(bus) = &mut self.bus {
             bus.ask_to_hear().await;
             let denied = bus.cannot_hear();
-            set(&self.counters.overheard_dropped, bus.dropped());
+            let dropped = bus.dropped();
+            set(&self.counters.overheard_dropped, dropped);
             self.foreign.may_hear(denied);
+            if std::mem::replace(&mut self.foreign.dropped, dropped) < dropped {
+                self.foreign.strangers.begin_to_follow(now);
+            }
         }
         let strangers = &mut self.foreign.strangers;
         if connected && self.foreign.denied != Some(wire::REGISTER) {
@@ -102,14 +110,35 @@ impl HttpLane {
         let (now, interval) = (self.clock.now(), self.schedule.interval());
         let strangers = &self.foreign.strangers;
         let follows = self.acting.follows();
-        // Who follows has to know besides what the one that leads serves already.
-        let knows = if follows {
-            strangers.knows_ours(interval, now)
-        } else {
-            strangers.listened(now) >= interval
-        };
+        let listened = strangers.listened(now) >= interval;
+        // Who follows and does not know what the one that leads serves goes by what it served when it led itself;
+        // who never did leaves nothing out.
+        let by_ear = follows && strangers.knows_ours(interval, now);
+        let led = !follows || self.foreign.claimed.is_some();
+        let knows = by_ear || (listened && led);
         let hold = !self.config.join_foreign && knows;
-        self.foreign.claim(desired, hold, follows)
+        let claimed = self.foreign.claim(desired, hold, by_ear);
+        let place = if follows {
+            &mut self.foreign.claimable
+        } else {
+            &mut self.foreign.claimed
+        };
+        *place = Some(claimed.clone());
+        claimed
+    }
+
+    /// From now on another instance leads.
+    pub(super) fn begin_to_follow(&mut self, now: Uptime) {
+        self.foreign.strangers.begin_to_follow(now);
+    }
+
+    /// From now on we lead: of the hosts that strangers serve we go on with those on which we heard the one before.
+    pub(super) fn begin_to_lead(&mut self) {
+        self.foreign.claimable = None;
+        self.announce_recorded();
+        if let Some(claimable) = self.foreign.claimable.take() {
+            self.foreign.claimed = Some(claimable);
+        }
     }
 
     /// Another instance leads.
@@ -224,17 +253,14 @@ impl Foreign {
         }
     }
 
-    fn claim(&mut self, desired: &Arc<Desired>, hold: bool, follows: bool) -> Arc<Desired> {
+    fn claim(&mut self, desired: &Arc<Desired>, hold: bool, by_ear: bool) -> Arc<Desired> {
         self.watch(desired);
         self.contests.clear();
-        let claimed = if self.strangers.contest() {
-            self.contests = self.contests(desired, hold, follows);
-            without_held(desired, &self.contests)
-        } else {
-            desired.clone()
-        };
-        self.claimed = Some(claimed.clone());
-        claimed
+        if !self.strangers.contest() {
+            return desired.clone();
+        }
+        self.contests = self.contests(desired, hold, by_ear);
+        without_held(desired, &self.contests)
     }
 
     /// Looks after the hosts of the newest table and no others.
@@ -260,7 +286,7 @@ impl Foreign {
         strangers.take_changed();
     }
 
-    fn contests(&self, desired: &Desired, hold: bool, follows: bool) -> BTreeMap<Uri, Contest> {
+    fn contests(&self, desired: &Desired, hold: bool, by_ear: bool) -> BTreeMap<Uri, Contest> {
         let contest = |(uri, route): (&Uri, &HttpRoute)| {
             let mut endpoints = self.strangers.at(uri);
             // Some were heard before their node was known.
@@ -276,17 +302,17 @@ impl Foreign {
                 service: route.service.key.clone(),
                 endpoints,
                 backends: backends.collect(),
-                held: hold && !self.serves_host_of(uri, follows),
+                held: hold && !self.serves_host_of(uri, by_ear),
             };
             Some((uri.clone(), contest))
         };
         desired.table.http.iter().filter_map(contest).collect()
     }
 
-    /// Whether that host is served by us already: whoever was there first stays. What an instance that follows has
-    /// claimed is a table that nobody announced.
-    fn serves_host_of(&self, uri: &Uri, follows: bool) -> bool {
-        if follows {
+    /// Whether that host is served by us already: whoever was there first stays. By ear it is what another instance
+    /// was heard to serve.
+    fn serves_host_of(&self, uri: &Uri, by_ear: bool) -> bool {
+        if by_ear {
             return self.strangers.ours_serve(uri);
         }
         self.claimed.as_ref().is_some_and(|claimed| {

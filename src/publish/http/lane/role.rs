@@ -121,8 +121,9 @@ impl HttpLane {
         let now = self.clock.now();
         let role = self.acting.roles.at(now);
         if self.acting.follows() && !role.is_standby() {
-            // Of the hosts that strangers serve it goes on with those on which it heard the one that led.
-            self.announce_recorded();
+            self.begin_to_lead();
+        } else if !self.acting.follows() && role.is_standby() {
+            self.begin_to_follow(now);
         }
         let before = std::mem::replace(&mut self.acting.role, role);
         self.may_say_anything();
