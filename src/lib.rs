@@ -22,6 +22,7 @@ pub mod kubernetes;
 pub mod lease;
 pub mod lifecycle;
 pub mod metrics;
+mod news;
 pub mod outside;
 pub mod plan;
 pub mod publish;

@@ -6,6 +6,8 @@
 
 use tokio::sync::watch;
 
+use crate::news;
+
 /// The side that decides.
 #[derive(Debug)]
 pub struct Settings<C> {
@@ -107,11 +109,7 @@ impl<C: Clone> Follower<C> {
     #[must_use]
     pub fn refuse(&self, why: &str) -> bool {
         let outcome = (self.taken, Some(why.to_owned()));
-        self.tell.send_if_modified(|old| {
-            let news = *old != outcome;
-            *old = outcome;
-            news
-        })
+        news::tell(&self.tell, outcome)
     }
 }
 

@@ -17,6 +17,7 @@ use super::snapshot::Protocol;
 use super::wire::{Kind, Object};
 use crate::causes::chain;
 use crate::config::KubernetesConfig;
+use crate::news;
 use crate::outside::Outside;
 use crate::route::{NodePort, ServiceRef};
 
@@ -39,7 +40,9 @@ pub async fn watch_node_ports(
     let looking = async {
         while needed.wait_for(|needed| *needed).await.is_ok() {
             match look(&api).await {
-                Ok(seen) => tell(&ports, seen),
+                Ok(seen) => {
+                    news::tell(&ports, seen);
+                }
                 Err(error) => {
                     let error = chain(&error);
                     tracing::debug!(error, "node ports not seen");
@@ -47,7 +50,7 @@ pub async fn watch_node_ports(
             }
             let over = needed.wait_for(|needed| !*needed);
             if tokio::time::timeout(LOOK_EVERY, over).await.is_ok() {
-                tell(&ports, NodePorts::new());
+                news::tell(&ports, NodePorts::new());
             }
         }
     };
@@ -73,12 +76,4 @@ async fn look(api: &Api) -> Result<NodePorts, ApiError> {
         ports.extend(open.map(|port| (port, service.service.clone())));
     }
     Ok(ports)
-}
-
-fn tell(ports: &watch::Sender<NodePorts>, seen: NodePorts) {
-    ports.send_if_modified(|known| {
-        let new = *known != seen;
-        *known = seen;
-        new
-    });
 }

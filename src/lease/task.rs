@@ -22,6 +22,7 @@ use crate::desired::{Code, Contested, Finding, Subject};
 use crate::kubernetes::ApiError;
 use crate::kubernetes::lease::{Draft, LeaseObject, Notes};
 use crate::lifecycle::Clock;
+use crate::news;
 use crate::outside::Outside;
 use crate::status::Drain;
 
@@ -335,8 +336,7 @@ impl Lease {
         // The holder's own table is what the record is made of.
         let acts = self.elector.role(now).is_active();
         if let Some(approved) = approved.filter(|_| !acts) {
-            let known = &self.channels.approved_elsewhere;
-            known.send_if_modified(|known| std::mem::replace(known, approved.clone()) != approved);
+            news::tell(&self.channels.approved_elsewhere, approved);
         }
         self.channels.names.send_if_modified(|names| {
             let told = told.filter(|_| !acts).map(Option::unwrap_or_default);
@@ -423,11 +423,7 @@ impl Lease {
                 generation: role.generation().unwrap_or_default(),
                 held: !role.is_standby(),
             };
-            kept.send_if_modified(|old| {
-                let differs = old.as_ref() != Some(&new);
-                *old = Some(new);
-                differs
-            });
+            news::tell(kept, Some(new));
         }
     }
 

@@ -27,6 +27,7 @@ use crate::config::{RoutingApiConfig, UaaConfig};
 use crate::desired::{Desired, Finding};
 use crate::lease::Roles;
 use crate::lifecycle::Clock;
+use crate::news;
 use crate::outside::{Network, Outside};
 use crate::plan::admission::{self, Gate, RouterGroup};
 use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
@@ -305,7 +306,7 @@ impl TcpLane {
             } else if events.is_none() {
                 events = Some(events::listen(self.api.clone(), self.pace));
             }
-            report.send_if_modified(|old| replace(old, state.report(clock.now())));
+            news::tell(&report, state.report(clock.now()));
             let earliest = clock.now() + TURN_MIN;
             let mut wake = wake.max(earliest);
             // Events alone end no turn: most are echoes, and what they do call for may wait for the next ones.
@@ -352,12 +353,6 @@ async fn hear(events: &mut Option<BoxStream<'static, Heard>>) -> Option<Heard> {
         Some(events) => events.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn replace(old: &mut LaneReport, new: LaneReport) -> bool {
-    let changed = *old != new;
-    *old = new;
-    changed
 }
 
 /// Tells which rows became ours, and which are no more.

@@ -17,6 +17,7 @@ use crate::desired::{self, Desired, Memory, Options};
 use crate::kubernetes::NodePorts;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
+use crate::news;
 use crate::settings::Follower;
 use crate::state::Opened;
 use crate::status::propagation::Propagation;
@@ -133,8 +134,8 @@ pub(super) async fn run(
             let held = table.held.is_some();
             let changes = |needed: &mut bool| std::mem::replace(needed, held) != held;
             others.needed.send_if_modified(changes);
-            tell(&contested, Some(memory.contested().clone()));
-            tell(&approved, guard.approvals());
+            news::tell(&contested, Some(memory.contested().clone()));
+            news::tell(&approved, guard.approvals());
             derived = Some(table);
         }
         if let Some(table) = gate.pass(derived) {
@@ -199,15 +200,6 @@ fn adopt(guard: &mut Guard, elsewhere: &mut watch::Receiver<Approvals>, now: Upt
         );
     }
     guard.adopt(told, now);
-}
-
-/// Wakes the Lease's task only when something is different.
-fn tell<T: PartialEq>(to: &watch::Sender<T>, new: T) {
-    to.send_if_modified(|old| {
-        let differs = *old != new;
-        *old = new;
-        differs
-    });
 }
 
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.

@@ -19,6 +19,7 @@ use crate::cli::surroundings;
 use crate::config::{Config, ConfigError, NatsConfig};
 use crate::desired::{Code, Finding, Options, Subject};
 use crate::lifecycle::Clock;
+use crate::news;
 use crate::publish::tcp::TcpSettings;
 use crate::settings::Settings;
 use crate::telemetry::Level;
@@ -171,11 +172,7 @@ impl Reload {
             let message = |why| format!("new settings of {section} are not in use: {why}");
             findings.extend(why.map(message).map(stale));
         }
-        self.parts.told.send_if_modified(|old| {
-            let changed = *old != findings;
-            *old = findings;
-            changed
-        });
+        news::tell(&self.parts.told, findings);
     }
 }
 

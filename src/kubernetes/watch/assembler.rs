@@ -20,6 +20,7 @@ use crate::desired::{Code, Finding, Subject};
 use crate::kubernetes::api::Api;
 use crate::kubernetes::snapshot::Snapshot;
 use crate::lifecycle::Clock;
+use crate::news;
 use crate::retry::Backoff;
 use crate::status::{SourceReport, SourceState};
 
@@ -443,13 +444,7 @@ impl Assembler {
             cluster: self.identity.as_ref().map(|it| it.cluster.0.clone()),
             findings: self.unshown_findings(),
         };
-        self.reports.send_if_modified(|current| {
-            let new = *current != report;
-            if new {
-                *current = report;
-            }
-            new
-        });
+        news::tell(&self.reports, report);
     }
 }
 
