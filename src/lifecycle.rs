@@ -22,8 +22,9 @@ const STOP_WAIT: Duration = Duration::from_secs(8);
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
-/// Reads the wall clock at the rim, as time since 1970. It tells how old a file is, and that the machine stood
-/// still, as a process's own clock does with it (`CLOCK_MONOTONIC` of Linux); it may jump, so nothing else is made of it.
+/// Reads the wall clock at the rim, as time since 1970. It tells people and other instances when something was written,
+/// how old a file is, and that the machine stood still, as a process's own clock does with it (`CLOCK_MONOTONIC` of
+/// Linux). It may jump, so nothing else is made of it.
 #[must_use]
 #[expect(
     clippy::disallowed_methods,

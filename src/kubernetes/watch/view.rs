@@ -230,9 +230,8 @@ impl View {
     pub(super) fn agreed(&mut self, source: SourceId) {
         if source == SourceId::Nodes {
             let nodes = self.sources.entry(source).or_default();
-            let mut known = nodes.objects.keys().peekable();
-            self.nodeless =
-                known.peek().is_some() && known.all(|key| nodes.absent.contains_key(key));
+            let gone = |key| nodes.absent.contains_key(key);
+            self.nodeless = !nodes.objects.is_empty() && nodes.objects.keys().all(gone);
         }
         if source.required() {
             *self.evidence.lists.entry(source.name()).or_default() += 1;

@@ -37,8 +37,6 @@ pub(super) struct Foreign {
     watched: Option<Arc<Desired>>,
     /// The table as far as it was claimed when we last led.
     claimed: Option<Arc<Desired>>,
-    /// And as far as we would claim it, if we led now.
-    claimable: Option<Arc<Desired>>,
     /// Messages of others that came faster than they were read.
     dropped: u64,
     contests: BTreeMap<Uri, Contest>,
@@ -118,12 +116,9 @@ impl HttpLane {
         let knows = by_ear || (listened && led);
         let hold = !self.config.join_foreign && knows;
         let claimed = self.foreign.claim(desired, hold, by_ear);
-        let place = if follows {
-            &mut self.foreign.claimable
-        } else {
-            &mut self.foreign.claimed
-        };
-        *place = Some(claimed.clone());
+        if !follows {
+            self.foreign.claimed = Some(claimed.clone());
+        }
         claimed
     }
 
@@ -132,12 +127,11 @@ impl HttpLane {
         self.foreign.strangers.begin_to_follow(now);
     }
 
-    /// From now on we lead: of the hosts that strangers serve we go on with those on which we heard the one before.
+    /// From the next turn on we lead: of the hosts that strangers serve we go on with those on which we heard the one
+    /// before.
     pub(super) fn begin_to_lead(&mut self) {
-        self.foreign.claimable = None;
-        self.announce_recorded();
-        if let Some(claimable) = self.foreign.claimable.take() {
-            self.foreign.claimed = Some(claimable);
+        if let Some(desired) = self.desired.clone().filter(|_| !self.adds_nothing()) {
+            self.foreign.claimed = Some(self.claim(&desired));
         }
     }
 

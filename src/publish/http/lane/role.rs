@@ -120,12 +120,16 @@ impl HttpLane {
     pub(super) async fn act(&mut self) {
         let now = self.clock.now();
         let role = self.acting.roles.at(now);
-        if self.acting.follows() && !role.is_standby() {
+        let leads = self.acting.follows() && !role.is_standby();
+        if leads {
             self.begin_to_lead();
         } else if !self.acting.follows() && role.is_standby() {
             self.begin_to_follow(now);
         }
         let before = std::mem::replace(&mut self.acting.role, role);
+        if leads {
+            self.announce_recorded();
+        }
         self.may_say_anything();
         // Whoever did not run may find proof gone already, without a moment of standing by.
         let thawed = matches!(role, Role::Cautious { .. }) && before.at(now).is_standby();
