@@ -23,6 +23,7 @@ mod manifests;
 mod node_ports;
 pub mod snapshot;
 mod timing;
+pub mod trial;
 mod watch;
 pub mod wire;
 

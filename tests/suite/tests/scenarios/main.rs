@@ -7,6 +7,7 @@ mod compatibility;
 mod conflicts;
 mod drain;
 mod drift;
+mod errands;
 mod foreign_hosts;
 mod groups;
 mod guard;
