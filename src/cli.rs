@@ -221,7 +221,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::SmokeTest(arguments) => {
             let config = Config::load(&path, surroundings())?;
-            let _log = quiet();
+            // What it logs of a refused login is in the test's own line.
+            let _log = quiet_by("warn,async_nats=off");
             block_on(smoke_test::smoke_test(config, arguments, output))
         }
         Command::RegisterUaaClient(arguments) => {
@@ -251,9 +252,14 @@ fn surroundings() -> Surroundings {
 
 /// Logs of commands that print something else.
 fn quiet() -> telemetry::Guard {
+    quiet_by("warn")
+}
+
+/// The same, by another filter.
+fn quiet_by(filter: &str) -> telemetry::Guard {
     telemetry::start(
         Some(crate::config::LogFormat::Text),
-        "warn",
+        filter,
         telemetry::Output::Stderr,
     )
     .0

@@ -135,13 +135,18 @@ async fn try_end_to_end(
     signals: &mut Signals,
     record: &mut Record,
 ) {
+    let prepared = tokio::select! {
+        biased;
+        signal = signals.next() => return interrupted(record, signal),
+        prepared = EndToEnd::prepare(targets, arguments, record) => prepared,
+    };
+    let Some(test) = prepared else {
+        return;
+    };
     let stop = Stop {
         asked: CancellationToken::new(),
         timeout: arguments.timeout,
         deadline: Instant::now() + arguments.timeout,
-    };
-    let Some(test) = EndToEnd::prepare(targets, arguments, record).await else {
-        return;
     };
     let mut signalled = None;
     {

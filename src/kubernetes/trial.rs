@@ -1,8 +1,8 @@
 //! The objects of a smoke test: a Service without selector, the EndpointSlice that says what it leads to, and the
 //! namespace around them. Made, taken away, and found again where an earlier test left them.
 //!
-//! Every object bears [`MARK`], and nothing without it is ever deleted. What the objects are for, and when they have
-//! to go, is the caller's affair.
+//! Every object bears [`MARK`] and a name drawn at random; nothing else is deleted. What the objects are for, and when
+//! they have to go, is the caller's affair.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -134,7 +134,7 @@ impl Preflight<'_> {
         }
         let told = format!("the end-to-end test lacks {}", missing.join(", "));
         Err(Trouble::new(told).hint(
-            "give the test a kubeconfig whose user has these rights; route-sync needs none of them",
+            "give the user of the kubeconfig these rights for the test; route-sync itself needs none of them",
         ))
     }
 }

@@ -32,6 +32,8 @@ pub(super) enum Seen {
     /// A TCP connection was taken and closed again: by a load balancer before the router, or by a router whose
     /// backends are away.
     Closed,
+    /// gorouter knows the route, but reaches nothing behind it.
+    Unserved(String),
     /// Anything else; it proves nothing.
     Other(String),
 }
@@ -57,7 +59,7 @@ impl std::fmt::Display for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ours => f.write_str("our listener answers"),
-            Self::NoRoute(told) | Self::Other(told) => f.write_str(told),
+            Self::NoRoute(told) | Self::Unserved(told) | Self::Other(told) => f.write_str(told),
             Self::Closed => f.write_str("the connection is taken and closed without an answer"),
         }
     }
@@ -113,6 +115,7 @@ impl HttpProbe {
         Ok(match status {
             200 if body == self.word.as_bytes() => Seen::Ours,
             200 => Seen::Other("somebody else answers with status 200".to_owned()),
+            502..=504 => Seen::Unserved(told),
             _ => Seen::Other(told),
         })
     }
@@ -145,5 +148,72 @@ impl TcpProbe {
             word if word == self.word.as_bytes() => Seen::Ours,
             _ => Seen::Other("somebody else answers".to_owned()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::echo::Echo;
+    use super::*;
+
+    /// Both probes at one address, with the listener's word or another.
+    async fn looks(echo: &Echo, word: &str) -> (Seen, Seen) {
+        let address = echo.address().unwrap().to_string();
+        let http = HttpProbe::new(Some(&address), "app.test", word).unwrap();
+        let word = word.to_owned();
+        let tcp = TcpProbe { address, word };
+        tokio::select! {
+            never = echo.serve() => match never {},
+            seen = async { tokio::join!(http.look(), tcp.look()) } => seen,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_is_told_from_somebody_elses_by_its_word() {
+        let echo = Echo::listen([127, 0, 0, 1].into(), 0).await.unwrap();
+        let (http, tcp) = looks(&echo, echo.word()).await;
+        assert_eq!((http, tcp), (Seen::Ours, Seen::Ours));
+        let (http, tcp) = looks(&echo, "0123").await;
+        assert!(matches!(http, Seen::Other(_)) && matches!(tcp, Seen::Other(_)));
+    }
+
+    #[tokio::test]
+    async fn only_a_refused_connection_proves_by_itself_that_there_is_no_tcp_route() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let probe = TcpProbe {
+            address: listener.local_addr().unwrap().to_string(),
+            word: String::new(),
+        };
+        let close = async { drop(listener.accept().await) };
+        assert_eq!(tokio::join!(probe.look(), close).0, Seen::Closed);
+        drop(listener);
+        assert!(matches!(probe.look().await, Seen::NoRoute(_)));
+    }
+
+    #[tokio::test]
+    async fn what_gorouter_answers_itself_is_read_by_status_and_reason() {
+        use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
+        for (status, reason, route) in [
+            (404, "unknown_route", false),
+            (503, "no_endpoints", false),
+            (503, "Connection Limit Reached", true),
+            (502, "endpoint_failure", true),
+        ] {
+            let server = MockServer::start().await;
+            let answer = ResponseTemplate::new(status).insert_header(ROUTER_ERROR, reason);
+            Mock::given(matchers::header("host", "app.test"))
+                .respond_with(answer)
+                .mount(&server)
+                .await;
+            let address = server.address().to_string();
+            let probe = HttpProbe::new(Some(&address), "app.test", "word").unwrap();
+            let told = format!("status {status} (`{reason}`)");
+            let expect = if route {
+                Seen::Unserved(told)
+            } else {
+                Seen::NoRoute(told)
+            };
+            assert_eq!(probe.look().await, expect);
+        }
     }
 }

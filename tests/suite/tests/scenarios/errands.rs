@@ -150,6 +150,30 @@ fn a_smoke_test_without_a_controller_names_the_step_and_leaves_nothing() {
 }
 
 #[test]
+fn what_keeps_a_smoke_test_from_its_route_is_told_as_route_sync_sees_it() {
+    on_stage(Stage::Sandbox, async |foundation| {
+        foundation.nodes(1).await;
+        let port = foundation.port().to_string();
+        let controller = foundation
+            .controller_with(|settings| {
+                let grant = json!({"namespaces": ["others"], "ports": port});
+                settings.config["policy"] = json!({"ports": [grant]});
+                settings.config["http"] = json!({"enabled": false});
+            })
+            .await;
+        let arguments = ["smoke-test", "--address", LISTENER, "--timeout", "3s"];
+        let tcp = ["--tcp-port", &port, "--tcp-router", "127.0.0.1"];
+        let arguments = [&arguments[..], &tcp].concat();
+        let (code, stdout, stderr) = controller.command(&arguments).await.unwrap();
+        assert_eq!((code, stderr.as_str()), (1, ""), "{stdout}");
+        let hint = "\n         hint: route-sync says of the Service: [port-denied] ";
+        assert!(stdout.contains(hint), "{stdout}");
+        nothing_is_left(&foundation.cluster).await;
+        assert_eq!(controller.stop().await, 0);
+    });
+}
+
+#[test]
 fn a_smoke_test_that_is_stopped_takes_away_what_it_made() {
     on_stage(Stage::Sandbox, async |foundation| {
         foundation.nodes(1).await;
