@@ -148,30 +148,35 @@ async fn try_end_to_end(
         timeout: arguments.timeout,
         deadline: Instant::now() + arguments.timeout,
     };
-    let mut signalled = None;
+    // The first asks the test to end; a second ends it, whatever is under way.
+    let mut signalled = Vec::new();
     {
         let mut trying = pin!(test.run(record, &stop));
-        loop {
+        while signalled.len() < 2 {
             tokio::select! {
                 biased;
                 () = &mut trying => break,
                 signal = signals.next() => {
-                    if signalled.replace(signal).is_some() {
-                        render::warning(&test.left_behind());
-                        return;
-                    }
+                    signalled.push(signal);
                     stop.asked.cancel();
                 }
             }
         }
     }
-    if let Some(signal) = signalled {
+    for signal in &signalled {
         interrupted(record, signal);
     }
-    tokio::select! {
-        biased;
-        _ = record.step("cleanup", test.clean_up()) => {}
-        signal = signals.next() => interrupted(record, signal),
+    let gave_up = signalled.len() > 1
+        || tokio::select! {
+            biased;
+            _ = record.step("cleanup", test.clean_up()) => false,
+            signal = signals.next() => {
+                interrupted(record, signal);
+                true
+            }
+        };
+    if gave_up {
+        render::warning(&test.left_behind());
     }
 }
 

@@ -69,34 +69,15 @@ impl<'a> EndToEnd<'a> {
         record: &mut Record,
     ) -> Option<Self> {
         let cluster = targets.cluster.as_ref()?;
-        match timeout(LEFTOVERS_MAX, removed(cluster)).await {
-            Err(_) => record.skip(
-                "leftovers",
-                Trouble::new("the apiserver is too slow for that now"),
-            ),
-            Ok(Ok(0)) => {}
-            Ok(Ok(count)) => {
-                let told = format!("removed {count} that earlier tests left");
-                record.tell("leftovers", Duration::ZERO, Ok(told));
-            }
-            Ok(Err(error)) => record.skip("leftovers", Trouble::new(chain(&error))),
-        }
+        tell_leftovers(cluster, record).await;
         let began = Instant::now();
         let echo = listen(cluster, arguments.address).await;
-        let (echo, endpoint) = match echo {
-            Ok((echo, endpoint)) => {
-                record.tell(
-                    "listener",
-                    began.elapsed(),
-                    Ok(format!("listens on `{endpoint}`")),
-                );
-                (echo, endpoint)
-            }
-            Err(trouble) => {
-                record.tell("listener", began.elapsed(), Err(trouble));
-                return None;
-            }
+        let told = match &echo {
+            Ok((_, endpoint)) => Ok(format!("listens on `{endpoint}`")),
+            Err(trouble) => Err(trouble.clone()),
         };
+        record.tell("listener", began.elapsed(), told);
+        let (echo, endpoint) = echo.ok()?;
         let name = format!("{NAME}-{:08x}", fastrand::u32(..));
         let site = Site {
             own_namespace: arguments.namespace.is_none(),
@@ -199,7 +180,7 @@ impl<'a> EndToEnd<'a> {
                     record.time(Span::ToRoute, lane, took);
                     (took, Ok("the router leads to the Service".to_owned()))
                 }
-                Some((took, Err(trouble))) => (took, Err(self.with_findings(trouble).await)),
+                Some((took, Err(trouble))) => (took, Err(self.with_findings(trouble, stop).await)),
             };
             record.tell(step, outcome.0, outcome.1);
         }
@@ -274,9 +255,10 @@ impl<'a> EndToEnd<'a> {
     }
 
     /// What the running route-sync says of the Service, where it can be asked, is a better hint than any.
-    async fn with_findings(&self, trouble: Trouble) -> Trouble {
-        let Some(address) = self.targets.admin else {
-            return trouble;
+    async fn with_findings(&self, trouble: Trouble, stop: &Stop) -> Trouble {
+        let address = match self.targets.admin {
+            Some(address) if !stop.asked.is_cancelled() => address,
+            _ => return trouble,
         };
         let page = timeout(FINDINGS_WAIT, ask::page(address, "status.json")).await;
         let report = page.ok().and_then(Result::ok);
@@ -294,6 +276,22 @@ impl<'a> EndToEnd<'a> {
             "route-sync says of the Service: {}",
             told.join("; ")
         ))
+    }
+}
+
+/// Removes what earlier tests left. Nothing depends on it.
+async fn tell_leftovers(cluster: &ClusterTarget, record: &mut Record) {
+    match timeout(LEFTOVERS_MAX, removed(cluster)).await {
+        Err(_) => record.skip(
+            "leftovers",
+            Trouble::new("the apiserver is too slow for that now"),
+        ),
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => {
+            let told = format!("removed {count} that earlier tests left");
+            record.tell("leftovers", Duration::ZERO, Ok(told));
+        }
+        Ok(Err(error)) => record.skip("leftovers", Trouble::new(chain(&error))),
     }
 }
 

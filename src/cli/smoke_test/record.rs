@@ -16,7 +16,7 @@ use crate::quote::one_line;
 pub(super) type Outcome = Result<String, Trouble>;
 
 /// What went wrong, and what to do about it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub(super) told: String,
     pub(super) hint: Option<String>,

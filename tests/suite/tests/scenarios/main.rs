@@ -2,6 +2,7 @@
 
 mod annotations;
 mod another_cluster;
+mod bosh_jobs;
 mod budget;
 mod compatibility;
 mod conflicts;
