@@ -8,7 +8,8 @@ mod server;
 #[path = "errands/registration.rs"]
 mod registration;
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,6 +23,8 @@ const SCOPES: &str = "routing.router_groups.read routing.routes.read routing.rou
 const MARK: &str = "route-sync.cloudfoundry.org/smoke-test";
 /// Begins every secret, so that none is overlooked.
 const SECRET: &str = "hunter";
+/// Between two looks at what was asked.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Before every other answer.
 const FIRST: u8 = 1;
 
@@ -146,22 +149,19 @@ impl World {
         mock.with_priority(FIRST).mount(&self.servers).await;
     }
 
-    async fn run(&self, arguments: &[&str]) -> Told {
-        let output = Command::new(env!("CARGO_BIN_EXE_route-sync"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_route-sync"));
+        command
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
-            .output()
-            .await
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        assert!(
-            !stdout.contains(SECRET) && !stderr.contains(SECRET),
-            "{stdout}{stderr}"
-        );
-        (output.status.code().unwrap(), stdout, stderr)
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Told {
+        told(self.command(arguments).output().await.unwrap())
     }
 
     async fn preflight(&self, more: &[&str]) -> Told {
@@ -187,6 +187,14 @@ impl World {
         let of_verb = requests.iter().filter(|it| it.method.as_str() == verb);
         of_verb.map(|it| it.url.path().to_owned()).collect()
     }
+}
+
+fn told(output: Output) -> Told {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    let both = format!("{stdout}{stderr}");
+    assert!(!both.contains(SECRET), "{both}");
+    (output.status.code().unwrap(), stdout, stderr)
 }
 
 /// Failed lines without their times, each with its hint.
@@ -498,6 +506,48 @@ async fn what_cannot_be_deleted_is_told_with_the_command_that_does() {
         failed[1].contains("; hint: `kubectl delete namespace route-sync-smoke-test-"),
         "{stdout}"
     );
+}
+
+/// While the namespace is being made, which takes the apiserver a while.
+#[tokio::test]
+async fn a_request_that_makes_something_is_waited_for_unless_a_second_signal_comes() {
+    const NAMESPACES: &str = "/api/v1/namespaces";
+    for signals in [&["TERM"][..], &["INT", "TERM"]] {
+        let world = World::new().await;
+        let made = answer(201, json!({})).set_delay(Duration::from_secs(4));
+        world.says("POST", NAMESPACES, made).await;
+        let gone = Mock::given(method("DELETE"));
+        gone.respond_with(answer(200, json!({})))
+            .mount(&world.servers)
+            .await;
+        let mut command = world.command(&["smoke-test", "--address", "127.0.0.1"]);
+        let running = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let running = running.unwrap();
+        let pid = running.id().unwrap().to_string();
+        while !world.asked("POST").await.contains(&NAMESPACES.to_owned()) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        for signal in signals {
+            let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+            assert!(sent.await.unwrap().success());
+        }
+        let (code, stdout, stderr) = told(running.wait_with_output().await.unwrap());
+        assert_eq!(code, 1, "{stdout}");
+        let interrupted = stdout.matches("failed   interrupted ").count();
+        assert_eq!(interrupted, signals.len(), "{stdout}");
+        let deleted = world.asked("DELETE").await.len();
+        if signals.len() == 1 {
+            assert_eq!((deleted, stderr.as_str()), (3, ""), "{stdout}");
+            assert!(stdout.contains("\nok       namespace "), "{stdout}");
+        } else {
+            assert_eq!(deleted, 0, "{stdout}");
+            let left = "warning: `kubectl delete namespace route-sync-smoke-test-";
+            assert!(stderr.starts_with(left), "{stderr}");
+        }
+    }
 }
 
 #[tokio::test]
