@@ -246,38 +246,7 @@ describe 'the job route-sync' do
     ['limits.processes', 32, bpm, 'processes.0.limits.processes', 32],
   ]
 
-  describe 'each property' do
-    exercised = []
-    changes.each do |first, *rest|
-      given = first.is_a?(Hash) ? first : { first => rest.shift }
-      exercised += given.keys
-      file, path, expected = rest
-      it "reaches its place: #{given.keys.join(', ')} in #{file} #{path}" do
-        properties = given.reduce(enough) do |all, (name, value)|
-          # An empty group stands for one that is not given.
-          value == {} ? without(all, name) : merged(all, nested(name, value))
-        end
-        deployed(job(base: properties)) do |it|
-          expected = expected.gsub('/var/vcap', it.root) if expected.is_a?(String)
-          if path.nil?
-            text = it.text(file)
-            expected.is_a?(Regexp) ? expect(text.gsub(it.root, '/var/vcap')).to(match(expected)) : expect(text.strip).to(eq(expected.strip))
-          else
-            found = path.split('.').reduce(it.yaml(file)) do |at, key|
-              at.is_a?(Array) ? at[key.to_i] : at&.[](key)
-            end
-            expect(found).to eq(expected)
-          end
-        end
-        schema = JSON.parse(File.read(File.join(RELEASE, 'jobs/route-sync/properties_schema.json')))
-        expect(Schema.errors(schema, properties)).to be_empty
-      end
-    end
-
-    it 'is among these' do
-      expect(job_spec('route-sync')['properties'].keys - exercised).to be_empty
-    end
-  end
+  each_property('route-sync', changes)
 
   describe 'NATS' do
     it 'is not deployed without a client certificate, unless plain text is allowed in so many words' do
@@ -539,10 +508,9 @@ describe 'the job route-sync' do
     }.each do |name, value|
       it "is named where its value makes no sense: #{name}: #{value}" do
         expect(refusal(job(nested(name, value)))).to include("`#{name}`")
-        schema = JSON.parse(File.read(File.join(RELEASE, 'jobs/route-sync/properties_schema.json')))
         next if name == 'nats.machines'
 
-        expect(Schema.errors(schema, nested(name, value)).join).to include("/#{name.tr('.', '/')} ")
+        expect(Schema.errors(schema_of('route-sync'), nested(name, value)).join).to include("/#{name.tr('.', '/')} ")
       end
     end
 

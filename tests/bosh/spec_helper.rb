@@ -117,6 +117,47 @@ rescue StandardError => e
   e.message
 end
 
+def schema_of(job) = JSON.parse(File.read(File.join(RELEASE, 'jobs', job, 'properties_schema.json')))
+
+# Whether each property of a job reaches its place. A change is a property and a value, or several of them in a Hash,
+# then a file, a path in it (none: the text of the file), and what stands there then. To be used where `enough` are
+# properties to start from and `job(base:)` is the job with them.
+def each_property(name, changes)
+  describe 'each property' do
+    exercised = []
+    changes.each do |first, *rest|
+      given = first.is_a?(Hash) ? first : { first => rest.shift }
+      exercised += given.keys
+      file, path, expected = rest
+      it "reaches its place: #{given.keys.join(', ')} in #{file} #{path}" do
+        properties = given.reduce(enough) do |all, (property, value)|
+          # An empty group stands for one that is not given.
+          value == {} ? without(all, property) : merged(all, nested(property, value))
+        end
+        deployed(job(base: properties)) do |it|
+          text = it.text(file).gsub(it.root, '/var/vcap')
+          case expected
+          when Regexp then expect(text).to match(expected)
+          else
+            found = path ? dug(YAML.safe_load(text), path) : text.strip
+            expect(found).to eq(path ? expected : expected.strip)
+          end
+        end
+        expect(Schema.errors(schema_of(name), properties)).to be_empty
+      end
+    end
+
+    it 'is among these' do
+      expect(job_spec(name)['properties'].keys - exercised).to be_empty
+    end
+  end
+end
+
+# `a.0.b` of nested groups and lists.
+def dug(data, path)
+  path.split('.').reduce(data) { |at, key| at.is_a?(Array) ? at[key.to_i] : at&.[](key) }
+end
+
 # Every awkward text that a password may be.
 AWKWARD = {
   'a colon and a blank' => 'a: b',
