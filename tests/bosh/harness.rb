@@ -27,8 +27,7 @@ module Bosh
 
     # What a template sees.
     class EvaluationContext
-      # The names that templates asked for, for whoever wants to know whether a property is used.
-      attr_reader :asked, :spec
+      attr_reader :spec
 
       def initialize(spec, declared:, consumed:)
         @raw_properties = spec['properties']
@@ -36,7 +35,6 @@ module Bosh
         @links = spec['links']
         @declared = declared
         @consumed = consumed
-        @asked = []
       end
 
       def properties = open(@raw_properties)
@@ -84,7 +82,6 @@ module Bosh
         covered = @declared.any? { |declared| name == declared || name.start_with?("#{declared}.") }
         raise UnknownProperty, ["#{name}: the job's spec does not declare it"] unless covered
 
-        @asked << name
         name.split('.').reduce(@raw_properties) { |group, key| group.is_a?(Hash) ? group[key] : nil }
       end
 
@@ -168,8 +165,6 @@ module Bosh
 
       # One job's folder.
       class Job
-        attr_reader :folder, :spec
-
         def initialize(folder)
           @folder = folder
           @spec = YAML.load_file(File.join(folder, 'spec'))
@@ -185,9 +180,6 @@ module Bosh
 
       # One template.
       class Template
-        # What the last render asked for.
-        attr_reader :asked
-
         def initialize(job_spec, path)
           @job_spec = job_spec
           @path = path
@@ -202,8 +194,6 @@ module Bosh
           erb = ERB.new(File.read(@path), trim_mode: '-')
           erb.filename = @path
           erb.result(context.get_binding)
-        ensure
-          @asked = context&.asked
         end
 
         private
@@ -221,7 +211,9 @@ module Bosh
         def links(consumes)
           declared = (@job_spec['consumes'] || []).map { |link| link['name'] }
           consumes.to_h do |link|
-            raise "the spec of `#{@job_spec['name']}` consumes no link `#{link.name}`" unless declared.include?(link.name)
+            unless declared.include?(link.name)
+              raise "Link '#{link.name}' is not declared as a consumed link in this job."
+            end
 
             [link.name, link.to_h]
           end
