@@ -1,8 +1,9 @@
 # frozen_string_literal: true
 
 # Renders a job's templates as the director does: `p`, `if_p`, `link`, `if_link` and `spec` of its documented contract,
-# under the names of the gem bosh-template (`Bosh::Template::Test`), so that the specs here run with either. The gem is
-# in no distribution's packages and asks for a newer Ruby than Debian's.
+# under the names of the gem bosh-template (`Bosh::Template::Test`), so that the specs here run with either: what the
+# gem is asked for here, it answers alike (compared with the director's source of 2026-08). The gem is in no
+# distribution's packages and asks for a newer Ruby than Debian's.
 #
 # Stricter than the gem in one thing: a property or link that the job's spec does not declare is an error even where it
 # has a default, or is only asked about; on a director it would silently be nil for good.
@@ -188,7 +189,7 @@ module Bosh
         def render(properties, spec: InstanceSpec.new, consumes: [])
           context = EvaluationContext.new(
             spec.to_h.merge('properties' => with_defaults(properties), 'links' => links(consumes)),
-            declared: @job_spec['properties'].keys,
+            declared: (@job_spec['properties'] || {}).keys,
             consumed: (@job_spec['consumes'] || []).map { |link| link['name'] },
           )
           erb = ERB.new(File.read(@path), trim_mode: '-')
@@ -225,7 +226,7 @@ module Bosh
         DEFAULTS = {
           address: 'my.bosh.com', az: 'az1', bootstrap: false, deployment: 'my-deployment',
           id: 'xxxxxx-xxxxxxxx-xxxxx', index: 0, ip: '192.168.0.0', name: 'me',
-          networks: { 'default' => { 'ip' => '192.168.0.0' } },
+          networks: { 'network1' => { 'foo' => 'bar', 'ip' => '192.168.0.0' } },
         }.freeze
 
         def initialize(**given)

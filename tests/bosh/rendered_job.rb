@@ -5,11 +5,13 @@
 require 'fileutils'
 require 'yaml'
 
-begin
-  require 'bosh/template/test'
+# The gem's name until 2025, and its name since then.
+%w[bosh/common/template/test bosh/template/test].any? do |gem|
+  require gem
 rescue LoadError
-  require_relative 'harness'
-end
+  false
+end || require_relative('harness')
+Bosh::Template = Bosh::Common::Template if defined?(Bosh::Common::Template)
 
 RELEASE = File.expand_path('../..', __dir__)
 
