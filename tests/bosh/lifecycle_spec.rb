@@ -2,6 +2,8 @@
 
 # The scripts that the agent calls: rendered, and run against stand-ins for the program, BPM and curl.
 
+require 'socket'
+
 require_relative 'spec_helper'
 
 # A job on disk with everything that its scripts call.
@@ -31,7 +33,22 @@ class Machine
 
   def page(name, status, text = '') = File.write("#{@root}/pages/#{name}", "#{status}\n#{text}\n")
 
-  def acts(leads: true) = %w[live metrics].each { |name| page(name, 200, "route_sync_leader #{leads ? 1 : 0}") }
+  def acts(leads: true) = %w[live metrics].each { |name| page(name, 200, "route_sync_leader #{leads ? '1.0' : '0.0'}") }
+
+  # The program itself in place of both its stand-in and curl's, with nobody to talk to, until the block has ended.
+  def lives
+    FileUtils.ln_sf(PROGRAM, "#{@root}/packages/route-sync/bin/route-sync")
+    FileUtils.rm("#{@root}/bin/curl")
+    config = "#{@on_disk.folder}/config/route-sync.yml"
+    pid = Process.spawn(PROGRAM, 'run', '--config', config, %i[out err] => "#{@root}/out")
+    # It waits until the program lives, whatever the machine is busy with.
+    raise "the program does not live:\n#{File.read("#{@root}/out")}" unless run('post-start')[1].zero?
+
+    yield
+  ensure
+    Process.kill('KILL', pid)
+    Process.wait(pid)
+  end
 
   # What the stand-in does when it is called.
   def answers(name, text) = File.write("#{@root}/#{name}.answer", text)
@@ -164,6 +181,53 @@ describe 'bin/drain of route-sync' do
           expect(machine.stop('keep', 'keep', 'keep').first(2)).to eq(["0\n", 0])
           # Two seconds and what a busy machine adds; the program's own ten minutes would show.
           expect(Process.clock_gettime(Process::CLOCK_MONOTONIC) - began).to be < 120
+        end
+      end
+    end
+  end
+
+  describe 'beside the program itself' do
+    def nowhere(properties)
+      port = TCPServer.open('127.0.0.1', 0) { |server| server.addr[1] }
+      nobody = { 'cloud_foundry' => { 'uaa_url' => 'https://127.0.0.1:1', 'routing_api_url' => 'https://127.0.0.1:1' },
+                 'nats' => { 'machines' => ['127.0.0.1'], 'port' => 1 }, 'listen' => { 'port' => port },
+                 'kubernetes' => { 'api_url' => 'https://127.0.0.1:1' } }
+      job(merged(nobody, properties))
+    end
+
+    %w[127.0.0.1 0.0.0.0].each do |address|
+      it "keeps routes, listening on #{address}" do
+        properties = { 'listen' => { 'address' => address }, 'leader_election' => { 'enabled' => false } }
+        on_machine(nowhere(properties)) do |machine|
+          machine.lives do
+            kept = 'routes stay alive for whoever comes next'
+            # It gives itself a second to answer, which a busy machine may need for other things.
+            30.times.find do
+              expect(machine.stop('keep', 'keep', 'keep').first(2)).to eq(["0\n", 0])
+              machine.log.include?(kept)
+            end
+            expect(machine.log).to include(kept)
+          end
+        end
+      end
+    end
+
+    it 'withdraws, and says what is not proven' do
+      properties = { 'drain' => { 'timeout_seconds' => 1 }, 'leader_election' => { 'enabled' => false } }
+      on_machine(nowhere(properties)) do |machine|
+        machine.lives do
+          expect(machine.stop('delete', 'delete', 'delete').first(2)).to eq(["0\n", 0])
+          expect(machine.log).to include('not every route is proven gone after 1 s')
+          expect(machine.calls('bpm')).to be_empty
+        end
+      end
+    end
+
+    it 'stops it where it stands by' do
+      on_machine(nowhere({})) do |machine|
+        machine.lives do
+          expect(machine.stop('delete', 'delete', 'delete').first(2)).to eq(["0\n", 0])
+          expect(machine.calls('bpm')).to eq(['stop route-sync'])
         end
       end
     end
