@@ -1,0 +1,54 @@
+# frozen_string_literal: true
+
+# A whole job, rendered: every template of its spec, and the same written to disk as the agent would.
+
+require 'fileutils'
+
+require_relative 'harness'
+
+RELEASE = File.expand_path('../..', __dir__)
+
+# One job with its properties, links and instance.
+class RenderedJob
+  include Bosh::Template::Test
+
+  attr_reader :name
+
+  def initialize(name, properties, links: [], spec: InstanceSpec.new, release: RELEASE)
+    @name = name
+    @job = ReleaseDir.new(release).job(name)
+    @properties = properties
+    @links = links
+    @spec = spec
+  end
+
+  def destinations = @job.spec['templates'].values
+
+  def render(destination) = @job.template(destination).render(@properties, spec: @spec, consumes: @links)
+
+  # Each file by its path below the job. What any template refuses is told together.
+  def files
+    wrong = []
+    files = destinations.to_h do |destination|
+      [destination, render(destination)]
+    rescue StandardError => e
+      wrong << "#{destination}: #{e.message}"
+      [destination, nil]
+    end
+    raise wrong.join("\n") unless wrong.empty?
+
+    files
+  end
+
+  # Writes every file below a folder; scripts are executable. `within` stands in for /var/vcap in all of them.
+  def write(folder, within: nil)
+    files.each do |destination, text|
+      path = File.join(folder, destination)
+      FileUtils.mkdir_p(File.dirname(path))
+      text = text.gsub('/var/vcap/', "#{within}/") if within
+      File.write(path, text)
+      # The agent's own modes: nothing is for the world.
+      File.chmod(destination.start_with?('bin/') ? 0o750 : 0o640, path)
+    end
+  end
+end
