@@ -93,6 +93,11 @@ RSpec.describe 'operations' do
     expect(meanings.select { |_, values| values.size > 1 }).to eq({})
   end
 
+  it 'has an example of just the variables that the manifest of its own asks for' do
+    manifest = YAML.load_file(File.join(Deployable::RELEASE, 'manifests/standalone.yml'))
+    expect(example_variables('standalone.yml').keys.sort).to eq GoPatch.variables(manifest).sort
+  end
+
   it 'puts the same job on VMs of its own as on the masters' do
     master = job('cfcr/add-route-sync.yml', 'master', 'route-sync')
     expect(job('cfcr/dedicated-instance-group.yml', 'route-sync', 'route-sync')).to eq master
@@ -148,7 +153,11 @@ RSpec.describe 'operations' do
       end
 
       it 'renders jobs whose configuration the program takes' do
-        our_jobs(resolved(combination)).each { |job| deployed(rendered(job)) }
+        jobs = our_jobs(resolved(combination))
+        # Of this errand's file the program reads one group alone, with a command of its own: errands_spec.rb.
+        errands, jobs = jobs.partition { |job| job.name == 'register-uaa-client' }
+        jobs.each { |job| deployed(rendered(job)) }
+        errands.each { |job| expect(rendered(job).files).to include('config/route-sync.yml') }
       end
 
       it 'is what the real bosh makes of it' do

@@ -4,6 +4,7 @@
 # those of jobs/*/spec. It owns no page and no word of one.
 require 'open3'
 require 'yaml'
+require_relative 'spec_helper'
 
 RSpec.describe 'pages' do
   root = File.expand_path('../..', __dir__)
@@ -56,6 +57,16 @@ RSpec.describe 'pages' do
       # Of a property that is a map a part may be named.
       named.reject! { |name| declared.any? { |property| name.start_with?("#{property}.") } }
       expect([page, named.uniq - known - keys]).to eq [page, []]
+    end
+  end
+
+  it 'tell to type words that the program knows' do
+    typed = pages.flat_map { |page| read[page].scan(%r{(?:\brs|bin/route-sync|`route-sync) ([a-z][a-z-]+)(?: (--[a-z-]+))?}) }.uniq
+    expect(typed).to include(['status', nil], ['drain', '--unregister'])
+    typed.each do |word, flag|
+      help, status = Open3.capture2e(PROGRAM, word, '--help')
+      expect([word, status.success?]).to eq [word, true]
+      expect(help).to include(flag) if flag
     end
   end
 
