@@ -46,7 +46,7 @@ module Deployable
   def combinations
     pages = Dir.glob('{operations,docs}/*.md', base: RELEASE).sort
     found = pages.flat_map do |page|
-      blocks = File.read(File.join(RELEASE, page)).scan(/^```sh\n(.*?)^```/m).flatten
+      blocks = File.read(File.join(RELEASE, page)).scan(/^ *```sh\n(.*?)^ *```/m).flatten
       commands = blocks.flat_map { |block| block.gsub(/\\\n\s*/, '').lines }
       commands.filter_map { |command| combination(page, command) }
     end

@@ -109,7 +109,7 @@ RSpec.describe 'operations' do
     specs = roles.fetch('post-start-custom-specs').to_h { |spec| [spec['name'], spec['value']] }
     given = YAML.load_stream(specs.fetch('route-sync'))
     example = YAML.load_stream(File.read(File.join(Deployable::ROOT, 'examples/rbac.yml')))
-    rules = ->(objects) { objects.select { |object| object['rules'] }.map { |object| object.values_at('kind', 'rules') } }
+    rules = ->(objects) { objects.filter_map { |object| object.values_at('kind', 'rules') if object['rules'] } }
     expect(rules[given]).to eq rules[example]
     name = GoPatch.find(manifest, '/variables/name=tls-route-sync/options/common_name')
     users = given.flat_map { |object| object.fetch('subjects', []) }
@@ -120,9 +120,12 @@ RSpec.describe 'operations' do
     old = GoPatch.apply(bases['cfcr'], YAML.load_file(File.join(Deployable::FIXTURES, 'kubo-0.22.yml')))
     new = %w[cfcr/add-route-sync.yml cfcr/add-kubernetes-api-route-registrar.yml cfcr/dedicated-instance-group.yml]
           .reduce(old) { |manifest, name| GoPatch.apply(manifest, operations(name)) }
-    jobs = new['instance_groups'].flat_map { |group| group['jobs'].map { |job| [group['name'], *job.values_at('name', 'release')] } }
-    ours = jobs.select { |_, name,| %w[route-sync kubernetes-api-route-registrar].include?(name) }
-    expect(ours).to eq [%w[master kubernetes-api-route-registrar cf-route-sync], %w[route-sync route-sync cf-route-sync]]
+    jobs = new['instance_groups'].flat_map do |group|
+      group['jobs'].map { |job| [group['name'], *job.values_at('name', 'release')] }
+    end
+    jobs.select! { |_, name,| %w[route-sync kubernetes-api-route-registrar].include?(name) }
+    expect(jobs).to eq [%w[master kubernetes-api-route-registrar cf-route-sync],
+                        %w[route-sync route-sync cf-route-sync]]
   end
 
   it 'goes back to the token of kubo up to 0.22, and only there' do

@@ -12,18 +12,18 @@ RSpec.describe 'pages' do
   read = ->(page) { File.read(File.join(root, page)) }
   # What a heading is called in a link: as the forges make it.
   anchors = lambda do |text|
-    text.gsub(/^```.*?^```/m, '').scan(/^#+ (.+)$/).flatten.map do |heading|
+    text.gsub(/^ *```.*?^ *```/m, '').scan(/^#+ (.+)$/).flatten.map do |heading|
       heading.gsub(/`|\[|\]\([^)]*\)/, '').downcase.gsub(/[^\p{Word}\- ]/, '').tr(' ', '-')
     end
   end
-  specs = Dir.glob('jobs/*/spec', base: root).sort.to_h { |path| [path.split('/')[1], YAML.load_file(File.join(root, path))] }
+  specs = JOBS.to_h { |job| [job, job_spec(job)] }
   reference = read['docs/reference.md']
   findings = reference[/<!-- table: findings -->(.*?)<!-- end -->/m, 1].scan(/^\| `([\w-]+)`/).flatten
   keys = reference[/<!-- table: config -->(.*?)<!-- end -->/m, 1].scan(/^\| `([^`]+)`/).flatten
 
   pages.each do |page|
     it "of #{page} lead to what is there" do
-      text = read[page].gsub(/^```.*?^```/m, '')
+      text = read[page].gsub(/^ *```.*?^ *```/m, '')
       text.scan(/\]\(([^)\s]+)\)/).flatten.reject { |target| target.start_with?('http') }.each do |target|
         path, anchor = target.split('#', 2)
         path = path.empty? ? page : File.join(File.dirname(page), path)
@@ -49,10 +49,12 @@ RSpec.describe 'pages' do
   it 'name properties that are declared' do
     declared = specs.values.flat_map { |spec| spec.fetch('properties', {}).keys }
     groups = declared.filter_map { |name| name[/\A[\w-]+(?=\.)/] }.uniq
-    known = declared + declared.flat_map { |name| name.split('.')[0..-2].reduce([]) { |all, part| all << [all.last, part].compact.join('.') } }
+    # A group may be named as well.
+    known = declared.flat_map { |name| name.split('.').each_index.map { |at| name.split('.')[0..at].join('.') } }
     pages.grep(%r{\Abosh-release/(docs|operations)/}).each do |page|
       # Without the tables: they are the specs' own words.
-      named = read[page].gsub(/^```.*?^```|<!-- table: .*?<!-- end -->/m, '').scan(/`((?:#{groups.join('|')})\.[\w.]+)(?::[^`]*)?`/).flatten
+      text = read[page].gsub(/^ *```.*?^ *```|<!-- table: .*?<!-- end -->/m, '')
+      named = text.scan(/`((?:#{groups.join('|')})\.[\w.]+)(?::[^`]*)?`/).flatten
       named.reject! { |name| name.match?(/\.(yml|rb|sh|md|internal|cf)\b/) }
       # Of a property that is a map a part may be named.
       named.reject! { |name| declared.any? { |property| name.start_with?("#{property}.") } }
@@ -61,7 +63,8 @@ RSpec.describe 'pages' do
   end
 
   it 'tell to type words that the program knows' do
-    typed = pages.flat_map { |page| read[page].scan(%r{(?:\brs|bin/route-sync|`route-sync) ([a-z][a-z-]+)(?: (--[a-z-]+))?}) }.uniq
+    call = %r{(?:\brs|bin/route-sync|`route-sync) ([a-z][a-z-]+)(?: (--[a-z-]+))?}
+    typed = pages.flat_map { |page| read[page].scan(call) }.uniq
     expect(typed).to include(['status', nil], ['drain', '--unregister'])
     typed.each do |word, flag|
       help, status = Open3.capture2e(PROGRAM, word, '--help')
