@@ -97,6 +97,11 @@ impl World {
             ("GET", "/api/v1/nodes", list(&[])),
             ("GET", "/api/v1/namespaces", list(&[])),
             (
+                "GET",
+                "/apis/discovery.k8s.io/v1",
+                answer(200, json!({"resources": [{"name": "endpointslices"}]})),
+            ),
+            (
                 "POST",
                 "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
                 answer(201, json!({"status": {"allowed": true}})),
@@ -473,6 +478,51 @@ async fn what_earlier_tests_left_goes_and_a_failure_is_cleaned_up_after() {
         own.into_iter()
             .all(|path| path.contains("/route-sync-smoke-test-")),
         "{deleted:?}"
+    );
+}
+
+#[tokio::test]
+async fn where_no_endpoint_slices_are_served_endpoints_lead_to_the_listener() {
+    let world = World::new().await;
+    // As before Kubernetes 1.21.
+    let absent = ResponseTemplate::new(404);
+    world.says("GET", "/apis/discovery.k8s.io/v1", absent).await;
+    let made = Mock::given(method("POST")).and(path_regex("^/api/v1/namespaces"));
+    made.respond_with(answer(201, json!({"metadata": {}})))
+        .mount(&world.servers)
+        .await;
+    let refused = Mock::given(method("POST")).and(path_regex("/services$"));
+    refused
+        .respond_with(refusal(500, "InternalError"))
+        .with_priority(FIRST)
+        .mount(&world.servers)
+        .await;
+    let gone = Mock::given(method("DELETE")).and(path_regex("^/api/v1/"));
+    gone.respond_with(refusal(404, "NotFound"))
+        .mount(&world.servers)
+        .await;
+
+    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
+    assert_eq!(code, 1, "{stdout}");
+    let failed = failed(&stdout);
+    assert!(failed.len() == 1 && failed[0].starts_with("service: cannot make the Service"));
+    assert!(stdout.contains("\nok       cleanup "), "{stdout}");
+    let reviews = world.servers.received_requests().await.unwrap();
+    let reviews = reviews.iter().map(|it| String::from_utf8_lossy(&it.body));
+    assert!(
+        reviews
+            .clone()
+            .any(|body| body.contains(r#""resource":"endpoints""#))
+    );
+    let subset = r#""subsets":[{"addresses":[{"ip":"127.0.0.1"}],"ports":[{"port":"#;
+    assert!(reviews.clone().any(|body| body.contains(subset)));
+    let mut paths = world.asked("POST").await;
+    paths.extend(world.asked("DELETE").await);
+    let endpoints = paths.iter().filter(|path| path.contains("/endpoints"));
+    assert_eq!(endpoints.count(), 2, "{paths:?}");
+    assert!(
+        !paths.iter().any(|path| path.contains("discovery")),
+        "{paths:?}"
     );
 }
 
