@@ -91,6 +91,11 @@ impl World {
             ("GET", "/api/v1/nodes", list(&[])),
             ("GET", "/api/v1/namespaces", list(&[])),
             (
+                "GET",
+                "/apis/discovery.k8s.io/v1",
+                answer(200, json!({"resources": [{"name": "endpointslices"}]})),
+            ),
+            (
                 "POST",
                 "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
                 answer(201, json!({"status": {"allowed": true}})),

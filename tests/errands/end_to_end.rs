@@ -8,7 +8,7 @@ use tokio::process::Command;
 use wiremock::matchers::{method, path_regex};
 use wiremock::{Mock, ResponseTemplate};
 
-use super::{World, answer, failed, list, refusal, told};
+use super::{FIRST, World, answer, failed, list, refusal, told};
 
 const MARK: &str = "route-sync.cloudfoundry.org/smoke-test";
 /// Between two looks at what was asked.
@@ -119,6 +119,51 @@ async fn why_the_apiserver_takes_no_endpoint_is_told_with_what_to_do() {
         let deleted = world.asked("DELETE").await;
         assert_eq!(deleted.len(), 2, "the namespace is not ours: {deleted:?}");
     }
+}
+
+#[tokio::test]
+async fn where_no_endpoint_slices_are_served_endpoints_lead_to_the_listener() {
+    let world = World::new().await;
+    // As before Kubernetes 1.21.
+    let absent = ResponseTemplate::new(404);
+    world.says("GET", "/apis/discovery.k8s.io/v1", absent).await;
+    let made = Mock::given(method("POST")).and(path_regex("^/api/v1/namespaces"));
+    made.respond_with(answer(201, json!({"metadata": {}})))
+        .mount(&world.servers)
+        .await;
+    let refused = Mock::given(method("POST")).and(path_regex("/services$"));
+    refused
+        .respond_with(refusal(500, "InternalError"))
+        .with_priority(FIRST)
+        .mount(&world.servers)
+        .await;
+    let gone = Mock::given(method("DELETE")).and(path_regex("^/api/v1/"));
+    gone.respond_with(refusal(404, "NotFound"))
+        .mount(&world.servers)
+        .await;
+
+    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
+    assert_eq!(code, 1, "{stdout}");
+    let failed = failed(&stdout);
+    assert!(failed.len() == 1 && failed[0].starts_with("service: cannot make the Service"));
+    assert!(stdout.contains("\nok       cleanup "), "{stdout}");
+    let reviews = world.servers.received_requests().await.unwrap();
+    let reviews = reviews.iter().map(|it| String::from_utf8_lossy(&it.body));
+    assert!(
+        reviews
+            .clone()
+            .any(|body| body.contains(r#""resource":"endpoints""#))
+    );
+    let subset = r#""subsets":[{"addresses":[{"ip":"127.0.0.1"}],"ports":[{"port":"#;
+    assert!(reviews.clone().any(|body| body.contains(subset)));
+    let mut paths = world.asked("POST").await;
+    paths.extend(world.asked("DELETE").await);
+    let endpoints = paths.iter().filter(|path| path.contains("/endpoints"));
+    assert_eq!(endpoints.count(), 2, "{paths:?}");
+    assert!(
+        !paths.iter().any(|path| path.contains("discovery")),
+        "{paths:?}"
+    );
 }
 
 #[tokio::test]
