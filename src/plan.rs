@@ -136,11 +136,22 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// What is done about a port that others serve already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnForeign {
+    /// Nothing is published there, unless we serve it as well already.
+    Hold,
+    /// We join them, and say so.
+    Join,
+    /// They are peers, each with backends of its own: that is how the port is meant to be served.
+    Share,
+}
+
 /// What an operator and the API's pace decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Join ports that strangers serve.
-    pub join_foreign: bool,
+    /// What is done about ports that others serve.
+    pub on_foreign: OnForeign,
     /// Remove nothing for now, and keep alive what should go.
     pub hold_removals: bool,
     /// How long a row lives without a refresh.
@@ -400,7 +411,7 @@ impl<'a> Planner<'a> {
             .filter(|(_, standing)| *standing == Standing::Foreign)
             .map(|(row, _)| row.backend())
             .collect();
-        if strangers.is_empty() {
+        if strangers.is_empty() || self.input.policy.on_foreign == OnForeign::Share {
             return true;
         }
         self.plan.look(Look::Later);
@@ -409,7 +420,7 @@ impl<'a> Planner<'a> {
             .any(|(_, standing)| *standing != Standing::Foreign)
             || wanted.rows.iter().any(|row| self.input.journal.holds(row));
         let names = strangers.into_iter().collect::<Vec<_>>().join(", ");
-        if incumbent || self.input.policy.join_foreign {
+        if incumbent || self.input.policy.on_foreign == OnForeign::Join {
             let message = format!("port `{port}` also leads to {names}, which is not ours");
             self.find(Code::ForeignJoined, wanted, message, None);
             return true;

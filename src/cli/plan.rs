@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Output, render, status, wires};
 use crate::Uptime;
 use crate::admin::json::{Finding, Held};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::desired::{self, Desired, Memory};
 
 /// Changes are pending.
@@ -55,11 +55,14 @@ struct HttpRow {
 }
 
 pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitCode> {
-    let snapshot = wires::snapshot_once(&config.kubernetes).await?;
+    let Source::Cluster(cluster) = &config.source else {
+        anyhow::bail!("`static_routes` cannot be planned yet");
+    };
+    let snapshot = wires::snapshot_once(&cluster.kubernetes).await?;
     let desired = desired::derive(
         &snapshot,
         &mut Memory::default(),
-        &config.routes,
+        &cluster.routes,
         Uptime::ZERO,
     );
     let mut findings: Vec<_> = snapshot.findings.into_iter().collect();
@@ -71,7 +74,7 @@ pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitC
         }
         _ => None,
     };
-    let http = if config.nats.is_some() {
+    let http = if cluster.nats.is_some() {
         http(&desired)
     } else {
         Vec::new()

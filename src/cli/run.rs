@@ -29,7 +29,7 @@ use self::reload::{Parts, Reload};
 use super::runtime;
 use super::wires::{self, Wiring};
 use crate::admin;
-use crate::config::Config;
+use crate::config::{ClusterConfig, Config, Source};
 use crate::desired::Memory;
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
@@ -103,13 +103,10 @@ pub async fn assemble(
     let parts = Parts::new(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
-        kubernetes,
+        source,
         // The lanes follow what these become.
         uaa: _,
         routing_api,
-        nats: _,
-        routes,
-        leader_election,
         admin,
         log: _,
         state_dir,
@@ -117,6 +114,15 @@ pub async fn assemble(
         warnings: _,
         unknown_keys: _,
     } = config;
+    let Source::Cluster(cluster) = source else {
+        anyhow::bail!("`static_routes` cannot be run yet");
+    };
+    let ClusterConfig {
+        kubernetes,
+        nats: _,
+        routes,
+        leader_election,
+    } = *cluster;
     let clock = Clock::start();
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
@@ -149,7 +155,7 @@ pub async fn assemble(
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
     let deriving = derive::run(
         snapshot.clone(),
-        parts.options.follower(),
+        parts.options.as_ref().context("no cluster")?.follower(),
         known_holders(state.as_ref()),
         clock,
         desired_tx,

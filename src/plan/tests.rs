@@ -13,6 +13,16 @@ mod yielding;
 const NOW: Uptime = Duration::from_secs(1000);
 const TTL: Duration = Duration::from_mins(2);
 
+/// Whether ports of others are joined, and whether removals are held.
+const EVERY_POLICY: [(OnForeign, bool); 6] = [
+    (OnForeign::Hold, false),
+    (OnForeign::Join, false),
+    (OnForeign::Share, false),
+    (OnForeign::Hold, true),
+    (OnForeign::Join, true),
+    (OnForeign::Share, true),
+];
+
 fn us() -> InstanceId {
     InstanceId::of(&ClusterId("c".to_owned()))
 }
@@ -67,7 +77,7 @@ impl World {
             inherited: BTreeSet::new(),
             yielding: BTreeMap::new(),
             policy: Policy {
-                join_foreign: false,
+                on_foreign: OnForeign::Hold,
                 hold_removals: false,
                 ttl: TTL,
                 refresh_after: Duration::from_secs(30),
@@ -343,7 +353,7 @@ fn a_strangers_port_is_not_joined() {
     assert!(plan.in_sync() && plan.refresh.is_empty());
     assert_eq!(codes(&plan), ["foreign-backend"]);
     assert_eq!(plan.look_again, Some(Look::Later));
-    world.policy.join_foreign = true;
+    world.policy.on_foreign = OnForeign::Join;
     assert_eq!(world.plan(Sight::Seen).add, [wanted]);
 }
 
@@ -480,7 +490,7 @@ fn the_small_input_space_is_right_throughout() {
     for set in 0..1_u32 << kinds.len() {
         for wants in [false, true] {
             for age in [None, Some(5), Some(60), Some(500)] {
-                for (join, hold) in [(false, false), (true, false), (false, true), (true, true)] {
+                for (on_foreign, hold) in EVERY_POLICY {
                     let mut world = World::new();
                     for (index, (stamp, row)) in kinds.iter().enumerate() {
                         if set & (1 << index) != 0 {
@@ -493,7 +503,7 @@ fn the_small_input_space_is_right_throughout() {
                     if let Some(age) = age {
                         world = world.confirmed(age, wanted.clone());
                     }
-                    world.policy.join_foreign = join;
+                    world.policy.on_foreign = on_foreign;
                     world.policy.hold_removals = hold;
                     for sight in [Sight::Unknown, Sight::BlindEarly, Sight::Blind, Sight::Seen] {
                         judge(&world, sight, &wanted);
@@ -541,7 +551,8 @@ fn judge(world: &World, sight: Sight, wanted: &TcpRow) {
                 || row.backend_port == 30001
                 || stamp.as_deref() == Some(us().as_str())
         });
-    let barred = stranger && !family && known.is_none() && !world.policy.join_foreign;
+    let barred =
+        stranger && !family && known.is_none() && world.policy.on_foreign == OnForeign::Hold;
 
     let added = plan.add.contains(wanted) || plan.restore.contains(wanted);
     let early = matches!(sight, Sight::Unknown) || (sight == Sight::BlindEarly && known.is_none());
@@ -614,10 +625,14 @@ prop_compose! {
         wanted in proptest::collection::btree_map(1024..1028_u16, (any::<bool>(), 1..4_u8), 0..4),
         observed in proptest::collection::vec((any_row(), 0..3_u8), 0..6),
         confirmed in proptest::collection::vec((any_row(), 0..300_u64), 0..6),
-        join in any::<bool>(),
+        on_foreign in prop_oneof![
+            Just(OnForeign::Hold),
+            Just(OnForeign::Join),
+            Just(OnForeign::Share),
+        ],
     ) -> World {
         let mut world = World::new();
-        world.policy.join_foreign = join;
+        world.policy.on_foreign = on_foreign;
         for (port, (first, count)) in wanted {
             let (service, backend) = if first { ("a", 30001) } else { ("b", 30002) };
             let rows: Vec<_> = (1..=count).map(|n| row(port, &format!("10.0.0.{n}"), backend)).collect();

@@ -144,7 +144,9 @@ impl ServiceKey {
     }
 }
 
-fn is_dns_label(text: &str) -> bool {
+/// Whether a text is a name as Kubernetes gives them (RFC 1123).
+#[must_use]
+pub fn is_dns_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=DNS_LABEL_MAX).contains(&text.len())
         && text.bytes().all(inner)

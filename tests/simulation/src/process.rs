@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use route_sync::cli::assemble;
 use route_sync::config::{
-    Config, KubernetesConfig, NatsConfig, RoutingApiConfig, Surroundings, UaaConfig,
+    Config, KubernetesConfig, NatsConfig, RoutingApiConfig, Source, Surroundings, UaaConfig,
 };
 use route_sync::kubernetes::{self, Timing};
 use route_sync::metrics::Counters;
@@ -141,7 +141,9 @@ fn config(instance: usize, traits: &Traits) -> Config {
     let mut config = Config::parse(&text, Path::new("simulation"), surroundings)
         .expect("the simulation's configuration must be valid");
     // The journal of TLS backends is kept on a real disk; there are none here.
-    if let Some(nats) = &mut config.nats {
+    if let Source::Cluster(cluster) = &mut config.source
+        && let Some(nats) = &mut cluster.nats
+    {
         nats.state_dir = None;
     }
     config

@@ -117,7 +117,7 @@ fn tcp_plan(table: &Table) -> Plan {
         node_ports: &table.node_ports,
         yielding: &table.yielding,
         policy: Policy {
-            join_foreign: false,
+            on_foreign: OnForeign::Hold,
             hold_removals: false,
             ttl: Duration::from_secs(120),
             refresh_after: Duration::from_secs(30),
