@@ -8,6 +8,7 @@ use crate::route::{ClusterId, ServiceRef};
 
 mod gates;
 mod inherited;
+mod shared;
 mod yielding;
 
 const NOW: Uptime = Duration::from_secs(1000);
@@ -57,6 +58,7 @@ struct World {
     journal: Journal,
     inherited: BTreeSet<TcpRow>,
     yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
+    undecided: BTreeSet<RouterPort>,
     policy: Policy,
 }
 
@@ -76,6 +78,7 @@ impl World {
             journal: Journal::default(),
             inherited: BTreeSet::new(),
             yielding: BTreeMap::new(),
+            undecided: BTreeSet::new(),
             policy: Policy {
                 on_foreign: OnForeign::Hold,
                 hold_removals: false,
@@ -135,6 +138,7 @@ impl World {
                 .map(|(port, name)| (NodePort::new(port).unwrap(), service(name)))
                 .collect(),
             yielding: &self.yielding,
+            undecided: &self.undecided,
             policy: self.policy,
             now: NOW,
         })
@@ -513,7 +517,7 @@ fn the_small_input_space_is_right_throughout() {
             }
         }
     }
-    assert_eq!(seen, 1024 * 2 * 4 * 4 * 4);
+    assert_eq!(seen, 1024 * 2 * 4 * EVERY_POLICY.len() * 4);
 }
 
 /// What must hold of any plan for at most one wanted row, told without the planner's own words.

@@ -456,6 +456,7 @@ impl Observation {
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
             yielding: &desired.yielding,
+            undecided: &desired.undecided,
             policy: state::policy(config, config.ttl, config.ttl / state::REFRESHES_PER_TTL),
             now: Duration::ZERO,
         });

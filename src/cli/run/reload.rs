@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What may change while the process runs, and what of the file has not.
 pub(super) struct Parts {
-    /// How routes are derived, where there is a cluster.
+    /// How routes are derived, once there is somebody who derives them.
     pub(super) options: Option<Settings<Options>>,
     /// The TCP lane, where it is on.
     pub(super) tcp: Option<Settings<TcpSettings>>,
@@ -70,9 +70,8 @@ pub(super) fn say_weaknesses(config: &Config) {
 impl Parts {
     /// What they begin with.
     pub(super) fn new(config: &Config) -> Self {
-        let cluster = config.source.cluster();
         Self {
-            options: cluster.map(|cluster| Settings::new(cluster.routes.clone())),
+            options: None,
             tcp: tcp_settings(config).map(Settings::new),
             http: nats(config).map(Settings::new),
             told: watch::Sender::new(Vec::new()),

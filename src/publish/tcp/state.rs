@@ -417,6 +417,7 @@ impl State {
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
             yielding: &desired.yielding,
+            undecided: &desired.undecided,
             policy: Policy {
                 hold_removals: self.provisional || !self.role.is_active(),
                 ..self.pace_as(policy(&self.config, self.ttl, self.refresh_after()))
