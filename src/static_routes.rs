@@ -201,8 +201,8 @@ impl Watch {
             let before = known.insert(self.name.clone(), heard.clone());
             let before = before.unwrap_or_default().verdict;
             if before != heard.verdict {
-                let verdict = &heard.verdict;
-                info!(target: "route_sync", route = self.name, ?before, now = ?verdict, "health");
+                let (was, is) = (before.as_str(), heard.verdict.as_str());
+                info!(target: "route_sync", route = self.name, was, is, "health");
             }
         });
     }

@@ -62,6 +62,21 @@ enum Older {
     Is,
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// As logs say it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Undecided => "undecided",
+            Self::Up => "up",
+            Self::Unproven(_) => "unproven",
+            Self::Down(_) => "down",
+        }
+    }
+}
+
 // === impl Health ===
 
 impl Health {
@@ -144,12 +159,7 @@ mod tests {
                 status => Ok(*status),
             };
             health.hear(&answer);
-            match health.verdict() {
-                Verdict::Undecided => "undecided",
-                Verdict::Up => "up",
-                Verdict::Unproven(_) => "unproven",
-                Verdict::Down(_) => "down",
-            }
+            health.verdict().as_str()
         };
         answers.iter().map(&mut hear).collect()
     }
