@@ -1,30 +1,28 @@
 //! The commands that are run once, against servers that answer as each test wants it: every line that a smoke test
-//! can fail with, and in `registration` what a registration does not do.
+//! can fail with, and what a registration does not do.
 
 #[path = "http_lane/server.rs"]
 #[allow(dead_code, reason = "the lane's tests need more of it")]
 mod server;
 
+#[path = "errands/end_to_end.rs"]
+mod end_to_end;
 #[path = "errands/registration.rs"]
 mod registration;
 
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
-use wiremock::matchers::{body_string_contains, method, path, path_regex};
+use wiremock::matchers::{body_string_contains, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use server::{Behaviour, Server};
 
 const SCOPES: &str = "routing.router_groups.read routing.routes.read routing.routes.write";
-const MARK: &str = "route-sync.cloudfoundry.org/smoke-test";
 /// Begins every secret, so that none is overlooked.
 const SECRET: &str = "hunter";
-/// Between two looks at what was asked.
-const PAUSE: Duration = Duration::from_millis(20);
 /// Before every other answer.
 const FIRST: u8 = 1;
 
@@ -64,13 +62,6 @@ fn refusal(code: u16, reason: &str) -> ResponseTemplate {
         code,
         json!({"kind": "Status", "code": code, "reason": reason, "message": message}),
     )
-}
-
-/// What a namespace or Service of a smoke test looks like in a list.
-fn left(namespace: &str, name: &str, created: &str) -> Value {
-    json!({"metadata": {
-        "namespace": namespace, "name": name, "labels": {MARK: "true"}, "creationTimestamp": created,
-    }})
 }
 
 // === impl World ===
@@ -425,129 +416,6 @@ async fn rights_of_the_end_to_end_test_are_missed_by_it_alone() {
             .await
             .contains(&"/api/v1/namespaces".to_owned())
     );
-}
-
-#[tokio::test]
-async fn what_earlier_tests_left_goes_and_a_failure_is_cleaned_up_after() {
-    let world = World::new().await;
-    let now = "2999-01-01T00:00:00Z";
-    let old = "2020-01-01T00:00:00Z";
-    let namespaces = [
-        left("", "route-sync-old", old),
-        left("", "route-sync-young", now),
-    ];
-    world
-        .says("GET", "/api/v1/namespaces", list(&namespaces))
-        .await;
-    let mut strange = left("theirs", "strange", old);
-    strange["metadata"]["labels"] = json!({});
-    let services = [
-        left("route-sync-old", "s", old),
-        left("given", "t", old),
-        left("given", "young", now),
-        strange,
-    ];
-    world.says("GET", "/api/v1/services", list(&services)).await;
-    let gone = Mock::given(method("DELETE")).and(path_regex("^/api"));
-    gone.respond_with(refusal(404, "NotFound"))
-        .mount(&world.servers)
-        .await;
-    world
-        .says("POST", "/api/v1/namespaces", refusal(409, "AlreadyExists"))
-        .await;
-
-    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
-    assert_eq!(code, 1, "{stdout}");
-    assert!(
-        stdout.contains("  removed 2 that earlier tests left\n"),
-        "{stdout}"
-    );
-    let told =
-        "namespace: cannot make the namespace: the apiserver answers 409: so the test wants it";
-    assert_eq!(failed(&stdout), [told], "{stdout}");
-    assert!(stdout.contains("\nok       cleanup "), "{stdout}");
-    let deleted = world.asked("DELETE").await;
-    let expect = [
-        "/api/v1/namespaces/route-sync-old/services/s",
-        "/apis/discovery.k8s.io/v1/namespaces/route-sync-old/endpointslices/s",
-        "/api/v1/namespaces/route-sync-old",
-        "/api/v1/namespaces/given/services/t",
-        "/apis/discovery.k8s.io/v1/namespaces/given/endpointslices/t",
-    ];
-    assert_eq!(deleted[..5], expect);
-    let own = deleted[5..].iter();
-    assert_eq!(own.clone().count(), 3, "{deleted:?}");
-    assert!(
-        own.into_iter()
-            .all(|path| path.contains("/route-sync-smoke-test-")),
-        "{deleted:?}"
-    );
-}
-
-#[tokio::test]
-async fn what_cannot_be_deleted_is_told_with_the_command_that_does() {
-    let world = World::new().await;
-    world
-        .says("POST", "/api/v1/namespaces", refusal(500, "InternalError"))
-        .await;
-    let stuck = Mock::given(method("DELETE"));
-    stuck
-        .respond_with(refusal(403, "Forbidden"))
-        .mount(&world.servers)
-        .await;
-    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
-    assert_eq!(code, 1);
-    let failed = failed(&stdout);
-    assert!(
-        failed[1].starts_with("cleanup: cannot delete everything: the apiserver forbids it"),
-        "{stdout}"
-    );
-    assert!(
-        failed[1].contains("; hint: `kubectl delete namespace route-sync-smoke-test-"),
-        "{stdout}"
-    );
-}
-
-/// While the namespace is being made, which takes the apiserver a while.
-#[tokio::test]
-async fn a_request_that_makes_something_is_waited_for_unless_a_second_signal_comes() {
-    const NAMESPACES: &str = "/api/v1/namespaces";
-    for signals in [&["TERM"][..], &["INT", "TERM"]] {
-        let world = World::new().await;
-        let made = answer(201, json!({})).set_delay(Duration::from_secs(4));
-        world.says("POST", NAMESPACES, made).await;
-        let gone = Mock::given(method("DELETE"));
-        gone.respond_with(answer(200, json!({})))
-            .mount(&world.servers)
-            .await;
-        let mut command = world.command(&["smoke-test", "--address", "127.0.0.1"]);
-        let running = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let running = running.unwrap();
-        let pid = running.id().unwrap().to_string();
-        while !world.asked("POST").await.contains(&NAMESPACES.to_owned()) {
-            tokio::time::sleep(PAUSE).await;
-        }
-        for signal in signals {
-            let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-            assert!(sent.await.unwrap().success());
-        }
-        let (code, stdout, stderr) = told(running.wait_with_output().await.unwrap());
-        assert_eq!(code, 1, "{stdout}");
-        let interrupted = stdout.matches("failed   interrupted ").count();
-        assert_eq!(interrupted, signals.len(), "{stdout}");
-        let deleted = world.asked("DELETE").await.len();
-        if signals.len() == 1 {
-            assert_eq!((deleted, stderr.as_str()), (3, ""), "{stdout}");
-            assert!(stdout.contains("\nok       namespace "), "{stdout}");
-        } else {
-            assert_eq!(deleted, 0, "{stdout}");
-            let left = "warning: `kubectl delete namespace route-sync-smoke-test-";
-            assert!(stderr.starts_with(left), "{stderr}");
-        }
-    }
 }
 
 #[tokio::test]
