@@ -1,25 +1,26 @@
 //! The commands that are run once, against servers that answer as each test wants it: every line that a smoke test
-//! can fail with, and in `registration` what a registration does not do.
+//! can fail with, and what a registration does not do.
 
 #[path = "http_lane/server.rs"]
 #[allow(dead_code, reason = "the lane's tests need more of it")]
 mod server;
 
+#[path = "errands/end_to_end.rs"]
+mod end_to_end;
 #[path = "errands/registration.rs"]
 mod registration;
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
-use wiremock::matchers::{body_string_contains, method, path, path_regex};
+use wiremock::matchers::{body_string_contains, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use server::{Behaviour, Server};
 
 const SCOPES: &str = "routing.router_groups.read routing.routes.read routing.routes.write";
-const MARK: &str = "route-sync.cloudfoundry.org/smoke-test";
 /// Begins every secret, so that none is overlooked.
 const SECRET: &str = "hunter";
 /// Before every other answer.
@@ -63,13 +64,6 @@ fn refusal(code: u16, reason: &str) -> ResponseTemplate {
     )
 }
 
-/// What a namespace or Service of a smoke test looks like in a list.
-fn left(namespace: &str, name: &str, created: &str) -> Value {
-    json!({"metadata": {
-        "namespace": namespace, "name": name, "labels": {MARK: "true"}, "creationTimestamp": created,
-    }})
-}
-
 // === impl World ===
 
 impl World {
@@ -96,6 +90,11 @@ impl World {
             ("GET", "/api/v1/services", list(&[])),
             ("GET", "/api/v1/nodes", list(&[])),
             ("GET", "/api/v1/namespaces", list(&[])),
+            (
+                "GET",
+                "/apis/discovery.k8s.io/v1",
+                answer(200, json!({"resources": [{"name": "endpointslices"}]})),
+            ),
             (
                 "POST",
                 "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
@@ -146,22 +145,19 @@ impl World {
         mock.with_priority(FIRST).mount(&self.servers).await;
     }
 
-    async fn run(&self, arguments: &[&str]) -> Told {
-        let output = Command::new(env!("CARGO_BIN_EXE_route-sync"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_route-sync"));
+        command
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
-            .output()
-            .await
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        assert!(
-            !stdout.contains(SECRET) && !stderr.contains(SECRET),
-            "{stdout}{stderr}"
-        );
-        (output.status.code().unwrap(), stdout, stderr)
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Told {
+        told(self.command(arguments).output().await.unwrap())
     }
 
     async fn preflight(&self, more: &[&str]) -> Told {
@@ -187,6 +183,14 @@ impl World {
         let of_verb = requests.iter().filter(|it| it.method.as_str() == verb);
         of_verb.map(|it| it.url.path().to_owned()).collect()
     }
+}
+
+fn told(output: Output) -> Told {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    let both = format!("{stdout}{stderr}");
+    assert!(!both.contains(SECRET), "{both}");
+    (output.status.code().unwrap(), stdout, stderr)
 }
 
 /// Failed lines without their times, each with its hint.
@@ -420,87 +424,6 @@ async fn rights_of_the_end_to_end_test_are_missed_by_it_alone() {
 }
 
 #[tokio::test]
-async fn what_earlier_tests_left_goes_and_a_failure_is_cleaned_up_after() {
-    let world = World::new().await;
-    let now = "2999-01-01T00:00:00Z";
-    let old = "2020-01-01T00:00:00Z";
-    let namespaces = [
-        left("", "route-sync-old", old),
-        left("", "route-sync-young", now),
-    ];
-    world
-        .says("GET", "/api/v1/namespaces", list(&namespaces))
-        .await;
-    let mut strange = left("theirs", "strange", old);
-    strange["metadata"]["labels"] = json!({});
-    let services = [
-        left("route-sync-old", "s", old),
-        left("given", "t", old),
-        left("given", "young", now),
-        strange,
-    ];
-    world.says("GET", "/api/v1/services", list(&services)).await;
-    let gone = Mock::given(method("DELETE")).and(path_regex("^/api"));
-    gone.respond_with(refusal(404, "NotFound"))
-        .mount(&world.servers)
-        .await;
-    world
-        .says("POST", "/api/v1/namespaces", refusal(409, "AlreadyExists"))
-        .await;
-
-    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
-    assert_eq!(code, 1, "{stdout}");
-    assert!(
-        stdout.contains("  removed 2 that earlier tests left\n"),
-        "{stdout}"
-    );
-    let told =
-        "namespace: cannot make the namespace: the apiserver answers 409: so the test wants it";
-    assert_eq!(failed(&stdout), [told], "{stdout}");
-    assert!(stdout.contains("\nok       cleanup "), "{stdout}");
-    let deleted = world.asked("DELETE").await;
-    let expect = [
-        "/api/v1/namespaces/route-sync-old/services/s",
-        "/apis/discovery.k8s.io/v1/namespaces/route-sync-old/endpointslices/s",
-        "/api/v1/namespaces/route-sync-old",
-        "/api/v1/namespaces/given/services/t",
-        "/apis/discovery.k8s.io/v1/namespaces/given/endpointslices/t",
-    ];
-    assert_eq!(deleted[..5], expect);
-    let own = deleted[5..].iter();
-    assert_eq!(own.clone().count(), 3, "{deleted:?}");
-    assert!(
-        own.into_iter()
-            .all(|path| path.contains("/route-sync-smoke-test-")),
-        "{deleted:?}"
-    );
-}
-
-#[tokio::test]
-async fn what_cannot_be_deleted_is_told_with_the_command_that_does() {
-    let world = World::new().await;
-    world
-        .says("POST", "/api/v1/namespaces", refusal(500, "InternalError"))
-        .await;
-    let stuck = Mock::given(method("DELETE"));
-    stuck
-        .respond_with(refusal(403, "Forbidden"))
-        .mount(&world.servers)
-        .await;
-    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
-    assert_eq!(code, 1);
-    let failed = failed(&stdout);
-    assert!(
-        failed[1].starts_with("cleanup: cannot delete everything: the apiserver forbids it"),
-        "{stdout}"
-    );
-    assert!(
-        failed[1].contains("; hint: `kubectl delete namespace route-sync-smoke-test-"),
-        "{stdout}"
-    );
-}
-
-#[tokio::test]
 async fn what_does_not_fit_the_configuration_is_a_mistake() {
     let world = World::new().await;
     for (arguments, told) in [
@@ -540,4 +463,24 @@ async fn what_does_not_fit_the_configuration_is_a_mistake() {
         !stdout.contains("nats"),
         "a lane that is off is not asked: {stdout}"
     );
+}
+
+#[tokio::test]
+async fn static_routes_have_a_preflight_and_nothing_to_try_end_to_end() {
+    let world = World::new().await;
+    world.configure(|config| {
+        for group in ["kubernetes", "nats", "routes"] {
+            config.as_object_mut().unwrap().remove(group);
+        }
+        let route = json!({"name": "kubernetes-api", "port": 1024, "backends": ["10.0.0.5:8443"]});
+        config["static_routes"] = json!([route]);
+    });
+    let (code, stdout, stderr) = world.preflight(&[]).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    let lines = stdout.lines().count();
+    assert_eq!(lines, 3, "UAA, routing API, and the end: {stdout}");
+    let (code, stdout, stderr) = world.run(&["smoke-test"]).await;
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    let told = "error: the configuration names no cluster to try; hint: `--preflight` asks the servers alone\n";
+    assert_eq!(stderr, told);
 }

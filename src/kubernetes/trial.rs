@@ -1,5 +1,6 @@
-//! The objects of a smoke test: a Service without selector, the EndpointSlice that says what it leads to, and the
-//! namespace around them. Made, taken away, and found again where an earlier test left them.
+//! The objects of a smoke test: a Service without selector, the EndpointSlice that says what it leads to (Endpoints,
+//! where the apiserver serves no such thing), and the namespace around them. Made, taken away, and found again where an
+//! earlier test left them.
 //!
 //! Every object bears [`MARK`] and a name drawn at random; nothing else is deleted. What the objects are for, and when
 //! they have to go, is the caller's affair.
@@ -12,9 +13,12 @@ use std::time::Duration;
 use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::Timing;
-use super::api::{Api, ApiError};
+use super::api::{Api, ApiError, Resource};
+use super::watch::discover_endpoints;
+use super::wire::Kind;
 use crate::config::KubernetesConfig;
 use crate::outside::Outside;
 
@@ -29,6 +33,7 @@ const LEFTOVERS_MAX: usize = 100;
 pub struct Trial {
     api: Api,
     outside: Arc<dyn Outside>,
+    endpoints: OnceCell<Resource>,
 }
 
 /// Where the objects are, and what they are called.
@@ -64,9 +69,9 @@ impl std::fmt::Display for Right {
 // === impl Site ===
 
 impl Site {
-    fn slices(&self) -> String {
-        let namespace = &self.namespace;
-        format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices")
+    fn endpoints(&self, resource: Resource) -> String {
+        let (prefix, name) = (resource.prefix(), resource.name());
+        format!("{prefix}/namespaces/{}/{name}", self.namespace)
     }
 
     fn services(&self) -> String {
@@ -89,7 +94,25 @@ impl Trial {
         Self {
             api: Api::new(config, Timing::default(), outside.clone()),
             outside,
+            endpoints: OnceCell::new(),
         }
+    }
+
+    /// What the end-to-end test does in its namespace.
+    ///
+    /// # Errors
+    /// Why the apiserver does not tell what it serves.
+    pub async fn rights(&self) -> Result<Vec<Right>, ApiError> {
+        let endpoints = self.endpoints().await?;
+        let things = [("", "services"), (endpoints.group(), endpoints.name())];
+        let both = things.map(|(group, resource)| {
+            ["create", "delete"].map(|verb| Right {
+                verb,
+                group,
+                resource,
+            })
+        });
+        Ok(both.concat())
     }
 
     /// Lists a resource of the core in all namespaces, as the watches would, but one object at most.
@@ -138,6 +161,18 @@ impl Trial {
     /// # Errors
     /// Why it was not made.
     pub async fn make_endpoint(&self, site: &Site, endpoint: SocketAddr) -> Result<(), ApiError> {
+        let resource = self.endpoints().await?;
+        if resource.kind == Kind::Endpoints {
+            let endpoints = json!({
+                "apiVersion": "v1", "kind": "Endpoints",
+                "metadata": site.metadata(&BTreeMap::new()),
+                "subsets": [{
+                    "addresses": [{"ip": endpoint.ip()}],
+                    "ports": [{"protocol": "TCP", "port": endpoint.port()}],
+                }],
+            });
+            return self.make(&site.endpoints(resource), &endpoints).await;
+        }
         let labels = BTreeMap::from([
             ("kubernetes.io/service-name", site.name.clone()),
             ("endpointslice.kubernetes.io/managed-by", WRITER.to_owned()),
@@ -149,7 +184,7 @@ impl Trial {
             "ports": [{"name": "", "protocol": "TCP", "port": endpoint.port()}],
             "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
         });
-        self.make(&site.slices(), &slice).await
+        self.make(&site.endpoints(resource), &slice).await
     }
 
     /// Makes the Service.
@@ -190,14 +225,19 @@ impl Trial {
     /// Why something is still there; all of it was tried.
     pub async fn delete_all(&self, site: &Site) -> Result<(), ApiError> {
         let service = self.delete_service(site).await;
-        let path = format!("{}/{}", site.slices(), site.name);
-        let slice = self.delete(&path).await;
+        let endpoints = match self.endpoints().await {
+            Ok(resource) => {
+                let path = format!("{}/{}", site.endpoints(resource), site.name);
+                self.delete(&path).await
+            }
+            Err(error) => Err(error),
+        };
         let mut namespace = Ok(());
         if site.own_namespace {
             let path = format!("/api/v1/namespaces/{}", site.namespace);
             namespace = self.delete(&path).await;
         }
-        service.and(slice).and(namespace)
+        service.and(endpoints).and(namespace)
     }
 
     /// What tests left behind that began longer ago than any test takes.
@@ -255,6 +295,14 @@ impl Trial {
         Ok(ours
             .map(|it| (text(&it["namespace"]), text(&it["name"])))
             .collect())
+    }
+
+    /// What says where a Service without selector leads; asked until it was answered once.
+    async fn endpoints(&self) -> Result<Resource, ApiError> {
+        let resource = self
+            .endpoints
+            .get_or_try_init(|| discover_endpoints(&self.api, None));
+        resource.await.copied()
     }
 
     async fn make(&self, path: &str, object: &Value) -> Result<(), ApiError> {

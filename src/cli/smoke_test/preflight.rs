@@ -31,14 +31,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Ours, of what comes back to us.
 const ECHO: u64 = 1;
 
-/// What the end-to-end test does in its namespace.
-const IN_NAMESPACE: [Right; 4] = [
-    right("create", "", "services"),
-    right("delete", "", "services"),
-    right("create", "discovery.k8s.io", "endpointslices"),
-    right("delete", "discovery.k8s.io", "endpointslices"),
-];
-/// What it does with the namespace itself.
+/// What the end-to-end test does with a namespace of its own.
 const OF_NAMESPACES: [Right; 2] = [
     right("create", "", "namespaces"),
     right("delete", "", "namespaces"),
@@ -118,15 +111,15 @@ impl Preflight<'_> {
         } else {
             &[]
         };
+        let untold = |error: ApiError| {
+            let told = format!("the apiserver does not tell rights: {}", chain(&error));
+            Trouble::new(told)
+        };
+        let within = cluster.trial.rights().await.map_err(untold)?;
         let mut missing = Vec::new();
-        for right in own.iter().chain(&IN_NAMESPACE) {
-            match cluster.trial.may(*right, namespace).await {
-                Ok(true) => {}
-                Ok(false) => missing.push(format!("`{right}`")),
-                Err(error) => {
-                    let told = format!("the apiserver does not tell rights: {}", chain(&error));
-                    return Err(Trouble::new(told));
-                }
+        for right in own.iter().chain(&within) {
+            if !cluster.trial.may(*right, namespace).await.map_err(untold)? {
+                missing.push(format!("`{right}`"));
             }
         }
         if missing.is_empty() {
