@@ -1,25 +1,26 @@
 //! The commands that are run once, against servers that answer as each test wants it: every line that a smoke test
-//! can fail with, and in `registration` what a registration does not do.
+//! can fail with, and what a registration does not do.
 
 #[path = "http_lane/server.rs"]
 #[allow(dead_code, reason = "the lane's tests need more of it")]
 mod server;
 
+#[path = "errands/end_to_end.rs"]
+mod end_to_end;
 #[path = "errands/registration.rs"]
 mod registration;
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
-use wiremock::matchers::{body_string_contains, method, path, path_regex};
+use wiremock::matchers::{body_string_contains, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use server::{Behaviour, Server};
 
 const SCOPES: &str = "routing.router_groups.read routing.routes.read routing.routes.write";
-const MARK: &str = "route-sync.cloudfoundry.org/smoke-test";
 /// Begins every secret, so that none is overlooked.
 const SECRET: &str = "hunter";
 /// Before every other answer.
@@ -61,13 +62,6 @@ fn refusal(code: u16, reason: &str) -> ResponseTemplate {
         code,
         json!({"kind": "Status", "code": code, "reason": reason, "message": message}),
     )
-}
-
-/// What a namespace or Service of a smoke test looks like in a list.
-fn left(namespace: &str, name: &str, created: &str) -> Value {
-    json!({"metadata": {
-        "namespace": namespace, "name": name, "labels": {MARK: "true"}, "creationTimestamp": created,
-    }})
 }
 
 // === impl World ===
@@ -151,22 +145,19 @@ impl World {
         mock.with_priority(FIRST).mount(&self.servers).await;
     }
 
-    async fn run(&self, arguments: &[&str]) -> Told {
-        let output = Command::new(env!("CARGO_BIN_EXE_route-sync"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_route-sync"));
+        command
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
-            .output()
-            .await
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        assert!(
-            !stdout.contains(SECRET) && !stderr.contains(SECRET),
-            "{stdout}{stderr}"
-        );
-        (output.status.code().unwrap(), stdout, stderr)
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Told {
+        told(self.command(arguments).output().await.unwrap())
     }
 
     async fn preflight(&self, more: &[&str]) -> Told {
@@ -192,6 +183,14 @@ impl World {
         let of_verb = requests.iter().filter(|it| it.method.as_str() == verb);
         of_verb.map(|it| it.url.path().to_owned()).collect()
     }
+}
+
+fn told(output: Output) -> Told {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    let both = format!("{stdout}{stderr}");
+    assert!(!both.contains(SECRET), "{both}");
+    (output.status.code().unwrap(), stdout, stderr)
 }
 
 /// Failed lines without their times, each with its hint.
@@ -421,132 +420,6 @@ async fn rights_of_the_end_to_end_test_are_missed_by_it_alone() {
             .asked("POST")
             .await
             .contains(&"/api/v1/namespaces".to_owned())
-    );
-}
-
-#[tokio::test]
-async fn what_earlier_tests_left_goes_and_a_failure_is_cleaned_up_after() {
-    let world = World::new().await;
-    let now = "2999-01-01T00:00:00Z";
-    let old = "2020-01-01T00:00:00Z";
-    let namespaces = [
-        left("", "route-sync-old", old),
-        left("", "route-sync-young", now),
-    ];
-    world
-        .says("GET", "/api/v1/namespaces", list(&namespaces))
-        .await;
-    let mut strange = left("theirs", "strange", old);
-    strange["metadata"]["labels"] = json!({});
-    let services = [
-        left("route-sync-old", "s", old),
-        left("given", "t", old),
-        left("given", "young", now),
-        strange,
-    ];
-    world.says("GET", "/api/v1/services", list(&services)).await;
-    let gone = Mock::given(method("DELETE")).and(path_regex("^/api"));
-    gone.respond_with(refusal(404, "NotFound"))
-        .mount(&world.servers)
-        .await;
-    world
-        .says("POST", "/api/v1/namespaces", refusal(409, "AlreadyExists"))
-        .await;
-
-    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
-    assert_eq!(code, 1, "{stdout}");
-    assert!(
-        stdout.contains("  removed 2 that earlier tests left\n"),
-        "{stdout}"
-    );
-    let told =
-        "namespace: cannot make the namespace: the apiserver answers 409: so the test wants it";
-    assert_eq!(failed(&stdout), [told], "{stdout}");
-    assert!(stdout.contains("\nok       cleanup "), "{stdout}");
-    let deleted = world.asked("DELETE").await;
-    let expect = [
-        "/api/v1/namespaces/route-sync-old/services/s",
-        "/apis/discovery.k8s.io/v1/namespaces/route-sync-old/endpointslices/s",
-        "/api/v1/namespaces/route-sync-old",
-        "/api/v1/namespaces/given/services/t",
-        "/apis/discovery.k8s.io/v1/namespaces/given/endpointslices/t",
-    ];
-    assert_eq!(deleted[..5], expect);
-    let own = deleted[5..].iter();
-    assert_eq!(own.clone().count(), 3, "{deleted:?}");
-    assert!(
-        own.into_iter()
-            .all(|path| path.contains("/route-sync-smoke-test-")),
-        "{deleted:?}"
-    );
-}
-
-#[tokio::test]
-async fn where_no_endpoint_slices_are_served_endpoints_lead_to_the_listener() {
-    let world = World::new().await;
-    // As before Kubernetes 1.21.
-    let absent = ResponseTemplate::new(404);
-    world.says("GET", "/apis/discovery.k8s.io/v1", absent).await;
-    let made = Mock::given(method("POST")).and(path_regex("^/api/v1/namespaces"));
-    made.respond_with(answer(201, json!({"metadata": {}})))
-        .mount(&world.servers)
-        .await;
-    let refused = Mock::given(method("POST")).and(path_regex("/services$"));
-    refused
-        .respond_with(refusal(500, "InternalError"))
-        .with_priority(FIRST)
-        .mount(&world.servers)
-        .await;
-    let gone = Mock::given(method("DELETE")).and(path_regex("^/api/v1/"));
-    gone.respond_with(refusal(404, "NotFound"))
-        .mount(&world.servers)
-        .await;
-
-    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
-    assert_eq!(code, 1, "{stdout}");
-    let failed = failed(&stdout);
-    assert!(failed.len() == 1 && failed[0].starts_with("service: cannot make the Service"));
-    assert!(stdout.contains("\nok       cleanup "), "{stdout}");
-    let reviews = world.servers.received_requests().await.unwrap();
-    let reviews = reviews.iter().map(|it| String::from_utf8_lossy(&it.body));
-    assert!(
-        reviews
-            .clone()
-            .any(|body| body.contains(r#""resource":"endpoints""#))
-    );
-    let subset = r#""subsets":[{"addresses":[{"ip":"127.0.0.1"}],"ports":[{"port":"#;
-    assert!(reviews.clone().any(|body| body.contains(subset)));
-    let mut paths = world.asked("POST").await;
-    paths.extend(world.asked("DELETE").await);
-    let endpoints = paths.iter().filter(|path| path.contains("/endpoints"));
-    assert_eq!(endpoints.count(), 2, "{paths:?}");
-    assert!(
-        !paths.iter().any(|path| path.contains("discovery")),
-        "{paths:?}"
-    );
-}
-
-#[tokio::test]
-async fn what_cannot_be_deleted_is_told_with_the_command_that_does() {
-    let world = World::new().await;
-    world
-        .says("POST", "/api/v1/namespaces", refusal(500, "InternalError"))
-        .await;
-    let stuck = Mock::given(method("DELETE"));
-    stuck
-        .respond_with(refusal(403, "Forbidden"))
-        .mount(&world.servers)
-        .await;
-    let (code, stdout, _) = world.run(&["smoke-test", "--address", "127.0.0.1"]).await;
-    assert_eq!(code, 1);
-    let failed = failed(&stdout);
-    assert!(
-        failed[1].starts_with("cleanup: cannot delete everything: the apiserver forbids it"),
-        "{stdout}"
-    );
-    assert!(
-        failed[1].contains("; hint: `kubectl delete namespace route-sync-smoke-test-"),
-        "{stdout}"
     );
 }
 

@@ -227,9 +227,14 @@ impl<'a> EndToEnd<'a> {
         let (trial, site) = (&self.cluster.trial, &self.site);
         let made = trial.make_endpoint(site, self.endpoint).await;
         made.map_err(|error| {
-            refused("say what the Service leads to", &error).hint(
-                "`--address` must be an address that the nodes reach; a loopback address is none",
-            )
+            let trouble = refused("say what the Service leads to", &error);
+            match error {
+                ApiError::NotFound => trouble.hint("`--namespace` must name one that is there"),
+                ApiError::Status { code: 422, .. } => trouble.hint(
+                    "`--address` must be an address that the nodes reach; a loopback address is none",
+                ),
+                _ => trouble,
+            }
         })?;
         stop.check()?;
         let made = trial.make_service(site, self.endpoint, &self.labels).await;
