@@ -35,6 +35,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, Surroundings};
 use crate::publish::tcp;
 use crate::route::Hostname;
+use crate::static_routes;
 use crate::status::Drain;
 use crate::telemetry;
 
@@ -173,7 +174,9 @@ pub fn main() -> ExitCode {
                 render::hint("`--config <FILE>` names the configuration");
             }
             // A certificate that cannot be used is a mistake of the configuration as well.
-            let configuration = error.is::<ConfigError>() || error.is::<tcp::ConnectError>();
+            let configuration = error.is::<ConfigError>()
+                || error.is::<tcp::ConnectError>()
+                || error.is::<static_routes::SetupError>();
             if configuration {
                 usage_code(planning)
             } else {

@@ -13,6 +13,7 @@ mod reload;
 mod reserved;
 mod scalar;
 mod secret;
+mod static_routes;
 #[cfg(test)]
 mod tests;
 mod uaa;
@@ -25,13 +26,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::desired;
-use crate::route::Hostname;
+use crate::plan::{InstanceId, OnForeign};
+use crate::route::{ClusterId, Hostname};
 
 pub use file::SyntaxError;
 pub use keys::{KEYS, Key};
 pub use read::Mistake;
 pub use reload::at_start;
 pub use secret::Secret;
+pub use static_routes::{HealthConfig, StaticRoute};
 
 /// A configuration is some kilobytes; a wrong path should not fill the memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -39,18 +42,12 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How the apiserver is reached.
-    pub kubernetes: KubernetesConfig,
+    /// Where the table of routes comes from.
+    pub source: Source,
     /// How tokens are had; absent where the TCP lane is off.
     pub uaa: Option<UaaConfig>,
     /// The TCP lane; absent where it is off.
     pub routing_api: Option<RoutingApiConfig>,
-    /// The HTTP lane; absent where it is off.
-    pub nats: Option<NatsConfig>,
-    /// How routes are derived.
-    pub routes: desired::Options,
-    /// How instances agree on who acts; `None` where there is but one.
-    pub leader_election: Option<LeaderElectionConfig>,
     /// The admin listener; `None` is off.
     pub admin: Option<SocketAddr>,
     /// What is logged and how.
@@ -63,6 +60,28 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Keys nobody knows: a warning at start, a failure in `check`.
     pub unknown_keys: Vec<Mistake>,
+}
+
+/// Where the table of routes comes from: one of these, never both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The labelled Services of a cluster.
+    Cluster(Box<ClusterConfig>),
+    /// The configuration itself, for the TCP lane alone.
+    Static(Vec<StaticRoute>),
+}
+
+/// A cluster, and what is made of its Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// How the apiserver is reached.
+    pub kubernetes: KubernetesConfig,
+    /// The HTTP lane; absent where it is off.
+    pub nats: Option<NatsConfig>,
+    /// How routes are derived.
+    pub routes: desired::Options,
+    /// How instances agree on who acts; `None` where there is but one.
+    pub leader_election: Option<LeaderElectionConfig>,
 }
 
 /// What a configuration depends on besides its text.
@@ -164,10 +183,12 @@ pub struct RoutingApiConfig {
     pub router_group_is_default: bool,
     /// How long a row lives without a refresh. At most 120 s, and adopted downwards where the API's `max_ttl` is lower.
     pub ttl: Duration,
+    /// The mark of our rows, where it is not the cluster's; [`Self::mark`] decides.
+    pub instance_id: Option<InstanceId>,
     /// System components' ports that must never become routes.
     pub reserved_ports: crate::route::PortRanges,
-    /// Join a port that strangers already serve, instead of holding back.
-    pub join_foreign: bool,
+    /// What is done about a port that others serve already.
+    pub on_foreign: OnForeign,
     /// How the server is judged.
     pub tls: TlsConfig,
 }
@@ -277,6 +298,30 @@ impl Config {
                 mistakes: reader.mistakes.into_iter().chain(unknown_keys).collect(),
             }),
         }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    /// The cluster, where there is one.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&ClusterConfig> {
+        match self {
+            Self::Cluster(cluster) => Some(cluster),
+            Self::Static(_) => None,
+        }
+    }
+}
+
+// === impl RoutingApiConfig ===
+
+impl RoutingApiConfig {
+    /// What marks the rows of a table.
+    #[must_use]
+    pub fn mark(&self, cluster: &ClusterId) -> InstanceId {
+        let chosen = self.instance_id.clone();
+        chosen.unwrap_or_else(|| InstanceId::of(cluster))
     }
 }
 

@@ -60,6 +60,9 @@ pub struct Desired {
     pub node_ports: BTreeMap<NodePort, Arc<ServiceRef>>,
     /// Node ports of Services that gave a router port of the table to another: their rows stand until its do.
     pub yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
+    /// Ports of which nobody can say yet whether they should be served: what of ours stands there stays, and nothing
+    /// new comes.
+    pub undecided: BTreeSet<RouterPort>,
     /// Routes of the table that nothing asks for any more, kept alive by the [`guard`].
     pub held: Option<guard::Held>,
     /// An operator wants every route withdrawn: the table is empty, and nothing waits for any budget.
@@ -79,6 +82,7 @@ impl Desired {
             node_ips: BTreeMap::new(),
             node_ports: BTreeMap::new(),
             yielding: BTreeMap::new(),
+            undecided: BTreeSet::new(),
             held: None,
             drained: false,
             revisit: None,
@@ -201,6 +205,7 @@ pub fn derive(snapshot: &Snapshot, memory: &mut Memory, options: &Options, now: 
         node_ips: all_addresses(snapshot),
         node_ports: all_node_ports(snapshot),
         yielding: won.yielding,
+        undecided: BTreeSet::new(),
         held: None,
         drained: false,
         revisit,

@@ -31,6 +31,7 @@ pub mod retry;
 pub mod route;
 pub mod settings;
 pub mod state;
+pub mod static_routes;
 pub mod status;
 pub mod telemetry;
 pub mod uaa;

@@ -11,12 +11,14 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
+use crate::config::{HealthConfig, KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use crate::kubernetes::{self, Timing};
 use crate::lifecycle::wall_clock;
 use crate::publish::http::{Bus, BusError, NatsBus};
 use crate::publish::tcp::{self, RoutingApi, TcpCounters};
+use crate::publish::tls::TlsError;
 use crate::state::{Disk, Folder};
+use crate::static_routes::probe::{self, Probe};
 
 /// Every remote, the disk, and the time of day.
 pub trait Outside: Send + Sync {
@@ -43,6 +45,12 @@ pub trait Outside: Send + Sync {
     /// # Errors
     /// Only for what no waiting can mend.
     fn nats<'a>(&'a self, config: &'a NatsConfig) -> BoxFuture<'a, Result<Box<dyn Bus>, BusError>>;
+
+    /// Whoever can be asked for the health of a static route. Asks nobody anything yet.
+    ///
+    /// # Errors
+    /// Where a file cannot be used.
+    fn health(&self, config: &HealthConfig) -> Result<Arc<dyn Probe>, TlsError>;
 
     /// Where state is kept.
     fn disk(&self, folder: &Path) -> Arc<dyn Disk>;
@@ -82,6 +90,10 @@ impl Outside for Network {
             Ok(Box::new(bus) as Box<dyn Bus>)
         };
         open.boxed()
+    }
+
+    fn health(&self, config: &HealthConfig) -> Result<Arc<dyn Probe>, TlsError> {
+        probe::over_http(config)
     }
 
     fn disk(&self, folder: &Path) -> Arc<dyn Disk> {

@@ -13,11 +13,13 @@
 //! | yes    | the same row                  | anyone's           | keep, or refresh once due                       |
 //! | yes    | same `ip:port`, other identity| ours or legacy     | clear it first, add once a list shows it gone   |
 //! | yes    | the same after it was cleared | legacy            | its writer still runs: take ours out, wait      |
-//! | yes    | other backends                | a stranger's       | hold, unless we already serve the port or join  |
+//! | yes    | other backends                | a stranger's       | hold, unless we already serve the port, join or |
+//! |        |                               |                    | share it                                        |
 //! | yes    | other node, same node port    | ours               | keep alive; remove once one wanted row stands   |
 //! | yes    | a node port that yields it    | ours               | keep alive; remove once one wanted row stands   |
 //! | yes    | other node port               | ours               | remove at once: another Service's or a dead one |
 //! | no     | a row                         | ours               | remove; keep refreshing while removals are held |
+//! |        |                               |                    | or the port is undecided                        |
 //! | no     | a row                         | not ours           | nothing, ever                                   |
 //!
 //! "Legacy" is a row at one of our nodes and at the Service's own node port that does not carry our id: the
@@ -136,11 +138,22 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// What is done about a port that others serve already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnForeign {
+    /// Nothing is published there, unless we serve it as well already.
+    Hold,
+    /// We join them, and say so.
+    Join,
+    /// They are peers, each with backends of its own: that is how the port is meant to be served.
+    Share,
+}
+
 /// What an operator and the API's pace decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Join ports that strangers serve.
-    pub join_foreign: bool,
+    /// What is done about ports that others serve.
+    pub on_foreign: OnForeign,
     /// Remove nothing for now, and keep alive what should go.
     pub hold_removals: bool,
     /// How long a row lives without a refresh.
@@ -168,6 +181,8 @@ pub struct Input<'a> {
     pub node_ports: &'a BTreeMap<NodePort, Arc<ServiceRef>>,
     /// Node ports of Services that gave a router port to the one that wants it.
     pub yielding: &'a BTreeMap<RouterPort, BTreeSet<NodePort>>,
+    /// Ports of which nobody can say yet whether they should be served.
+    pub undecided: &'a BTreeSet<RouterPort>,
     /// What was decided.
     pub policy: Policy,
     /// When.
@@ -400,7 +415,7 @@ impl<'a> Planner<'a> {
             .filter(|(_, standing)| *standing == Standing::Foreign)
             .map(|(row, _)| row.backend())
             .collect();
-        if strangers.is_empty() {
+        if strangers.is_empty() || self.input.policy.on_foreign == OnForeign::Share {
             return true;
         }
         self.plan.look(Look::Later);
@@ -409,7 +424,7 @@ impl<'a> Planner<'a> {
             .any(|(_, standing)| *standing != Standing::Foreign)
             || wanted.rows.iter().any(|row| self.input.journal.holds(row));
         let names = strangers.into_iter().collect::<Vec<_>>().join(", ");
-        if incumbent || self.input.policy.join_foreign {
+        if incumbent || self.input.policy.on_foreign == OnForeign::Join {
             let message = format!("port `{port}` also leads to {names}, which is not ours");
             self.find(Code::ForeignJoined, wanted, message, None);
             return true;
@@ -559,8 +574,7 @@ impl<'a> Planner<'a> {
                     ..
                 } = self.input.journal;
                 // One that is only to be kept alive must live, which nobody can tell of those.
-                let inherited = inherited.iter();
-                let inherited = inherited.filter(|_| !self.input.policy.hold_removals);
+                let inherited = inherited.iter().filter(|row| !self.kept(row.port));
                 let rows = confirmed.keys().chain(inherited);
                 rows.map(|row| (row, None)).collect()
             }
@@ -577,7 +591,7 @@ impl<'a> Planner<'a> {
             else {
                 continue;
             };
-            if self.input.policy.hold_removals {
+            if self.kept(row.port) {
                 self.plan.held.insert(row.port);
                 self.live(row, self.input.journal.confirmed.get(row).copied());
             } else if self.last_of_its_port(row) {
@@ -586,6 +600,11 @@ impl<'a> Planner<'a> {
                 self.plan.remove.push(owned);
             }
         }
+    }
+
+    /// Whether nothing of the port may be removed now.
+    fn kept(&self, port: RouterPort) -> bool {
+        self.input.policy.hold_removals || self.input.undecided.contains(&port)
     }
 
     /// Whether the port would close, if the row went before its successors stand. A row at another node port

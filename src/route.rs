@@ -16,5 +16,5 @@ pub use hostname::{Hostname, HostnameError, Uri, UriError};
 pub use port::{NodePort, PortRanges, PortRangesError, RouterPort};
 pub use table::{
     ClusterId, HttpOptions, HttpProtocol, HttpRoute, Lane, LoadBalancing, RouteTable, ServiceKey,
-    ServiceRef, TcpRoute,
+    ServiceRef, TcpRoute, is_dns_label,
 };

@@ -256,6 +256,20 @@ impl Warm {
     }
 }
 
+impl Opened {
+    /// The same for a process whose table is its own from the first moment: of the last one's it needs to know only
+    /// which rows are ours.
+    #[must_use]
+    pub fn rows_alone(mut self) -> Self {
+        let rows = std::mem::take(&mut self.warm.rows);
+        self.warm = Warm {
+            rows,
+            ..Warm::default()
+        };
+        self
+    }
+}
+
 // === impl Ledgers ===
 
 impl Ledgers {

@@ -27,7 +27,7 @@ pub struct Status {
     /// What ages are told by.
     pub clock: Clock,
     sources: watch::Receiver<SourceReport>,
-    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshot: Option<watch::Receiver<Option<Arc<Snapshot>>>>,
     desired: watch::Receiver<Option<Arc<Desired>>>,
     lanes: Vec<watch::Receiver<LaneReport>>,
     state: Option<watch::Receiver<Vec<Finding>>>,
@@ -91,12 +91,12 @@ pub enum RouteState {
     Withdrawing,
 }
 
-/// What Kubernetes' side says of itself.
+/// What the source of the table says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceReport {
     /// Each resource.
     pub sources: BTreeMap<&'static str, SourceState>,
-    /// Which cluster.
+    /// Which cluster, or that there is none.
     pub cluster: Option<String>,
     /// What is wrong, as long as there is no snapshot that could tell.
     pub findings: Vec<Finding>,
@@ -111,7 +111,7 @@ pub struct SourceState {
     pub synced: bool,
     /// When it was last heard of: an event, a bookmark, or a list.
     pub last_heard: Option<Uptime>,
-    /// `watch` or `poll`.
+    /// `watch`, `poll` or `probe`.
     pub mode: &'static str,
     /// What went wrong last, while it is still wrong.
     pub error: Option<String>,
@@ -149,14 +149,13 @@ impl Status {
     pub fn new(
         clock: Clock,
         sources: watch::Receiver<SourceReport>,
-        snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
         desired: watch::Receiver<Option<Arc<Desired>>>,
         lanes: Vec<watch::Receiver<LaneReport>>,
     ) -> Self {
         Self {
             clock,
             sources,
-            snapshot,
+            snapshot: None,
             desired,
             lanes,
             state: None,
@@ -164,6 +163,13 @@ impl Status {
             draining: None,
             lease: None,
         }
+    }
+
+    /// The same with the view of a cluster.
+    #[must_use]
+    pub fn with_snapshot(mut self, snapshot: watch::Receiver<Option<Arc<Snapshot>>>) -> Self {
+        self.snapshot = Some(snapshot);
+        self
     }
 
     /// The same with what is wrong with the state file.
@@ -226,10 +232,10 @@ impl Status {
         self.sources.borrow().clone()
     }
 
-    /// The last view of the cluster.
+    /// The last view of the cluster, where there is one.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.snapshot.borrow().clone()
+        self.snapshot.as_ref()?.borrow().clone()
     }
 
     /// The last table.
@@ -285,7 +291,7 @@ impl Status {
                     .error
                     .as_ref()
                     .map_or_else(String::new, |error| format!(": {error}"));
-                missing.push(format!("source {resource}: no complete list yet{why}"));
+                missing.push(format!("source {resource}: not complete yet{why}"));
             }
         }
         let leader = self.leader_instead();
@@ -327,6 +333,12 @@ impl Status {
             let each = lanes.iter_mut().map(|lane| Box::pin(lane.changed()));
             futures::future::select_all(each).await.0
         };
+        let seen = async {
+            match snapshot {
+                Some(snapshot) => snapshot.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         let state_changed = async {
             match state {
                 Some(state) => state.changed().await,
@@ -354,7 +366,7 @@ impl Status {
         // The order does not matter: every one of them only wakes the reader, who then looks at all.
         let woken = tokio::select! {
             changed = sources.changed() => changed,
-            changed = snapshot.changed() => changed,
+            changed = seen => changed,
             changed = desired.changed() => changed,
             changed = lane_changed => changed,
             changed = state_changed => changed,
@@ -392,13 +404,8 @@ mod tests {
         let (sources, sources_rx) = watch::channel(SourceReport::default());
         let (_snapshot, snapshot_rx) = watch::channel(None);
         let (_desired, desired_rx) = watch::channel(None);
-        let mut status = Status::new(
-            Clock::start(),
-            sources_rx,
-            snapshot_rx,
-            desired_rx,
-            Vec::new(),
-        );
+        let status = Status::new(Clock::start(), sources_rx, desired_rx, Vec::new());
+        let mut status = status.with_snapshot(snapshot_rx);
         let finding = Finding::new(Code::RightMissing, Subject::Source("services"), "no right");
         // Two sources read Services, and both lack the right.
         sources.send_modify(|report| report.findings = vec![finding.clone(), finding.clone()]);

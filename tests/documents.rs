@@ -75,6 +75,12 @@ fn the_example_configurations_are_valid_and_without_weakness_of_their_own() {
         "{:?}",
         full.warnings
     );
+    let registrar = parse("examples/registrar.yml");
+    assert!(
+        registrar.unknown_keys.is_empty() && registrar.warnings.is_empty(),
+        "{:?}",
+        registrar.warnings
+    );
     let minimal = parse("examples/route-sync-minimal.yml");
     assert!(minimal.unknown_keys.is_empty());
     assert_eq!(
@@ -85,7 +91,10 @@ fn the_example_configurations_are_valid_and_without_weakness_of_their_own() {
 }
 
 /// Where the files that the examples name lie.
-const JOB: &str = "/var/vcap/jobs/route-sync/config";
+const JOBS: [&str; 2] = [
+    "/var/vcap/jobs/route-sync/config",
+    "/var/vcap/jobs/kubernetes-api-route-registrar/config",
+];
 
 /// A certificate and its key: each of the files may hold both, and a secret may be any text.
 const PEM: &str = include_str!("self_signed.pem");
@@ -100,15 +109,19 @@ current-context: x
 fn checked(name: &str) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().to_str().unwrap();
-    let text = read(name);
-    let places = text.split_whitespace().filter(|word| word.starts_with(JOB));
-    for place in places.map(|word| word.replace(JOB, home)) {
-        fs::create_dir_all(Path::new(&place).parent().unwrap()).unwrap();
+    let text = JOBS
+        .iter()
+        .fold(read(name), |text, job| text.replace(job, home));
+    let places = text
+        .split_whitespace()
+        .filter(|word| word.starts_with(home));
+    for place in places {
+        fs::create_dir_all(Path::new(place).parent().unwrap()).unwrap();
         let is_kubeconfig = place.ends_with("kubeconfig");
         fs::write(place, if is_kubeconfig { KUBECONFIG } else { PEM }).unwrap();
     }
     let config = folder.path().join("example.yml");
-    fs::write(&config, text.replace(JOB, home)).unwrap();
+    fs::write(&config, text).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_route-sync"))
         .args(["check", "--offline", "--config"])
         .arg(config)
@@ -124,9 +137,11 @@ fn checked(name: &str) -> (Option<i32>, String, String) {
 
 #[test]
 fn check_takes_the_example_configurations_once_the_files_they_name_are_there() {
-    let (code, told, errors) = checked("examples/route-sync.yml");
-    assert_eq!((code, errors.as_str()), (Some(0), ""), "{told}");
-    assert!(told.ends_with("is valid\n"), "{told}");
+    for whole in ["examples/route-sync.yml", "examples/registrar.yml"] {
+        let (code, told, errors) = checked(whole);
+        assert_eq!((code, errors.as_str()), (Some(0), ""), "{told}");
+        assert!(told.ends_with("is valid\n"), "{told}");
+    }
     let (code, told, errors) = checked("examples/route-sync-minimal.yml");
     assert_eq!(code, Some(0), "{told}{errors}");
     assert_eq!(errors.lines().count(), 1, "plain NATS alone: {errors}");
@@ -134,8 +149,8 @@ fn check_takes_the_example_configurations_once_the_files_they_name_are_there() {
 }
 
 #[test]
-fn the_full_example_shows_every_key_but_the_originals_names() {
-    let text = read("examples/route-sync.yml");
+fn the_full_examples_show_every_key_but_the_originals_names() {
+    let text = read("examples/route-sync.yml") + &read("examples/registrar.yml");
     for key in KEYS
         .iter()
         .filter(|key| key.path.contains('.') && !key.path.starts_with("nats_servers"))
@@ -153,28 +168,33 @@ fn the_full_example_shows_every_key_but_the_originals_names() {
 fn the_full_example_writes_the_defaults_where_it_says_so() {
     let full = parse("examples/route-sync.yml");
     let minimal = parse("examples/route-sync-minimal.yml");
-    let (api, default_api) = (full.routing_api.unwrap(), minimal.routing_api.unwrap());
+    let (api, default_api) = (
+        full.routing_api.clone().unwrap(),
+        minimal.routing_api.clone().unwrap(),
+    );
     assert_eq!(
         (api.ttl, api.router_group),
         (default_api.ttl, default_api.router_group)
     );
-    let (nats, default_nats) = (full.nats.unwrap(), minimal.nats.unwrap());
+    let cluster = |config: &Config| config.source.cluster().unwrap().clone();
+    let (of_full, of_minimal) = (cluster(&full), cluster(&minimal));
+    let (nats, default_nats) = (of_full.nats.unwrap(), of_minimal.nats.unwrap());
     assert_eq!(nats.default_interval, default_nats.default_interval);
     assert_eq!(nats.messages_per_second, default_nats.messages_per_second);
     assert_eq!(nats.send_app, default_nats.send_app);
-    assert_eq!(full.routes.max_backends, minimal.routes.max_backends);
+    assert_eq!(of_full.routes.max_backends, of_minimal.routes.max_backends);
     assert_eq!(
-        full.routes.max_tcp_backends,
-        minimal.routes.max_tcp_backends
+        of_full.routes.max_tcp_backends,
+        of_minimal.routes.max_tcp_backends
     );
-    assert_eq!(full.routes.removals, minimal.routes.removals);
+    assert_eq!(of_full.routes.removals, of_minimal.routes.removals);
     assert_eq!(
-        full.kubernetes.rescan_interval,
-        minimal.kubernetes.rescan_interval
+        of_full.kubernetes.rescan_interval,
+        of_minimal.kubernetes.rescan_interval
     );
     assert_eq!(
-        full.kubernetes.poll_interval,
-        minimal.kubernetes.poll_interval
+        of_full.kubernetes.poll_interval,
+        of_minimal.kubernetes.poll_interval
     );
     assert_eq!(
         (full.admin, full.log.level),

@@ -464,3 +464,23 @@ async fn what_does_not_fit_the_configuration_is_a_mistake() {
         "a lane that is off is not asked: {stdout}"
     );
 }
+
+#[tokio::test]
+async fn static_routes_have_a_preflight_and_nothing_to_try_end_to_end() {
+    let world = World::new().await;
+    world.configure(|config| {
+        for group in ["kubernetes", "nats", "routes"] {
+            config.as_object_mut().unwrap().remove(group);
+        }
+        let route = json!({"name": "kubernetes-api", "port": 1024, "backends": ["10.0.0.5:8443"]});
+        config["static_routes"] = json!([route]);
+    });
+    let (code, stdout, stderr) = world.preflight(&[]).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    let lines = stdout.lines().count();
+    assert_eq!(lines, 3, "UAA, routing API, and the end: {stdout}");
+    let (code, stdout, stderr) = world.run(&["smoke-test"]).await;
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    let told = "error: the configuration names no cluster to try; hint: `--preflight` asks the servers alone\n";
+    assert_eq!(stderr, told);
+}

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::future::BoxFuture;
-use route_sync::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
+use route_sync::config::{HealthConfig, KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
 use route_sync::desired::guard::Approvals;
 use route_sync::desired::{Code, Contested};
 use route_sync::kubernetes::{self, lease::LeaseObject};
@@ -21,8 +21,10 @@ use route_sync::lifecycle::{Clock, wall_clock};
 use route_sync::outside::{Network, Outside};
 use route_sync::publish::http::{Bus, BusError};
 use route_sync::publish::tcp::{self, RoutingApi, TcpCounters};
+use route_sync::publish::tls::TlsError;
 use route_sync::route::{RouterPort, ServiceKey};
 use route_sync::state::Disk;
+use route_sync::static_routes::probe::Probe;
 use route_sync::status::Drain;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -94,6 +96,10 @@ impl Outside for Machine {
 
     fn nats<'a>(&'a self, config: &'a NatsConfig) -> BoxFuture<'a, Result<Box<dyn Bus>, BusError>> {
         Network.nats(config)
+    }
+
+    fn health(&self, config: &HealthConfig) -> Result<Arc<dyn Probe>, TlsError> {
+        Network.health(config)
     }
 
     fn disk(&self, folder: &Path) -> Arc<dyn Disk> {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use route_sync::config::{RoutingApiConfig, Secret, TlsConfig, UaaConfig};
 use route_sync::desired::Desired;
 use route_sync::lifecycle::Clock;
-use route_sync::plan::InstanceId;
+use route_sync::plan::{InstanceId, OnForeign};
 use route_sync::publish::tcp::{self, Pace, TcpCounters, TcpLane};
 use route_sync::route::{
     Backend, Backends, ClusterId, Lane, NodePort, NodeUid, PortRanges, RouteTable, RouterPort,
@@ -60,7 +60,8 @@ fn config(url: &str, ttl: u64) -> (RoutingApiConfig, UaaConfig) {
         router_group_is_default: true,
         ttl: Duration::from_secs(ttl),
         reserved_ports: PortRanges::default(),
-        join_foreign: false,
+        instance_id: None,
+        on_foreign: OnForeign::Hold,
         tls: TlsConfig::default(),
     };
     let uaa = UaaConfig {

@@ -187,7 +187,8 @@ mod tests {
         let (sources, snapshot) = (SourceReport::default(), None);
         let (sources, snapshot) = (watch::channel(sources).1, watch::channel(snapshot).1);
         let desired = watch::channel(None).1;
-        let status = Status::new(Clock::start(), sources, snapshot, desired, vec![lane]);
+        let status =
+            Status::new(Clock::start(), sources, desired, vec![lane]).with_snapshot(snapshot);
         let told = |role| {
             let lease = LeaseReport {
                 identity: "us".to_owned(),

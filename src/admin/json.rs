@@ -339,6 +339,7 @@ impl Finding {
     #[must_use]
     pub fn of(finding: &desired::Finding) -> Self {
         let (kind, subject) = match &finding.subject {
+            Subject::Service(key) if key.is_static_route() => ("static-route", key.to_string()),
             Subject::Service(key) => ("service", key.to_string()),
             Subject::Node(name) => ("node", name.clone()),
             Subject::Source(resource) => ("resource", (*resource).to_owned()),

@@ -26,7 +26,8 @@ fn foundation() -> Foundation {
     let (_, snapshot) = watch::channel(None);
     let (_, desired) = watch::channel(None);
     let (lane, lane_rx) = watch::channel(LaneReport::new(Lane::Tcp));
-    let status = Status::new(Clock::start(), sources_rx, snapshot, desired, vec![lane_rx]);
+    let status =
+        Status::new(Clock::start(), sources_rx, desired, vec![lane_rx]).with_snapshot(snapshot);
     Foundation {
         sources,
         lane,

@@ -75,7 +75,10 @@ fn options(config: Option<&Path>, app_domain: Hostname) -> anyhow::Result<Option
         in_pod: true,
         files: false,
     };
-    Ok(Config::load(path, surroundings)?.routes)
+    let config = Config::load(path, surroundings)?;
+    let cluster = config.source.cluster();
+    let cluster = cluster.context("`static_routes` have no manifests to read")?;
+    Ok(cluster.routes.clone())
 }
 
 fn read(file: &Path) -> std::io::Result<String> {

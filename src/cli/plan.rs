@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Output, render, status, wires};
 use crate::Uptime;
 use crate::admin::json::{Finding, Held};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::desired::{self, Desired, Memory};
 
 /// Changes are pending.
@@ -55,14 +55,15 @@ struct HttpRow {
 }
 
 pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitCode> {
-    let snapshot = wires::snapshot_once(&config.kubernetes).await?;
-    let desired = desired::derive(
-        &snapshot,
-        &mut Memory::default(),
-        &config.routes,
-        Uptime::ZERO,
-    );
-    let mut findings: Vec<_> = snapshot.findings.into_iter().collect();
+    let desired = match &config.source {
+        Source::Cluster(cluster) => {
+            let snapshot = wires::snapshot_once(&cluster.kubernetes).await?;
+            let (memory, options) = (&mut Memory::default(), &cluster.routes);
+            desired::derive(&snapshot, memory, options, Uptime::ZERO)
+        }
+        Source::Static(routes) => wires::health_once(routes).await?,
+    };
+    let mut findings = Vec::new();
     let tcp = match (&config.uaa, &config.routing_api) {
         (Some(uaa), Some(api)) => {
             let (tcp, found) = wires::tcp_changes(uaa, api, &desired).await?;
@@ -71,7 +72,8 @@ pub(super) async fn plan(config: Config, output: Output) -> anyhow::Result<ExitC
         }
         _ => None,
     };
-    let http = if config.nats.is_some() {
+    let cluster = config.source.cluster();
+    let http = if cluster.is_some_and(|cluster| cluster.nats.is_some()) {
         http(&desired)
     } else {
         Vec::new()

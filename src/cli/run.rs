@@ -7,8 +7,10 @@
 
 mod derive;
 mod drain;
+mod fixed;
 mod reload;
 mod tell;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,17 +25,17 @@ use tracing::{error, info, warn};
 
 pub(super) use derive::Others;
 
-use self::derive::Inherited;
 use self::drain::Gate;
 use self::reload::{Parts, Reload};
+use self::upstream::Base;
 use super::runtime;
 use super::wires::{self, Wiring};
 use crate::admin;
-use crate::config::Config;
-use crate::desired::Memory;
+use crate::config::{Config, Source};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters, Metrics};
 use crate::outside::{Network, Outside};
+use crate::settings::Settings;
 use crate::state::{Opened, Place};
 use crate::status::{Drain, LaneReport, Status};
 use crate::telemetry::{Dropped, Guard, Level};
@@ -100,16 +102,13 @@ pub async fn assemble(
     mut counters: Counters,
 ) -> anyhow::Result<Controller> {
     reload::say_weaknesses(&config);
-    let parts = Parts::new(&config);
+    let mut parts = Parts::new(&config);
     // Exhaustive, so that a key nobody wires does not compile.
     let Config {
-        kubernetes,
+        source,
         // The lanes follow what these become.
         uaa: _,
         routing_api,
-        nats: _,
-        routes,
-        leader_election,
         admin,
         log: _,
         state_dir,
@@ -125,57 +124,45 @@ pub async fn assemble(
         dir,
         max_age: state_max_age,
     });
-    let domain = &routes.app_domain;
-    let state = wires::state(&*outside, place, &kubernetes, domain, routing_api.as_ref()).await;
+    let state = wires::state(&*outside, place, &source, routing_api.as_ref()).await;
     let (gate, drains, mut draining) = Gate::open(state.as_ref());
-    let leading = wires::lease(
-        outside.clone(),
-        leader_election,
-        &kubernetes,
-        state.as_ref(),
-        draining.asked.clone(),
-        clock,
-        &mut tasks,
-    );
-    let others = wires::node_ports(outside.clone(), kubernetes.clone(), &mut tasks);
-    let (snapshot, sources) = wires::watch(
-        outside.clone(),
-        kubernetes,
-        clock,
-        &mut counters,
-        &mut tasks,
-    );
     let (desired_tx, desired) = watch::channel(None);
     let (approvals_tx, approvals) = mpsc::channel(admin::APPROVALS_MAX);
-    let deriving = derive::run(
-        snapshot.clone(),
-        parts.options.follower(),
-        known_holders(state.as_ref()),
+    let base = Base {
+        outside: outside.clone(),
+        state: state.as_ref(),
+        gate,
+        drained: draining.asked.clone(),
+        approvals,
+        desired: desired_tx,
         clock,
-        desired_tx,
-        derive::Told {
-            approvals,
-            others,
-            propagation: counters.propagation(),
-            gate,
-            shared: leading.shared,
-            inherited: state.as_ref().map(Inherited::of),
-        },
-        stop.clone(),
-    );
-    tasks.spawn("derive", deriving);
+        counters: &mut counters,
+        tasks: &mut tasks,
+    };
+    let upstream = match source {
+        Source::Cluster(cluster) => {
+            let options = Settings::new(cluster.routes.clone());
+            let upstream = upstream::of_cluster(*cluster, &options, base);
+            parts.options = Some(options);
+            upstream
+        }
+        Source::Static(routes) => upstream::of_static_routes(routes, base)?,
+    };
     let wiring = Wiring {
         outside,
         state: state.as_ref(),
-        roles: leading.roles,
-        instances: leading.instances,
+        roles: upstream.roles,
+        instances: upstream.instances,
         desired: desired.clone(),
         clock,
         counters: &mut counters,
         tasks: &mut tasks,
     };
     let lanes = lanes(&parts, wiring)?;
-    let mut status = Status::new(clock, sources, snapshot, desired.clone(), lanes);
+    let mut status = Status::new(clock, upstream.sources, desired.clone(), lanes);
+    if let Some(snapshot) = upstream.snapshot {
+        status = status.with_snapshot(snapshot);
+    }
     status = status.with_config(parts.findings());
     if let Some(Opened { keeper, .. }) = state {
         status = status.with_state(keeper.findings());
@@ -183,7 +170,7 @@ pub async fn assemble(
         tasks.spawn("state", keeper.run(desired, clock, stop.clone()));
     }
     status = status.with_drain(draining);
-    if let Some(lease) = leading.report {
+    if let Some(lease) = upstream.lease {
         status = status.with_lease(lease);
     }
     tasks.spawn("tell", tell::run(status.clone(), stop));
@@ -227,12 +214,6 @@ fn listen(
     let stop = tasks.stop_token();
     let listening = admin::run(address, status.clone(), metrics, words, stop);
     tasks.spawn("admin", listening);
-}
-
-/// Who held which name when the last process ended.
-fn known_holders(state: Option<&Opened>) -> Memory {
-    let known = state.and_then(|state| state.warm.holders.as_ref());
-    known.map_or_else(Memory::default, |known| Memory::of_holders(&known.table))
 }
 
 async fn until_stopped(

@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::Signals;
 use super::{Output, render, usage_code};
-use crate::config::{self, Config, KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
+use crate::config::{
+    self, ClusterConfig, Config, KubernetesConfig, NatsConfig, RoutingApiConfig, Source, UaaConfig,
+};
 use crate::kubernetes::trial::Trial;
 use crate::outside::{Network, Outside};
 use crate::publish::tcp::{ConnectError, RoutingApi};
@@ -255,15 +257,27 @@ impl Targets {
             }),
             _ => None,
         };
-        let cluster = ClusterTarget {
-            trial: Trial::new(outside.clone(), config.kubernetes.clone()),
-            config: config.kubernetes,
-            app_domain: config.routes.app_domain,
+        let (nats, cluster) = match config.source {
+            Source::Cluster(cluster) => {
+                let ClusterConfig {
+                    kubernetes,
+                    nats,
+                    routes,
+                    leader_election: _,
+                } = *cluster;
+                let cluster = ClusterTarget {
+                    trial: Trial::new(outside.clone(), kubernetes.clone()),
+                    config: kubernetes,
+                    app_domain: routes.app_domain,
+                };
+                (nats, Some(cluster))
+            }
+            Source::Static(_) => (None, None),
         };
         Ok(Self {
             tcp,
-            nats: config.nats,
-            cluster: Some(cluster),
+            nats,
+            cluster,
             outside,
             admin: config.admin,
         })

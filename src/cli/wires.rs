@@ -5,23 +5,27 @@ mod lease;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::plan::{Tcp, TcpRow};
 use super::run::Others;
-use crate::config::{KubernetesConfig, NatsConfig, RoutingApiConfig, UaaConfig};
+use crate::config::{
+    KubernetesConfig, NatsConfig, RoutingApiConfig, Source, StaticRoute, UaaConfig,
+};
 use crate::desired::{Desired, Finding};
 use crate::kubernetes::{self, snapshot::Snapshot};
 use crate::lease::{Instances, Roles};
 use crate::lifecycle::{Clock, Tasks};
 use crate::metrics::{Counter, Counters};
-use crate::outside::Outside;
+use crate::outside::{Network, Outside};
 use crate::plan;
 use crate::publish::http::{self, HttpCounters, Inheritance};
 use crate::publish::tcp::{self, TcpCounters, TcpLane, TcpSettings};
-use crate::route::{Hostname, Lane};
+use crate::route::Lane;
 use crate::settings::Settings;
 use crate::state::{self, Foundation, Opened, Place, Warm};
+use crate::static_routes;
 use crate::status::{LaneReport, SourceReport};
 pub(super) use lease::{Shared, lease};
 
@@ -71,24 +75,35 @@ pub(super) fn watch(
 pub(super) async fn state(
     outside: &dyn Outside,
     place: Option<Place>,
-    kubernetes: &KubernetesConfig,
-    app_domain: &Hostname,
+    source: &Source,
     api: Option<&RoutingApiConfig>,
 ) -> Option<Opened> {
     let place = place?;
-    let apiserver = match &kubernetes.cluster_id {
-        Some(id) => id.clone(),
-        // Who cannot be told cannot be the same: nothing is announced before it answers.
-        None => kubernetes::server_url(kubernetes).await.unwrap_or_default(),
+    let (apiserver, app_domain) = match source {
+        Source::Static(_) => (static_routes::NO_CLUSTER.to_owned(), String::new()),
+        Source::Cluster(cluster) => {
+            let apiserver = match &cluster.kubernetes.cluster_id {
+                Some(id) => id.clone(),
+                // Who cannot be told cannot be the same: nothing is announced before it answers.
+                None => kubernetes::server_url(&cluster.kubernetes)
+                    .await
+                    .unwrap_or_default(),
+            };
+            (apiserver, cluster.routes.app_domain.to_string())
+        }
     };
     let foundation = Foundation {
         apiserver,
-        app_domain: app_domain.to_string(),
+        app_domain,
         router_group: api.map(|api| api.router_group.clone()),
         routing_api: api.map(|api| api.url.clone()),
     };
     let disk = outside.disk(&place.dir);
-    Some(state::open_on(disk, place, foundation).await)
+    let opened = state::open_on(disk, place, foundation).await;
+    Some(match source {
+        Source::Static(_) => opened.rows_alone(),
+        Source::Cluster(_) => opened,
+    })
 }
 
 /// Starts what looks whose all node ports are, whenever that has to be known.
@@ -217,6 +232,17 @@ pub(super) fn http(
 /// One complete view of the cluster.
 pub(super) async fn snapshot_once(config: &KubernetesConfig) -> anyhow::Result<Snapshot> {
     Ok(kubernetes::snapshot_once(config).await?)
+}
+
+/// The table of static routes after one question each: who does not answer well is undecided.
+pub(super) async fn health_once(
+    routes: &[StaticRoute],
+) -> Result<Desired, static_routes::SetupError> {
+    let known = watch::Sender::new(static_routes::unasked(routes));
+    let mut watches = static_routes::watches(routes, &Network)?;
+    let clock = Clock::start();
+    join_all(watches.iter_mut().map(|watch| watch.ask(&known, clock))).await;
+    Ok(static_routes::table(routes, &known.borrow()))
 }
 
 /// The view that manifests give, with findings on what cannot be read; each text with the name of its file.

@@ -92,6 +92,11 @@ pub const KEYS: &[Key] = &[
         "how long a TCP route lives without a refresh; 5s to 120s",
     ),
     key(
+        "routing_api.instance_id",
+        "a hash of the cluster's id, or of the static routes",
+        "what marks our rows in the routing API's table, and what we delete there; up to 255 characters, and no two writers may share one",
+    ),
+    key(
         "routing_api.reserved_ports",
         "none",
         "ports of system components that no Service may claim, such as `2822,8853`; those of Cloud Foundry itself are always reserved",
@@ -244,6 +249,61 @@ pub const KEYS: &[Key] = &[
         "state.max_age",
         "10m",
         "how old the routes in `state.dir` may be to be announced before Kubernetes answers",
+    ),
+    key(
+        "static_routes[].name",
+        "required",
+        "what logs, reports and findings call a TCP route to fixed backends; `kubernetes`, `nats`, `routes`, `policy`, `tcp`, `http` and `leader_election` cannot stand beside such routes",
+    ),
+    key(
+        "static_routes[].port",
+        "required",
+        "its port at the TCP routers; whoever else serves that port is a peer",
+    ),
+    key(
+        "static_routes[].backends[]",
+        "required",
+        "`ip:port` where it leads",
+    ),
+    key(
+        "static_routes[].health.url",
+        "none: always up",
+        "who is asked whether the backends serve: the route is published after the first success, withdrawn after three failures in a row, and published again after the next success; 401 and 403 count as success, and for `/readyz` a 404 is followed by `/healthz`",
+    ),
+    key(
+        "static_routes[].health.ca_file",
+        "the system's",
+        "PEM file of the only authorities to trust",
+    ),
+    key(
+        "static_routes[].health.server_name",
+        "the dialled host",
+        "name to expect in the certificate; needs `ca_file`",
+    ),
+    key(
+        "static_routes[].health.cert_file",
+        "none",
+        "PEM file of the client certificate, leaf first",
+    ),
+    key(
+        "static_routes[].health.key_file",
+        "none",
+        "PEM file of its key",
+    ),
+    key(
+        "static_routes[].health.skip_tls_verification",
+        "false",
+        "trust any certificate of the server",
+    ),
+    key(
+        "static_routes[].health.token_file",
+        "none",
+        "file of a bearer token to show",
+    ),
+    key(
+        "static_routes[].health.interval",
+        "5s",
+        "time between two questions; 1s to 30s",
     ),
     key(
         "leader_election.enabled",

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -10,12 +11,14 @@ use super::file::Node;
 use super::read::{Field, Group, Reader};
 use super::reserved::reserved;
 use super::scalar;
+use super::static_routes;
 use super::{
-    Config, KubernetesConfig, LeaderElectionConfig, LogConfig, LogFormat, NatsConfig,
-    RoutingApiConfig, Secret, TlsConfig, UaaConfig,
+    ClusterConfig, Config, KubernetesConfig, LeaderElectionConfig, LogConfig, LogFormat,
+    NatsConfig, RoutingApiConfig, Secret, Source, TlsConfig, UaaConfig,
 };
 use crate::desired::guard::Limits;
 use crate::desired::{HostGrant, Options, PortGrant};
+use crate::plan::{InstanceId, OnForeign};
 use crate::route::{Hostname, PortRanges};
 
 /// Catches what a watch missed; below 30 s the listing itself would be the load.
@@ -45,73 +48,116 @@ const STATE_AGE_MIN: Duration = Duration::from_secs(10);
 const REMOVALS_WINDOW: RangeInclusive<Duration> =
     RangeInclusive::new(Duration::from_secs(1), Duration::from_hours(1));
 
-/// The two ways to meet strangers on a name of ours.
-const FOREIGN: &[(&str, bool)] = &[("hold", false), ("join", true)];
+/// The two ways to meet strangers on a host of ours, and on a port.
+const FOREIGN_HOST: &[(&str, bool)] = &[("hold", false), ("join", true)];
+const FOREIGN_PORT: &[(&str, OnForeign)] = &[("hold", OnForeign::Hold), ("join", OnForeign::Join)];
+
+/// Which lanes are on, and how each meets strangers.
+struct Lanes {
+    tcp_on: bool,
+    http_on: bool,
+    on_foreign: OnForeign,
+    join_hosts: bool,
+}
+
+/// Static routes are TCP routes, and always share their port.
+const STATIC_LANES: Lanes = Lanes {
+    tcp_on: true,
+    http_on: false,
+    on_foreign: OnForeign::Share,
+    join_hosts: false,
+};
 
 /// Reads the whole file. `None` only when the reader noted a mistake.
 pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<Config> {
     let root = reader.root(file);
     let mut warnings = Vec::new();
-    let tcp = reader.group(&root, "tcp");
-    let tcp_on = reader.flag(&tcp, "enabled").ok().unwrap_or(true);
-    let join = reader.choice(&tcp, "on_foreign_backend", FOREIGN);
-    let http = reader.group(&root, "http");
-    let http_on = reader.flag(&http, "enabled").ok().unwrap_or(true);
-    let join_http = reader.choice(&http, "on_foreign_endpoint", FOREIGN);
-    let kubernetes = kubernetes(reader, &root, in_pod);
+    let is_static = root.has("static_routes");
+    let lanes = if is_static {
+        static_routes::refuse_others(reader, &root);
+        STATIC_LANES
+    } else {
+        lanes(reader, &root)
+    };
+    let kubernetes = (!is_static).then(|| kubernetes(reader, &root, in_pod));
     let skip = reader.flag(&root, "skip_tls_verification");
-    let uaa = uaa(reader, &root, tcp_on, &skip);
-    let routing_api = routing_api(reader, &root, tcp_on, &skip, join.ok().unwrap_or(false));
-    let nats = super::nats::nats(reader, &root, http_on);
+    let uaa = uaa(reader, &root, lanes.tcp_on, &skip);
+    let mut routing_api = routing_api(reader, &root, &lanes, &skip);
+    weaknesses(uaa.as_ref(), routing_api.as_ref(), &mut warnings);
     let state = reader.group(&root, "state");
-    let state_dir: Option<std::path::PathBuf> = reader.text(&state, "dir").ok().map(Into::into);
+    let state_dir: Option<PathBuf> = reader.text(&state, "dir").ok().map(Into::into);
     let max_age = reader.duration(&state, "max_age", STATE_AGE_MIN..=DAY);
-    let routes = routes(reader, &root, state_dir.is_some());
-    let leader_election = leader_election(reader, &root);
+    let source = if let Some(kubernetes) = kubernetes {
+        let cluster = cluster(reader, &root, kubernetes, &lanes, state_dir.as_ref());
+        cluster.map(|mut cluster| {
+            reserve(&mut cluster, uaa.as_ref(), routing_api.as_ref());
+            nats_weaknesses(cluster.nats.as_ref(), &skip, &mut warnings);
+            cluster.nats = cluster.nats.filter(|_| lanes.http_on);
+            Source::Cluster(Box::new(cluster))
+        })
+    } else {
+        let routes = static_routes::static_routes(reader, &root, &mut warnings);
+        if let Some(api) = &mut routing_api {
+            let of_routes = || static_routes::instance_id(&routes);
+            api.instance_id.get_or_insert_with(of_routes);
+        }
+        Some(Source::Static(routes))
+    };
     let admin = admin(reader, &root, &mut warnings);
     let log = log(reader, &root);
-    if !tcp_on && !http_on {
-        reader.wrong(
-            "tcp.enabled".to_owned(),
-            "is off, and so is `http.enabled`: nothing is left to do",
-        );
-    }
-    weaknesses(
-        uaa.as_ref(),
-        routing_api.as_ref(),
-        nats.as_ref(),
-        &mut warnings,
-    );
-    if matches!(skip, Field::Is(true)) && nats.as_ref().is_some_and(|nats| nats.tls.is_some()) {
-        warnings.push(
-            "`skip_tls_verification` does not reach `nats.tls`: certificates of NATS servers are verified all the same"
-                .to_owned(),
-        );
-    }
-    let mut routes = routes?;
-    reserve(
-        &mut routes,
-        uaa.as_ref(),
-        routing_api.as_ref(),
-        nats.as_ref(),
-    );
     Some(Config {
-        kubernetes,
-        uaa: uaa.filter(|_| tcp_on),
-        routing_api: routing_api.filter(|_| tcp_on),
-        nats: nats.filter(|_| http_on).map(|nats| NatsConfig {
-            join_foreign: join_http.ok().unwrap_or(false),
-            state_dir: state_dir.clone(),
-            ..nats
-        }),
-        routes,
-        leader_election,
+        source: source?,
+        uaa: uaa.filter(|_| lanes.tcp_on),
+        routing_api: routing_api.filter(|_| lanes.tcp_on),
         admin,
         log,
         state_dir,
         state_max_age: max_age.ok().unwrap_or(STATE_AGE),
         warnings,
         unknown_keys: Vec::new(),
+    })
+}
+
+fn lanes(reader: &mut Reader, root: &Group<'_>) -> Lanes {
+    let tcp = reader.group(root, "tcp");
+    let tcp_on = reader.flag(&tcp, "enabled").ok().unwrap_or(true);
+    let on_foreign = reader.choice(&tcp, "on_foreign_backend", FOREIGN_PORT);
+    let http = reader.group(root, "http");
+    let http_on = reader.flag(&http, "enabled").ok().unwrap_or(true);
+    let join_hosts = reader.choice(&http, "on_foreign_endpoint", FOREIGN_HOST);
+    if !tcp_on && !http_on {
+        reader.wrong(
+            "tcp.enabled".to_owned(),
+            "is off, and so is `http.enabled`: nothing is left to do",
+        );
+    }
+    Lanes {
+        tcp_on,
+        http_on,
+        on_foreign: on_foreign.ok().unwrap_or(OnForeign::Hold),
+        join_hosts: join_hosts.ok().unwrap_or(false),
+    }
+}
+
+fn cluster(
+    reader: &mut Reader,
+    root: &Group<'_>,
+    kubernetes: KubernetesConfig,
+    lanes: &Lanes,
+    state_dir: Option<&PathBuf>,
+) -> Option<ClusterConfig> {
+    let nats = super::nats::nats(reader, root, lanes.http_on);
+    let routes = routes(reader, root, state_dir.is_some());
+    let leader_election = leader_election(reader, root);
+    Some(ClusterConfig {
+        kubernetes,
+        nats: nats.map(|nats| NatsConfig {
+            join_foreign: lanes.join_hosts,
+            state_dir: state_dir.cloned(),
+            ..nats
+        }),
+        routes: routes?,
+        leader_election,
     })
 }
 
@@ -220,17 +266,25 @@ fn skip_verification(reader: &mut Reader, group: &Group<'_>, old: &Field<bool>) 
 fn routing_api(
     reader: &mut Reader,
     root: &Group<'_>,
-    tcp_on: bool,
+    lanes: &Lanes,
     skip: &Field<bool>,
-    join_foreign: bool,
 ) -> Option<RoutingApiConfig> {
     let group = reader.group(root, "routing_api");
     let old = reader.parsed(root, "routing_api_url", scalar::base_url);
     let new = reader.parsed(&group, "url", scalar::base_url);
     let url = reader.either(("routing_api_url", old), ("routing_api.url", new));
-    let url = needed(reader, tcp_on, ("routing_api.url", "routing_api_url"), url);
+    let url = needed(
+        reader,
+        lanes.tcp_on,
+        ("routing_api.url", "routing_api_url"),
+        url,
+    );
     let router_group = reader.text(&group, "router_group").ok().map(str::to_owned);
     let ttl = reader.duration(&group, "ttl", TTL_MIN..=TTL_MAX);
+    let instance_id = reader.parsed(&group, "instance_id", |text| {
+        let message = "must be 1 to 255 visible ASCII characters without spaces";
+        InstanceId::chosen(text).ok_or_else(|| message.to_owned())
+    });
     let reserved_ports = ports(reader, &group, "reserved_ports");
     let ca_file = reader.ca_file(&group, "ca_file").ok();
     let identity = reader.identity(&group, "client_cert_file", "client_key_file");
@@ -240,8 +294,9 @@ fn routing_api(
         router_group_is_default: router_group.is_none(),
         router_group: router_group.unwrap_or_else(|| ROUTER_GROUP.to_owned()),
         ttl: ttl.ok().unwrap_or(TTL_MAX),
+        instance_id: instance_id.ok(),
         reserved_ports: reserved_ports.ok().unwrap_or_default(),
-        join_foreign,
+        on_foreign: lanes.on_foreign,
         tls: TlsConfig {
             ca_file,
             identity,
@@ -476,7 +531,6 @@ fn log(reader: &mut Reader, root: &Group<'_>) -> LogConfig {
 fn weaknesses(
     uaa: Option<&UaaConfig>,
     routing_api: Option<&RoutingApiConfig>,
-    nats: Option<&NatsConfig>,
     warnings: &mut Vec<String>,
 ) {
     if let Some(uaa) = uaa {
@@ -485,12 +539,20 @@ fn weaknesses(
     if let Some(api) = routing_api {
         weak_https("routing_api", &api.url, &api.tls, "the token", warnings);
     }
-    if nats.is_some_and(|nats| nats.tls.is_none()) {
-        warnings.push(
+}
+
+fn nats_weaknesses(nats: Option<&NatsConfig>, skip: &Field<bool>, warnings: &mut Vec<String>) {
+    let Some(nats) = nats else { return };
+    let weakness = match nats.tls {
+        None => {
             "`nats.tls` is not given: TLS is used only where the server demands it, and nobody's certificate is demanded"
-                .to_owned(),
-        );
-    }
+        }
+        Some(_) if matches!(skip, Field::Is(true)) => {
+            "`skip_tls_verification` does not reach `nats.tls`: certificates of NATS servers are verified all the same"
+        }
+        Some(_) => return,
+    };
+    warnings.push(weakness.to_owned());
 }
 
 pub(super) fn weak_https(
@@ -512,11 +574,11 @@ pub(super) fn weak_https(
 }
 
 fn reserve(
-    routes: &mut Options,
+    cluster: &mut ClusterConfig,
     uaa: Option<&UaaConfig>,
     routing_api: Option<&RoutingApiConfig>,
-    nats: Option<&NatsConfig>,
 ) {
+    let (routes, nats) = (&mut cluster.routes, &cluster.nats);
     let mut named = Vec::new();
     named.extend(uaa.and_then(|uaa| scalar::url_host(&uaa.url)));
     named.extend(routing_api.and_then(|api| scalar::url_host(&api.url)));

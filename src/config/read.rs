@@ -108,6 +108,21 @@ impl<'a> Group<'a> {
             .map(|(_, node)| node)
     }
 
+    /// Whether a name stands in it, with whatever value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.node(name).is_some()
+    }
+
+    /// Whether something stands under a name: neither nothing, nor an empty group or list.
+    pub(super) fn says(&self, name: &str) -> bool {
+        match self.node(name) {
+            None | Some(Node::Blank) => false,
+            Some(Node::Map(entries)) => !entries.is_empty(),
+            Some(Node::List(items)) => !items.is_empty(),
+            Some(Node::Scalar(_) | Node::Tagged) => true,
+        }
+    }
+
     /// Whether any key stands in it.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -368,15 +383,7 @@ impl Reader {
         let value = self
             .text(group, name)
             .map(|text| Secret::new(text.to_owned()));
-        let check_files = self.check_files;
-        let file = self.parsed(group, &file_name, |path| {
-            if check_files {
-                Secret::read(Path::new(path))
-            } else {
-                // Nobody who skips the files sends anything.
-                Ok(Secret::new(String::new()))
-            }
-        });
+        let file = self.secret_file(group, &file_name);
         match (value, file) {
             (Field::Absent, file) => file,
             (value, Field::Absent) => value,
@@ -386,6 +393,19 @@ impl Reader {
                 Field::Wrong
             }
         }
+    }
+
+    /// A secret by file alone.
+    pub(super) fn secret_file(&mut self, group: &Group<'_>, name: &str) -> Field<Secret> {
+        let check_files = self.check_files;
+        self.parsed(group, name, |path| {
+            if check_files {
+                Secret::read(Path::new(path))
+            } else {
+                // Nobody who skips the files sends anything.
+                Ok(Secret::new(String::new()))
+            }
+        })
     }
 
     /// A client certificate with its key: both or none.

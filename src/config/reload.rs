@@ -4,14 +4,19 @@
 //! bound to what the process opened at its start, or where rows that live depend on the old value. Everything
 //! else changes at once. Pure: who reads files and who proves that settings work is elsewhere.
 
-use super::{Config, KubernetesConfig, LeaderElectionConfig, NatsConfig, RoutingApiConfig};
+use super::{
+    ClusterConfig, Config, KubernetesConfig, LeaderElectionConfig, NatsConfig, RoutingApiConfig,
+    Source,
+};
 
 /// Keys that take effect at the next start; one that ends in a dot stands for its whole group.
 const AT_START: &[&str] = &[
+    "static_routes[].",
     "kubernetes.",
     "routing_api.url",
     "routing_api.router_group",
     "routing_api.ttl",
+    "routing_api.instance_id",
     "nats.send_app",
     "routes.app_domain",
     "tcp.enabled",
@@ -76,12 +81,9 @@ impl Config {
         let mut waiting = Waiting::default();
         // Exhaustive, so that a new key is decided here.
         let Self {
-            kubernetes,
+            source,
             uaa,
             routing_api,
-            nats,
-            routes,
-            leader_election,
             admin,
             log,
             state_dir,
@@ -89,7 +91,11 @@ impl Config {
             warnings: _,
             unknown_keys: _,
         } = self;
-        keep_kubernetes(&mut waiting, kubernetes, &mut next.kubernetes);
+        if let (Source::Cluster(runs), Source::Cluster(file)) = (source, &mut next.source) {
+            keep_cluster(&mut waiting, runs, file);
+        } else {
+            waiting.keep("static_routes", source, &mut next.source);
+        }
         let was_on = routing_api.is_some();
         let is_on = next.routing_api.is_some();
         let api = routing_api.as_ref();
@@ -97,28 +103,16 @@ impl Config {
         if was_on != is_on {
             next.uaa.clone_from(uaa);
         }
-        waiting.lane("http.enabled", nats.as_ref(), &mut next.nats, keep_nats);
-        if routes.app_domain == next.routes.app_domain {
-            next.routes.state_survives = routes.state_survives;
-        } else {
-            // Every other key of these groups is read in its light.
-            waiting.0.push("routes.app_domain");
-            next.routes.clone_from(routes);
-        }
-        waiting.lane(
-            "leader_election.enabled",
-            leader_election.as_ref(),
-            &mut next.leader_election,
-            keep_leader_election,
-        );
         waiting.keep("admin.listen", admin, &mut next.admin);
         waiting.keep("log.format", &log.format, &mut next.log.format);
         waiting.keep("state.dir", state_dir, &mut next.state_dir);
         waiting.keep("state.max_age", state_max_age, &mut next.state_max_age);
-        if !waiting.0.is_empty() {
+        if !waiting.0.is_empty()
+            && let (Source::Cluster(runs), Source::Cluster(file)) = (source, &mut next.source)
+        {
             // A host that is still in use stays reserved.
-            let reserved = &mut next.routes.reserved_hosts;
-            for host in &routes.reserved_hosts {
+            let reserved = &mut file.routes.reserved_hosts;
+            for host in &runs.routes.reserved_hosts {
                 if !reserved.contains(host) {
                     reserved.push(host.clone());
                 }
@@ -126,6 +120,30 @@ impl Config {
         }
         (next, waiting.0)
     }
+}
+
+fn keep_cluster(waiting: &mut Waiting, runs: &ClusterConfig, file: &mut ClusterConfig) {
+    let ClusterConfig {
+        kubernetes,
+        nats,
+        routes,
+        leader_election,
+    } = runs;
+    keep_kubernetes(waiting, kubernetes, &mut file.kubernetes);
+    waiting.lane("http.enabled", nats.as_ref(), &mut file.nats, keep_nats);
+    if routes.app_domain == file.routes.app_domain {
+        file.routes.state_survives = routes.state_survives;
+    } else {
+        // Every other key of these groups is read in its light.
+        waiting.0.push("routes.app_domain");
+        file.routes.clone_from(routes);
+    }
+    waiting.lane(
+        "leader_election.enabled",
+        leader_election.as_ref(),
+        &mut file.leader_election,
+        keep_leader_election,
+    );
 }
 
 fn keep_kubernetes(waiting: &mut Waiting, runs: &KubernetesConfig, file: &mut KubernetesConfig) {
@@ -151,9 +169,10 @@ fn keep_routing_api(waiting: &mut Waiting, runs: &RoutingApiConfig, file: &mut R
         router_group,
         router_group_is_default,
         ttl,
+        instance_id,
         // These change at once.
         reserved_ports: _,
-        join_foreign: _,
+        on_foreign: _,
         tls: _,
     } = runs;
     waiting.keep("routing_api.url", url, &mut file.url);
@@ -164,6 +183,8 @@ fn keep_routing_api(waiting: &mut Waiting, runs: &RoutingApiConfig, file: &mut R
         file.router_group_is_default = is_default;
     }
     waiting.keep("routing_api.ttl", ttl, &mut file.ttl);
+    let key = "routing_api.instance_id";
+    waiting.keep(key, instance_id, &mut file.instance_id);
 }
 
 fn keep_leader_election(

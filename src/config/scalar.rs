@@ -56,6 +56,15 @@ pub(super) fn flag(text: &str) -> Result<bool, String> {
 
 /// A base URL without its trailing slash.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
+    let url = self::url(text)?;
+    if url.query().is_some() {
+        return Err("must not hold a query".to_owned());
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// A URL with path and query.
+pub(super) fn url(text: &str) -> Result<reqwest::Url, String> {
     let no_scheme = || "must start with `https://` (or `http://`)".to_owned();
     if !text.contains("://") {
         return Err(no_scheme());
@@ -70,10 +79,10 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold credentials".to_owned());
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not hold a query or a fragment".to_owned());
+    if url.fragment().is_some() {
+        return Err("must not hold a fragment".to_owned());
     }
-    Ok(url.as_str().trim_end_matches('/').to_owned())
+    Ok(url)
 }
 
 /// The host of a base URL that has been checked.

@@ -30,6 +30,11 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("route-sync.yml"), ANYWHERE)
 }
 
+fn cluster(config: &Config) -> ClusterConfig {
+    let cluster = config.source.cluster();
+    cluster.expect("there are no static routes").clone()
+}
+
 /// Every mistake of a file, one a line.
 fn mistakes(text: &str) -> String {
     match parse(text) {
@@ -55,7 +60,7 @@ fn with(line: &str) -> String {
 #[test]
 fn a_file_of_the_original_loads_unchanged() {
     let config = parse(ORIGINAL).unwrap();
-    let nats = config.nats.unwrap();
+    let nats = cluster(&config).nats.unwrap();
     let servers: Vec<_> = nats
         .servers
         .iter()
@@ -76,18 +81,18 @@ fn a_file_of_the_original_loads_unchanged() {
             ("10.0.0.2", 4222, "nats", "1e3")
         ]
     );
-    let api = config.routing_api.unwrap();
+    let api = config.routing_api.clone().unwrap();
     assert_eq!(api.url, "https://api.sys.test");
     assert_eq!(
         (api.router_group.as_str(), api.ttl),
         ("default-tcp", Duration::from_mins(2))
     );
-    let uaa = config.uaa.unwrap();
+    let uaa = config.uaa.clone().unwrap();
     assert_eq!(uaa.client_secret.expose(), "0x1F");
     assert!(uaa.tls.skip_verification && api.tls.skip_verification);
-    assert_eq!(config.routes.app_domain.as_str(), "apps.test");
+    assert_eq!(cluster(&config).routes.app_domain.as_str(), "apps.test");
     assert_eq!(
-        config.kubernetes.kubeconfig,
+        cluster(&config).kubernetes.kubeconfig,
         Some("/nonexistent/kubeconfig".into())
     );
     assert_eq!(config.admin, Some(([127, 0, 0, 1], 9101).into()));
@@ -110,7 +115,14 @@ fn who_skips_verification_is_told_that_nats_is_verified_all_the_same() {
     let told =
         |text: &&String| text.starts_with("`skip_tls_verification` does not reach `nats.tls`");
     assert_eq!(config.warnings.iter().filter(told).count(), 1);
-    assert!(!config.nats.unwrap().tls.unwrap().skip_verification);
+    assert!(
+        !cluster(&config)
+            .nats
+            .unwrap()
+            .tls
+            .unwrap()
+            .skip_verification
+    );
     let config = parse(&with(&format!("{tls}\n    skip_tls_verification: true"))).unwrap();
     let key = &config.unknown_keys[0].key;
     assert_eq!(key, "nats.tls.skip_tls_verification");
@@ -130,9 +142,12 @@ fn state_is_good_for_ten_minutes_unless_said_otherwise() {
 #[test]
 fn the_http_lane_is_told_where_state_survives() {
     let config = parse(&with("state:\n  dir: /var/vcap/data/route-sync")).unwrap();
-    assert!(config.routes.state_survives);
-    assert_eq!(config.nats.unwrap().state_dir, config.state_dir);
-    assert_eq!(parse(&with("")).unwrap().nats.unwrap().state_dir, None);
+    assert!(cluster(&config).routes.state_survives);
+    assert_eq!(cluster(&config).nats.unwrap().state_dir, config.state_dir);
+    assert_eq!(
+        cluster(&parse(&with("")).unwrap()).nats.unwrap().state_dir,
+        None
+    );
 }
 
 #[test]
@@ -217,10 +232,10 @@ fn how_many_routes_may_go_together_is_told_in_numbers_and_a_time() {
         percent,
         window: Duration::from_secs(seconds),
     };
-    assert_eq!(config.routes.removals, limits(10, 30, 60));
+    assert_eq!(cluster(&config).routes.removals, limits(10, 30, 60));
     let text = "routes: {max_removals: 0, max_removals_percent: 100, removals_window: 5m}";
     let config = parse(&with(text)).unwrap();
-    assert_eq!(config.routes.removals, limits(0, 100, 300));
+    assert_eq!(cluster(&config).routes.removals, limits(0, 100, 300));
     let text = "routes: {max_removals: -1, max_removals_percent: 30%, removals_window: 0}";
     let expect = "\
 routes.max_removals: must be a whole number from 0 to 100000
@@ -372,7 +387,7 @@ fn a_byte_order_mark_is_no_part_of_the_first_key() {
 fn only_the_first_document_is_read_and_that_is_told() {
     for more in ["---\n", "---\napp_domain_name: other.test\n", "---\na: [\n"] {
         let config = parse(&format!("---\n{ORIGINAL}{more}")).unwrap();
-        assert_eq!(config.routes.app_domain.as_str(), "apps.test");
+        assert_eq!(cluster(&config).routes.app_domain.as_str(), "apps.test");
         let told = config.warnings.last().unwrap();
         assert!(told.starts_with("only the first document"), "{told}");
     }
@@ -387,7 +402,7 @@ fn merge_keys_bring_what_a_group_does_not_say_itself() {
     let rest = ORIGINAL.split_once("routing_api_url").unwrap().1;
     let config = parse(&format!("{servers}\nrouting_api_url{rest}")).unwrap();
     assert_eq!(config.unknown_keys, []);
-    let servers = config.nats.unwrap().servers;
+    let servers = cluster(&config).nats.unwrap().servers;
     let read: Vec<_> = servers
         .iter()
         .map(|server| {
@@ -418,7 +433,7 @@ fn a_file_without_end_is_refused() {
 fn a_proxy_is_kept_as_its_client_reads_it() {
     let proxy = |url: &str| {
         let config = parse(&with(&format!("kubernetes: {{proxy_url: '{url}'}}")));
-        config.map(|config| config.kubernetes.proxy_url.unwrap())
+        config.map(|config| cluster(&config).kubernetes.proxy_url.unwrap())
     };
     assert_eq!(
         proxy("http://user:hunter2 pw@10.0.0.9:3128").unwrap(),
@@ -461,7 +476,7 @@ routes: {app_domain: apps.test}
 kubernetes: {kubeconfig: k}
 ";
     let config = parse(text).unwrap();
-    let servers = config.nats.unwrap().servers;
+    let servers = cluster(&config).nats.unwrap().servers;
     let login = |index: usize| {
         let (user, password) = servers[index].login.as_ref().unwrap();
         (user.as_str(), password.expose())
@@ -588,15 +603,176 @@ policy: {hosts: [{namespaces: [a], hosts: [b]}], ports: [{namespaces: [a], ports
     let file = file::parse(text).unwrap_or_else(|error| panic!("{error}"));
     let mut reader = read::Reader::new(false);
     let _ = meaning::config(&mut reader, &file.root, true);
+    let text = "static_routes: [{backends: [a], health: {url: b}}]";
+    let file = file::parse(text).unwrap_or_else(|error| panic!("{error}"));
+    let _ = meaning::config(&mut reader, &file.root, true);
     for key in KEYS {
         let asked = key.path.trim_end_matches("[]");
         assert!(reader.asked.contains(asked), "nobody reads `{}`", key.path);
     }
 }
 
+const REGISTRAR: &str = "
+uaa: {url: https://uaa.test, client_id: id, client_secret: hunter2}
+routing_api: {url: https://api.test}
+static_routes:
+- name: kubernetes-api
+  port: 6443
+  backends: [10.0.0.5:8443]
+  health: {url: https://127.0.0.1:8443/readyz}
+";
+
+fn static_routes(text: &str) -> Vec<StaticRoute> {
+    match parse(text).unwrap_or_else(|error| panic!("{error}")).source {
+        Source::Static(routes) => routes,
+        Source::Cluster(_) => panic!("no static routes"),
+    }
+}
+
+#[test]
+fn static_routes_need_no_cluster_and_no_nats() {
+    let config = parse(REGISTRAR).unwrap();
+    assert_eq!(config.warnings, [""; 0]);
+    let api = config.routing_api.unwrap();
+    assert_eq!(api.on_foreign, OnForeign::Share);
+    let routes = static_routes(REGISTRAR);
+    let [route] = routes.as_slice() else {
+        panic!("{routes:?}")
+    };
+    assert_eq!(
+        (route.name.as_str(), route.port.get()),
+        ("kubernetes-api", 6443)
+    );
+    assert_eq!(
+        route.backends.iter().next().unwrap().to_string(),
+        "10.0.0.5:8443"
+    );
+    let health = route.health.as_ref().unwrap();
+    assert_eq!(health.interval, Duration::from_secs(5));
+    let unwatched = REGISTRAR.replace("  health: {url: https://127.0.0.1:8443/readyz}\n", "");
+    assert_eq!(static_routes(&unwatched)[0].health, None);
+}
+
+#[test]
+fn a_registrar_is_known_by_its_routes_unless_somebody_chose_a_name() {
+    let id = |text: &str| {
+        let api = parse(text).unwrap().routing_api.unwrap();
+        api.instance_id.unwrap().as_str().to_owned()
+    };
+    let ours = id(REGISTRAR);
+    assert!(
+        ours.starts_with("rs-") && ours.len() == "rs-".len() + 16,
+        "{ours}"
+    );
+    assert_ne!(
+        id(&REGISTRAR.replace("10.0.0.5", "10.0.0.6")),
+        ours,
+        "the next machine"
+    );
+    let with_id = |id: &str| {
+        let api = "routing_api: {url: https://api.test";
+        REGISTRAR.replace(api, &format!("{api}, instance_id: {id}"))
+    };
+    assert_eq!(id(&with_id("rs-1a2b3c4d-5e6f7a8b")), "rs-1a2b3c4d-5e6f7a8b");
+    assert_eq!(id(&with_id(&"x".repeat(255))).len(), 255);
+    for wrong in ["'a b'", "ü", &"x".repeat(256)] {
+        let expect =
+            "routing_api.instance_id: must be 1 to 255 visible ASCII characters without spaces";
+        assert_eq!(mistakes(&with_id(wrong)), expect);
+    }
+}
+
+#[test]
+fn every_mistake_of_static_routes_is_reported_at_once() {
+    let text = "
+uaa: {url: https://uaa.test, client_id: id, client_secret: hunter2}
+routing_api: {url: https://api.test}
+static_routes:
+- {name: API, port: 443, backends: [10.0.0.5]}
+- {name: a, port: 6443, backends: ['10.0.0.5:0', 'api.test:8443']}
+- {port: x, backends: []}
+- name: b
+  port: 6444
+  backends: ['10.0.0.5:1', '10.0.0.5:1']
+  health: {url: tcp://x, interval: 1ms, server_name: a_b, cert_file: c}
+- {name: c, port: 6445, backends: ['10.0.0.5:1'], health: {server_name: x.test}}
+- {name: d, port: 6446, backends: ['10.0.0.5:1']}
+- {name: d, port: 6446, backends: ['10.0.0.6:1']}
+- hunter2
+";
+    let expect = "\
+static_routes[7]: must be a group of keys
+static_routes[0].name: `API` is no name: up to 63 lower-case letters, digits and dashes
+static_routes[0].port: must be 1024 or above, as no router group has others
+static_routes[0].backends[0]: `10.0.0.5` is no address such as `10.0.0.5:8443`
+static_routes[1].backends[0]: `10.0.0.5:0` is no address such as `10.0.0.5:8443`
+static_routes[1].backends[1]: `api.test:8443` is no address such as `10.0.0.5:8443`
+static_routes[2].port: `x` is no port number
+static_routes[2].name: is missing
+static_routes[2].backends: must name one to 100 addresses
+static_routes[3].backends[1]: stands twice
+static_routes[3].health.url: must start with `https://` (or `http://`)
+static_routes[3].health.server_name: is no DNS name: it contains `_`; only letters, digits, dashes and dots may stand in a host
+static_routes[3].health.key_file: is missing beside `cert_file`
+static_routes[3].health.interval: must lie between 1s and 30s
+static_routes[4].health.url: is missing
+static_routes[4].health.ca_file: is missing beside `server_name`; hint: give the authority that signed the server's certificate
+static_routes[6].name: is another static route's as well";
+    let told = mistakes(text);
+    assert!(told.starts_with(expect), "{told}");
+    let refused = mistakes(&REGISTRAR.replace("6443", "70000"));
+    assert_eq!(refused, "static_routes[0].port: `70000` is no port number");
+}
+
+#[test]
+fn a_clusters_keys_cannot_stand_beside_static_routes() {
+    for (group, key) in [
+        ("kubernetes: {kubeconfig: /k}", "kubernetes"),
+        ("nats: {servers: [{host: h}]}", "nats"),
+        ("routes: {app_domain: apps.test}", "routes"),
+        ("app_domain_name: apps.test", "app_domain_name"),
+        ("leader_election: {enabled: false}", "leader_election"),
+        ("tcp: {on_foreign_backend: hold}", "tcp"),
+    ] {
+        let told = mistakes(&format!("{REGISTRAR}{group}\n"));
+        let expect = "cannot stand beside `static_routes`; hint: static routes need no cluster";
+        assert!(told.starts_with(&format!("{key}: {expect}")), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    for nothing in ["kubernetes:", "nats: {}"] {
+        assert_eq!(mistakes(&format!("{REGISTRAR}{nothing}\n")), "");
+    }
+    let (common, _) = REGISTRAR.split_once("static_routes").unwrap();
+    for none in ["static_routes: []", "static_routes:"] {
+        let expect = "static_routes: must name one to 100 routes";
+        assert_eq!(mistakes(&format!("{common}{none}\n")), expect);
+    }
+}
+
+#[test]
+fn a_health_question_that_anybody_may_answer_is_one_warning() {
+    let health = |more: &str| {
+        let text = REGISTRAR.replace("/readyz}", &format!("/readyz{more}}}"));
+        parse(&text).unwrap().warnings
+    };
+    let told = health(", skip_tls_verification: true");
+    assert!(
+        told.len() == 1 && told[0].contains("static_routes[0].health.ca_file"),
+        "{told:?}"
+    );
+    let plain = REGISTRAR.replace("https://127", "http://127");
+    assert_eq!(
+        parse(&plain).unwrap().warnings,
+        [""; 0],
+        "nothing secret travels"
+    );
+    let plain = plain.replace("/readyz}", "/readyz, token_file: /t}");
+    assert_eq!(parse(&plain).unwrap().warnings.len(), 1);
+}
+
 #[test]
 fn the_lease_is_asked_for_only_where_somebody_says_so_and_its_names_are_checked() {
-    let read = |text: &str| parse(&with(text)).map(|config| config.leader_election);
+    let read = |text: &str| parse(&with(text)).map(|config| cluster(&config).leader_election);
     assert_eq!(read("").unwrap(), None);
     assert_eq!(read("leader_election:\n  name: other").unwrap(), None);
     let expect = |name: &str, namespace: &str, identity: Option<&str>| {

@@ -22,7 +22,7 @@ pub struct Finding {
 /// What a finding is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// One Service.
+    /// One Service, or one static route.
     Service(ServiceKey),
     /// One Node, by name.
     Node(String),
@@ -175,6 +175,10 @@ codes! {
     RouteContested = "route-contested" Error,
     /// Strangers already serve the host, so it is not claimed.
     HostForeign = "host-foreign" Error,
+    /// The health of a static route failed three times in a row; its backends are withdrawn.
+    HealthFailed = "health-failed" Error,
+    /// The health of a static route is answered by 401 or 403, which counts as up and proves little.
+    HealthUnproven = "health-unproven" Warning,
     /// Strangers serve a host of ours, too.
     HostForeignJoined = "host-foreign-joined" Warning,
     /// Rows of an older route-sync stand in the way until they are gone.
@@ -233,6 +237,7 @@ impl fmt::Display for Code {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Service(key) if key.is_static_route() => write!(f, "static route {key}"),
             Self::Service(key) => write!(f, "service {key}"),
             Self::Node(name) => write!(f, "node {name}"),
             Self::Source(resource) => write!(f, "resource {resource}"),

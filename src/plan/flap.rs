@@ -2,6 +2,7 @@
 //!
 //! Six changes a minute are let through; from the seventh on the Service's last state stays until the minute
 //! has calmed down. Nobody else is harmed: a port that another Service holds meanwhile is not kept from it.
+//! A static route is let through at any time: it changes no faster than its health is asked, and what is down must go.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -46,7 +47,12 @@ impl Flaps {
     /// not look like restlessness.
     pub fn calm(&mut self, table: &Routes, now: Uptime) -> Calmed {
         let mut by_service: BTreeMap<ServiceKey, Routes> = BTreeMap::new();
+        let mut calmed = Calmed::default();
         for (port, route) in table {
+            if route.service.key.is_static_route() {
+                calmed.table.insert(*port, route.clone());
+                continue;
+            }
             let routes = by_service.entry(route.service.key.clone()).or_default();
             routes.insert(*port, route.clone());
         }
@@ -65,7 +71,6 @@ impl Flaps {
         self.0
             .retain(|_, wants| !wants.latest.is_empty() || !wants.changes.is_empty());
 
-        let mut calmed = Calmed::default();
         for wants in self.0.values().filter(|wants| wants.held.is_none()) {
             calmed.table.extend(wants.latest.clone());
         }

@@ -30,8 +30,26 @@ impl InstanceId {
     /// The id of the controller of a cluster.
     #[must_use]
     pub fn of(cluster: &ClusterId) -> Self {
+        Self::of_hash(stable_hash(cluster.0.bytes()))
+    }
+
+    /// The id that somebody chose. The column holds 255 characters (routing-api, `varchar(255)`).
+    #[must_use]
+    pub fn chosen(text: &str) -> Option<Self> {
+        const CHARS_MAX: usize = 255;
+        let fits = (1..=CHARS_MAX).contains(&text.len());
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+        (fits && plain).then(|| Self {
+            own: text.to_owned(),
+            former: None,
+        })
+    }
+
+    /// The id of whoever is known by a hash.
+    #[must_use]
+    pub fn of_hash(hash: u64) -> Self {
         Self {
-            own: format!("rs-{:016x}", stable_hash(cluster.0.bytes())),
+            own: format!("rs-{hash:016x}"),
             former: None,
         }
     }

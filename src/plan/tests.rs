@@ -8,10 +8,21 @@ use crate::route::{ClusterId, ServiceRef};
 
 mod gates;
 mod inherited;
+mod shared;
 mod yielding;
 
 const NOW: Uptime = Duration::from_secs(1000);
 const TTL: Duration = Duration::from_mins(2);
+
+/// Whether ports of others are joined, and whether removals are held.
+const EVERY_POLICY: [(OnForeign, bool); 6] = [
+    (OnForeign::Hold, false),
+    (OnForeign::Join, false),
+    (OnForeign::Share, false),
+    (OnForeign::Hold, true),
+    (OnForeign::Join, true),
+    (OnForeign::Share, true),
+];
 
 fn us() -> InstanceId {
     InstanceId::of(&ClusterId("c".to_owned()))
@@ -47,6 +58,7 @@ struct World {
     journal: Journal,
     inherited: BTreeSet<TcpRow>,
     yielding: BTreeMap<RouterPort, BTreeSet<NodePort>>,
+    undecided: BTreeSet<RouterPort>,
     policy: Policy,
 }
 
@@ -66,8 +78,9 @@ impl World {
             journal: Journal::default(),
             inherited: BTreeSet::new(),
             yielding: BTreeMap::new(),
+            undecided: BTreeSet::new(),
             policy: Policy {
-                join_foreign: false,
+                on_foreign: OnForeign::Hold,
                 hold_removals: false,
                 ttl: TTL,
                 refresh_after: Duration::from_secs(30),
@@ -125,6 +138,7 @@ impl World {
                 .map(|(port, name)| (NodePort::new(port).unwrap(), service(name)))
                 .collect(),
             yielding: &self.yielding,
+            undecided: &self.undecided,
             policy: self.policy,
             now: NOW,
         })
@@ -343,7 +357,7 @@ fn a_strangers_port_is_not_joined() {
     assert!(plan.in_sync() && plan.refresh.is_empty());
     assert_eq!(codes(&plan), ["foreign-backend"]);
     assert_eq!(plan.look_again, Some(Look::Later));
-    world.policy.join_foreign = true;
+    world.policy.on_foreign = OnForeign::Join;
     assert_eq!(world.plan(Sight::Seen).add, [wanted]);
 }
 
@@ -480,7 +494,7 @@ fn the_small_input_space_is_right_throughout() {
     for set in 0..1_u32 << kinds.len() {
         for wants in [false, true] {
             for age in [None, Some(5), Some(60), Some(500)] {
-                for (join, hold) in [(false, false), (true, false), (false, true), (true, true)] {
+                for (on_foreign, hold) in EVERY_POLICY {
                     let mut world = World::new();
                     for (index, (stamp, row)) in kinds.iter().enumerate() {
                         if set & (1 << index) != 0 {
@@ -493,7 +507,7 @@ fn the_small_input_space_is_right_throughout() {
                     if let Some(age) = age {
                         world = world.confirmed(age, wanted.clone());
                     }
-                    world.policy.join_foreign = join;
+                    world.policy.on_foreign = on_foreign;
                     world.policy.hold_removals = hold;
                     for sight in [Sight::Unknown, Sight::BlindEarly, Sight::Blind, Sight::Seen] {
                         judge(&world, sight, &wanted);
@@ -503,7 +517,7 @@ fn the_small_input_space_is_right_throughout() {
             }
         }
     }
-    assert_eq!(seen, 1024 * 2 * 4 * 4 * 4);
+    assert_eq!(seen, 1024 * 2 * 4 * EVERY_POLICY.len() * 4);
 }
 
 /// What must hold of any plan for at most one wanted row, told without the planner's own words.
@@ -541,7 +555,8 @@ fn judge(world: &World, sight: Sight, wanted: &TcpRow) {
                 || row.backend_port == 30001
                 || stamp.as_deref() == Some(us().as_str())
         });
-    let barred = stranger && !family && known.is_none() && !world.policy.join_foreign;
+    let barred =
+        stranger && !family && known.is_none() && world.policy.on_foreign == OnForeign::Hold;
 
     let added = plan.add.contains(wanted) || plan.restore.contains(wanted);
     let early = matches!(sight, Sight::Unknown) || (sight == Sight::BlindEarly && known.is_none());
@@ -614,10 +629,14 @@ prop_compose! {
         wanted in proptest::collection::btree_map(1024..1028_u16, (any::<bool>(), 1..4_u8), 0..4),
         observed in proptest::collection::vec((any_row(), 0..3_u8), 0..6),
         confirmed in proptest::collection::vec((any_row(), 0..300_u64), 0..6),
-        join in any::<bool>(),
+        on_foreign in prop_oneof![
+            Just(OnForeign::Hold),
+            Just(OnForeign::Join),
+            Just(OnForeign::Share),
+        ],
     ) -> World {
         let mut world = World::new();
-        world.policy.join_foreign = join;
+        world.policy.on_foreign = on_foreign;
         for (port, (first, count)) in wanted {
             let (service, backend) = if first { ("a", 30001) } else { ("b", 30002) };
             let rows: Vec<_> = (1..=count).map(|n| row(port, &format!("10.0.0.{n}"), backend)).collect();

@@ -30,7 +30,7 @@ use crate::lifecycle::Clock;
 use crate::news;
 use crate::outside::{Network, Outside};
 use crate::plan::admission::{self, Gate, RouterGroup};
-use crate::plan::{self, InstanceId, Journal, Observed, Plan, TcpRow, View};
+use crate::plan::{self, Journal, Observed, Plan, TcpRow, View};
 use crate::route::Lane;
 use crate::settings::Follower;
 use crate::state::Warm;
@@ -429,7 +429,7 @@ impl Observation {
     pub fn plan(&self, config: &RoutingApiConfig, desired: &Desired) -> Result<Plan, Finding> {
         let default = config.router_group_is_default;
         let chosen = admission::choose(&self.groups, &config.router_group, default)?;
-        let instance = InstanceId::of(&desired.cluster);
+        let instance = config.mark(&desired.cluster);
         let rows = self.rows.as_ref();
         let live = rows
             .map(|rows| state::live_ports(rows, &instance))
@@ -456,6 +456,7 @@ impl Observation {
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
             yielding: &desired.yielding,
+            undecided: &desired.undecided,
             policy: state::policy(config, config.ttl, config.ttl / state::REFRESHES_PER_TTL),
             now: Duration::ZERO,
         });

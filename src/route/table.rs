@@ -23,10 +23,10 @@ pub enum Lane {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub String);
 
-/// A Service by name.
+/// A Service by name, or a static route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
-    /// Its namespace.
+    /// Its namespace; none where it is a static route.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -133,6 +133,21 @@ impl fmt::Display for Lane {
 }
 
 impl ServiceKey {
+    /// A static route, which lies in no namespace: what is routed is no Service of a cluster.
+    #[must_use]
+    pub fn of_static_route(name: &str) -> Self {
+        Self {
+            namespace: String::new(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Whether it is no Service but a static route.
+    #[must_use]
+    pub fn is_static_route(&self) -> bool {
+        self.namespace.is_empty()
+    }
+
     /// Reads `namespace/name`, each as Kubernetes allows it: a DNS label.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -144,7 +159,9 @@ impl ServiceKey {
     }
 }
 
-fn is_dns_label(text: &str) -> bool {
+/// Whether a text is a name as Kubernetes gives them (RFC 1123).
+#[must_use]
+pub fn is_dns_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=DNS_LABEL_MAX).contains(&text.len())
         && text.bytes().all(inner)
@@ -154,6 +171,9 @@ fn is_dns_label(text: &str) -> bool {
 
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_static_route() {
+            return f.write_str(&self.name);
+        }
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }

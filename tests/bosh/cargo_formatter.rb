@@ -18,7 +18,8 @@ class CargoFormatter
     # What breaks outside of examples is one failure more.
     failed = summary.failure_count + summary.errors_outside_of_examples_count
     pending = summary.pending_count
-    @output.puts "test result: #{failed.zero? ? 'ok' : 'FAILED'}. #{summary.example_count - summary.failure_count - pending} " \
-                 "passed; #{failed} failed; #{pending} ignored; 0 measured; 0 filtered out; finished in #{summary.duration.round(2)}s"
+    passed = summary.example_count - summary.failure_count - pending
+    @output.puts "test result: #{failed.zero? ? 'ok' : 'FAILED'}. #{passed} passed; #{failed} failed; #{pending} ignored; " \
+                 "0 measured; 0 filtered out; finished in #{summary.duration.round(2)}s"
   end
 end

@@ -1,8 +1,9 @@
 # frozen_string_literal: true
 
 # Renders a job's templates as the director does: `p`, `if_p`, `link`, `if_link` and `spec` of its documented contract,
-# under the names of the gem bosh-template (`Bosh::Template::Test`), so that the specs here run with either. The gem is
-# in no distribution's packages and asks for a newer Ruby than Debian's.
+# under the names of the gem bosh-template (`Bosh::Template::Test`), so that the specs here run with either: what the
+# gem is asked for here, it answers alike (compared with the director's source of 2026-08). The gem is in no
+# distribution's packages and asks for a newer Ruby than Debian's.
 #
 # Stricter than the gem in one thing: a property or link that the job's spec does not declare is an error even where it
 # has a default, or is only asked about; on a director it would silently be nil for good.
@@ -27,8 +28,7 @@ module Bosh
 
     # What a template sees.
     class EvaluationContext
-      # The names that templates asked for, for whoever wants to know whether a property is used.
-      attr_reader :asked, :spec
+      attr_reader :spec
 
       def initialize(spec, declared:, consumed:)
         @raw_properties = spec['properties']
@@ -36,7 +36,6 @@ module Bosh
         @links = spec['links']
         @declared = declared
         @consumed = consumed
-        @asked = []
       end
 
       def properties = open(@raw_properties)
@@ -84,7 +83,6 @@ module Bosh
         covered = @declared.any? { |declared| name == declared || name.start_with?("#{declared}.") }
         raise UnknownProperty, ["#{name}: the job's spec does not declare it"] unless covered
 
-        @asked << name
         name.split('.').reduce(@raw_properties) { |group, key| group.is_a?(Hash) ? group[key] : nil }
       end
 
@@ -168,8 +166,6 @@ module Bosh
 
       # One job's folder.
       class Job
-        attr_reader :folder, :spec
-
         def initialize(folder)
           @folder = folder
           @spec = YAML.load_file(File.join(folder, 'spec'))
@@ -185,9 +181,6 @@ module Bosh
 
       # One template.
       class Template
-        # What the last render asked for.
-        attr_reader :asked
-
         def initialize(job_spec, path)
           @job_spec = job_spec
           @path = path
@@ -196,14 +189,12 @@ module Bosh
         def render(properties, spec: InstanceSpec.new, consumes: [])
           context = EvaluationContext.new(
             spec.to_h.merge('properties' => with_defaults(properties), 'links' => links(consumes)),
-            declared: @job_spec['properties'].keys,
+            declared: (@job_spec['properties'] || {}).keys,
             consumed: (@job_spec['consumes'] || []).map { |link| link['name'] },
           )
           erb = ERB.new(File.read(@path), trim_mode: '-')
           erb.filename = @path
           erb.result(context.get_binding)
-        ensure
-          @asked = context&.asked
         end
 
         private
@@ -221,7 +212,9 @@ module Bosh
         def links(consumes)
           declared = (@job_spec['consumes'] || []).map { |link| link['name'] }
           consumes.to_h do |link|
-            raise "the spec of `#{@job_spec['name']}` consumes no link `#{link.name}`" unless declared.include?(link.name)
+            unless declared.include?(link.name)
+              raise "Link '#{link.name}' is not declared as a consumed link in this job."
+            end
 
             [link.name, link.to_h]
           end
@@ -233,7 +226,7 @@ module Bosh
         DEFAULTS = {
           address: 'my.bosh.com', az: 'az1', bootstrap: false, deployment: 'my-deployment',
           id: 'xxxxxx-xxxxxxxx-xxxxx', index: 0, ip: '192.168.0.0', name: 'me',
-          networks: { 'default' => { 'ip' => '192.168.0.0' } },
+          networks: { 'network1' => { 'foo' => 'bar', 'ip' => '192.168.0.0' } },
         }.freeze
 
         def initialize(**given)

@@ -3,8 +3,15 @@
 # A whole job, rendered: every template of its spec, and the same written to disk as the agent would.
 
 require 'fileutils'
+require 'yaml'
 
-require_relative 'harness'
+# The gem's name until 2025, and its name since then.
+%w[bosh/common/template/test bosh/template/test].any? do |gem|
+  require gem
+rescue LoadError
+  false
+end || require_relative('harness')
+Bosh::Template = Bosh::Common::Template if defined?(Bosh::Common::Template)
 
 RELEASE = File.expand_path('../..', __dir__)
 
@@ -17,12 +24,13 @@ class RenderedJob
   def initialize(name, properties, links: [], spec: InstanceSpec.new, release: RELEASE)
     @name = name
     @job = ReleaseDir.new(release).job(name)
+    @templates = YAML.load_file(File.join(release, 'jobs', name, 'spec'))['templates']
     @properties = properties
     @links = links
     @spec = spec
   end
 
-  def destinations = @job.spec['templates'].values
+  def destinations = @templates.values
 
   def render(destination) = @job.template(destination).render(@properties, spec: @spec, consumes: @links)
 

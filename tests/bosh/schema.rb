@@ -35,7 +35,8 @@ module Schema
     raise "#{path}: keywords that the tests do not know: #{unknown.join(', ')}" unless unknown.empty?
 
     types = Array(schema['type'])
-    return ["#{path} is none of #{types.join(', ')}"] unless types.empty? || types.any? { |type| TYPES.fetch(type).(value) }
+    fits = types.empty? || types.any? { |type| TYPES.fetch(type).(value) }
+    return ["#{path} is none of #{types.join(', ')}"] unless fits
 
     wrong = []
     wrong << "#{path} is none of #{schema['enum'].join(', ')}" if schema['enum'] && !schema['enum'].include?(value)

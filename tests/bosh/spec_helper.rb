@@ -158,6 +158,27 @@ def dug(data, path)
   path.split('.').reduce(data) { |at, key| at.is_a?(Array) ? at[key.to_i] : at&.[](key) }
 end
 
+# The least with which each job is rendered.
+ENOUGH = {
+  'route-sync' => {
+    'cloud_foundry' => { 'uaa_url' => 'https://uaa', 'routing_api_url' => 'https://api', 'app_domain' => 'apps.test',
+                         'routing_api_client_id' => 'id', 'routing_api_client_secret' => 'secret' },
+    'nats' => { 'machines' => ['10.0.0.1'], 'user' => 'u', 'password' => 'p', 'allow_plaintext' => true },
+    'api-token' => 'token', 'tls' => { 'kubernetes' => { 'ca' => Pem::CA } },
+  },
+  'kubernetes-api-route-registrar' => {
+    'cloud_foundry' => { 'uaa_url' => 'https://uaa', 'api_url' => 'https://api', 'uaa_client_id' => 'id',
+                         'uaa_client_secret' => 'secret' },
+    'external_kubo_port' => 8443, 'tls' => { 'kubernetes' => { 'ca' => Pem::CA } },
+  },
+  'route-sync-smoke-tests' => {},
+  'register-uaa-client' => {
+    'cloud_foundry' => { 'uaa_url' => 'https://uaa', 'routing_api_client_id' => 'id',
+                         'routing_api_client_secret' => 'secret' },
+    'uaa_admin' => { 'client_secret' => 'secret' },
+  },
+}.freeze
+
 # Every awkward text that a password may be.
 AWKWARD = {
   'a colon and a blank' => 'a: b',

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http;
 use futures::FutureExt as _;
 use route_sync::cli::assemble;
-use route_sync::config::{Config, Surroundings};
+use route_sync::config::{Config, HealthConfig, Surroundings};
 use route_sync::metrics::Counters;
 use route_sync::plan::admission::RouterGroup;
 use route_sync::plan::{InstanceId, Observed, TcpRow};
@@ -70,6 +70,10 @@ impl Outside for Broken {
             std::future::pending().await
         }
         .boxed()
+    }
+
+    fn health(&self, _config: &HealthConfig) -> Result<Arc<dyn Probe>, TlsError> {
+        unreachable!("there are no static routes")
     }
 
     fn disk(&self, folder: &Path) -> Arc<dyn Disk> {

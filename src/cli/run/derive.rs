@@ -203,7 +203,7 @@ fn adopt(guard: &mut Guard, elsewhere: &mut watch::Receiver<Approvals>, now: Upt
 }
 
 /// Wakes the lanes only when something is different; the guard gives the same table again where nothing is.
-fn publish(
+pub(super) fn publish(
     desired: &watch::Sender<Option<Arc<Desired>>>,
     table: Arc<Desired>,
     propagation: &Propagation,

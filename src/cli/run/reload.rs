@@ -29,8 +29,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What may change while the process runs, and what of the file has not.
 pub(super) struct Parts {
-    /// How routes are derived.
-    pub(super) options: Settings<Options>,
+    /// How routes are derived, once there is somebody who derives them.
+    pub(super) options: Option<Settings<Options>>,
     /// The TCP lane, where it is on.
     pub(super) tcp: Option<Settings<TcpSettings>>,
     /// The HTTP lane, where it is on.
@@ -71,9 +71,9 @@ impl Parts {
     /// What they begin with.
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            options: Settings::new(config.routes.clone()),
+            options: None,
             tcp: tcp_settings(config).map(Settings::new),
-            http: config.nats.clone().map(Settings::new),
+            http: nats(config).map(Settings::new),
             told: watch::Sender::new(Vec::new()),
         }
     }
@@ -84,12 +84,14 @@ impl Parts {
     }
 
     fn want(&self, next: &Config) {
-        self.options.want(next.routes.clone());
+        if let (Some(options), Some(cluster)) = (&self.options, next.source.cluster()) {
+            options.want(cluster.routes.clone());
+        }
         if let (Some(tcp), Some(settings)) = (&self.tcp, tcp_settings(next)) {
             tcp.want(settings);
         }
-        if let (Some(http), Some(nats)) = (&self.http, &next.nats) {
-            http.want(nats.clone());
+        if let (Some(http), Some(nats)) = (&self.http, nats(next)) {
+            http.want(nats);
         }
     }
 }
@@ -179,6 +181,10 @@ impl Reload {
 fn tcp_settings(config: &Config) -> Option<TcpSettings> {
     let (api, uaa) = (config.routing_api.clone()?, config.uaa.clone()?);
     Some(TcpSettings { api, uaa })
+}
+
+fn nats(config: &Config) -> Option<NatsConfig> {
+    config.source.cluster()?.nats.clone()
 }
 
 /// Waits until a part says something else; for ever where it is off.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::{Config, KEYS, Surroundings};
+use super::super::{Config, KEYS, KubernetesConfig, NatsConfig, Surroundings};
 use super::at_start;
 
 /// A file with every key that another key does not stand in for.
@@ -19,7 +19,7 @@ fn full() -> Value {
             "ca_file": "/ca", "skip_tls_verification": "false",
         },
         "routing_api": {
-            "url": "https://api.test", "router_group": "default-tcp", "ttl": "120s",
+            "url": "https://api.test", "router_group": "default-tcp", "ttl": "120s", "instance_id": "rs-1",
             "reserved_ports": "2822", "ca_file": "/ca", "client_cert_file": "/cert",
             "client_key_file": "/key", "skip_tls_verification": "false",
         },
@@ -62,6 +62,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("routing_api.url", "https://api.other.test"),
     ("routing_api.router_group", "other"),
     ("routing_api.ttl", "60s"),
+    ("routing_api.instance_id", "rs-2"),
     ("routing_api.reserved_ports", "2823"),
     ("routing_api.ca_file", "/other"),
     ("routing_api.client_cert_file", "/other"),
@@ -112,6 +113,8 @@ const OTHERS: &[(&str, &str)] = &[
 fn stands_in(path: &str) -> bool {
     let original = !path.contains('.') || path.starts_with("nats_servers[].");
     original
+        // Tried in a file of their own.
+        || path.starts_with("static_routes[].")
         || path.ends_with("secret_file")
         || path.ends_with("password_file")
         // For servers that name none.
@@ -125,6 +128,14 @@ fn parse(file: &Value) -> Config {
     };
     let text = file.to_string();
     Config::parse(&text, Path::new("f"), surroundings).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn kubernetes(config: &Config) -> &KubernetesConfig {
+    &config.source.cluster().unwrap().kubernetes
+}
+
+fn nats(config: &Config) -> Option<&NatsConfig> {
+    config.source.cluster().unwrap().nats.as_ref()
 }
 
 fn with(path: &str, value: &str) -> Config {
@@ -154,8 +165,8 @@ fn every_key_changes_at_once_or_waits_and_is_named() {
             // Warnings and reserved hosts follow the file and disturb nobody.
             let (again, _) = next.reloaded(parse(&full()));
             assert_eq!(
-                (again.kubernetes, again.nats),
-                (running.kubernetes.clone(), running.nats.clone())
+                (kubernetes(&again), nats(&again)),
+                (kubernetes(&running), nats(&running))
             );
             assert_eq!(
                 (next.uaa, next.routing_api),
@@ -182,6 +193,49 @@ fn every_key_of_the_table_is_tried() {
 }
 
 #[test]
+fn static_routes_wait_for_a_start_whatever_changes_in_them() {
+    let file = |route: Value| {
+        let mut file = full();
+        let kept = ["uaa", "routing_api", "state", "admin", "log"];
+        let groups = file.as_object_mut().unwrap();
+        groups.retain(|group, _| kept.contains(&group.as_str()));
+        file["static_routes"] = json!([route]);
+        parse(&file)
+    };
+    let route = json!({
+        "name": "a", "port": "6443", "backends": ["10.0.0.1:1"],
+        "health": {
+            "url": "https://127.0.0.1:1", "ca_file": "/ca", "server_name": "a.test", "cert_file": "/cert",
+            "key_file": "/key", "skip_tls_verification": "false", "token_file": "/t", "interval": "5s",
+        },
+    });
+    let running = file(route.clone());
+    for (path, other) in [
+        ("/name", json!("b")),
+        ("/port", json!("6444")),
+        ("/backends/0", json!("10.0.0.2:1")),
+        ("/health/url", json!("https://127.0.0.1:2")),
+        ("/health/ca_file", json!("/other")),
+        ("/health/server_name", json!("b.test")),
+        ("/health/skip_tls_verification", json!("true")),
+        ("/health/interval", json!("6s")),
+    ] {
+        let mut changed = route.clone();
+        *changed.pointer_mut(path).unwrap() = other;
+        let (next, waiting) = running.reloaded(file(changed));
+        assert_eq!(
+            (next.source, waiting),
+            (running.source.clone(), vec!["static_routes"]),
+            "{path}"
+        );
+    }
+    let (next, waiting) = running.reloaded(parse(&full()));
+    assert_eq!(next.source, running.source);
+    assert_eq!(waiting, ["static_routes"]);
+    assert!(at_start("static_routes[].health.ca_file") && at_start("routing_api.instance_id"));
+}
+
+#[test]
 fn an_unchanged_file_changes_nothing() {
     let running = parse(&full());
     assert_eq!(running.reloaded(running.clone()), (running, Vec::new()));
@@ -192,8 +246,9 @@ fn a_host_in_use_stays_reserved_while_its_key_waits() {
     let running = parse(&full());
     let (next, waiting) = running.reloaded(with("routing_api.url", "https://api.other.test"));
     assert_eq!(waiting, ["routing_api.url"]);
+    let routes = &next.source.cluster().unwrap().routes;
     for host in ["api.test", "api.other.test"] {
-        let reserved = next.routes.reserved_hosts.iter();
+        let reserved = routes.reserved_hosts.iter();
         assert!(reserved.into_iter().any(|it| it.as_str() == host), "{host}");
     }
 }

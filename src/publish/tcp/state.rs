@@ -204,7 +204,7 @@ pub(super) fn live_ports(rows: &Observed, instance: &InstanceId) -> BTreeSet<Rou
 /// What the configuration and the API's pace decide.
 pub(super) fn policy(config: &RoutingApiConfig, ttl: Duration, refresh_after: Duration) -> Policy {
     Policy {
-        join_foreign: config.join_foreign,
+        on_foreign: config.on_foreign,
         // What may go is judged before it reaches this lane: all that it is asked to remove was confirmed gone.
         hold_removals: false,
         ttl,
@@ -313,7 +313,7 @@ impl State {
     }
 
     fn take(&mut self, desired: Arc<Desired>, now: Uptime) {
-        let id = InstanceId::of(&desired.cluster);
+        let id = self.config.mark(&desired.cluster);
         self.instance = Some(match self.instance.take() {
             Some(earlier) => id.formerly(earlier),
             None => id,
@@ -417,6 +417,7 @@ impl State {
             node_ips: &desired.node_ips,
             node_ports: &desired.node_ports,
             yielding: &desired.yielding,
+            undecided: &desired.undecided,
             policy: Policy {
                 hold_removals: self.provisional || !self.role.is_active(),
                 ..self.pace_as(policy(&self.config, self.ttl, self.refresh_after()))

@@ -20,9 +20,17 @@ pub(crate) struct Stamp(Vec<Option<(Option<SystemTime>, u64, u64)>>);
 /// The client and the files it was made of.
 pub(crate) struct Https {
     tls: TlsConfig,
-    timeout: Duration,
+    shape: Shape,
     // A std mutex, because no await is held.
     made: Mutex<Made>,
+}
+
+/// What a client is beside its certificates.
+#[derive(Clone, Copy)]
+struct Shape {
+    timeout: Duration,
+    /// Connections outlive the request they were made for.
+    pool: bool,
 }
 
 struct Made {
@@ -51,16 +59,30 @@ impl Https {
     /// # Errors
     /// Where a file cannot be used.
     pub(crate) fn new(tls: &TlsConfig, timeout: Duration) -> Result<Self, TlsError> {
+        let pool = true;
+        Self::of(tls, Shape { timeout, pool })
+    }
+
+    /// The same, which makes a connection for each request: to learn whether one can be made.
+    ///
+    /// # Errors
+    /// Where a file cannot be used.
+    pub(crate) fn dialling_anew(tls: &TlsConfig, timeout: Duration) -> Result<Self, TlsError> {
+        let pool = false;
+        Self::of(tls, Shape { timeout, pool })
+    }
+
+    fn of(tls: &TlsConfig, shape: Shape) -> Result<Self, TlsError> {
         // Before the files are read: one that changes meanwhile is read again.
         let stamp = stamp(tls);
         let made = Made {
-            client: build(tls, timeout)?,
+            client: build(tls, shape)?,
             stamp,
             refused: None,
         };
         Ok(Self {
             tls: tls.clone(),
-            timeout,
+            shape,
             made: Mutex::new(made),
         })
     }
@@ -70,7 +92,7 @@ impl Https {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = stamp(&self.tls);
         if stamp != made.stamp && made.refused.as_ref() != Some(&stamp) {
-            match build(&self.tls, self.timeout) {
+            match build(&self.tls, self.shape) {
                 Ok(client) => {
                     tracing::info!(files = ?self.tls.files(), "certificates read again");
                     *made = Made {
@@ -93,9 +115,12 @@ impl Https {
     }
 }
 
-fn build(tls: &TlsConfig, timeout: Duration) -> Result<reqwest::Client, TlsError> {
-    client(tls)?
-        .timeout(timeout)
+fn build(tls: &TlsConfig, shape: Shape) -> Result<reqwest::Client, TlsError> {
+    let mut builder = client(tls)?.timeout(shape.timeout);
+    if !shape.pool {
+        builder = builder.pool_max_idle_per_host(0);
+    }
+    builder
         .build()
         .map_err(|error| TlsError::Refused(chain(&error)))
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
-use route_sync::config::{KubernetesConfig, NatsConfig, NatsServer, RoutingApiConfig, UaaConfig};
+use route_sync::config::{
+    HealthConfig, KubernetesConfig, NatsConfig, NatsServer, RoutingApiConfig, UaaConfig,
+};
 use route_sync::desired::Desired;
 use route_sync::kubernetes::{self, Timing};
 use route_sync::lifecycle::{Clock, Tasks};
@@ -19,9 +21,11 @@ use route_sync::publish::http::{
     Bus, BusError, Heard, HttpCounters, Inheritance, Overheard, SendError, Setup, run_over,
 };
 use route_sync::publish::tcp::{self, RoutingApi, TcpCounters};
+use route_sync::publish::tls::TlsError;
 use route_sync::route::Lane;
 use route_sync::settings::Follower;
 use route_sync::state::Disk;
+use route_sync::static_routes::probe::Probe;
 use route_sync::status::LaneReport;
 use tokio::sync::{Notify, watch};
 
@@ -254,6 +258,10 @@ impl Outside for Ways {
     ) -> BoxFuture<'a, Result<Box<dyn Bus>, BusError>> {
         let connection: Box<dyn Bus> = Box::new(Connection(self.0.clone()));
         ready(Ok(connection)).boxed()
+    }
+
+    fn health(&self, config: &HealthConfig) -> Result<Arc<dyn Probe>, TlsError> {
+        Network.health(config)
     }
 
     fn disk(&self, folder: &Path) -> Arc<dyn Disk> {

@@ -11,14 +11,17 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use route_sync::cli::assemble;
 use route_sync::config::{
-    Config, KubernetesConfig, NatsConfig, RoutingApiConfig, Surroundings, UaaConfig,
+    Config, HealthConfig, KubernetesConfig, NatsConfig, RoutingApiConfig, Source, Surroundings,
+    UaaConfig,
 };
 use route_sync::kubernetes::{self, Timing};
 use route_sync::metrics::Counters;
 use route_sync::outside::Outside;
 use route_sync::publish::http::{Bus, BusError};
 use route_sync::publish::tcp::{self, RoutingApi, TcpCounters};
+use route_sync::publish::tls::TlsError;
 use route_sync::state;
+use route_sync::static_routes::probe::Probe;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -141,7 +144,9 @@ fn config(instance: usize, traits: &Traits) -> Config {
     let mut config = Config::parse(&text, Path::new("simulation"), surroundings)
         .expect("the simulation's configuration must be valid");
     // The journal of TLS backends is kept on a real disk; there are none here.
-    if let Some(nats) = &mut config.nats {
+    if let Source::Cluster(cluster) = &mut config.source
+        && let Some(nats) = &mut cluster.nats
+    {
         nats.state_dir = None;
     }
     config
@@ -173,6 +178,10 @@ impl Outside for Ways {
         _config: &'a NatsConfig,
     ) -> BoxFuture<'a, Result<Box<dyn Bus>, BusError>> {
         async { Ok(Box::new(Connection::open(&self.0)) as Box<dyn Bus>) }.boxed()
+    }
+
+    fn health(&self, _config: &HealthConfig) -> Result<Arc<dyn Probe>, TlsError> {
+        unreachable!("there are no static routes")
     }
 
     fn disk(&self, _folder: &Path) -> Arc<dyn state::Disk> {

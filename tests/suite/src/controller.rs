@@ -85,6 +85,19 @@ impl Settings {
         })
     }
 
+    /// A registrar's: static routes under an id of their own, and neither cluster nor NATS.
+    pub fn registrar(foundation: &Foundation, instance: &str, route: &Value) -> Result<Self> {
+        let mut settings = Self::new(foundation)?;
+        let config = settings.config.as_object_mut();
+        let config = config.expect("a configuration must be a group");
+        for group in ["kubernetes", "nats", "routes"] {
+            config.remove(group);
+        }
+        config.insert("static_routes".to_owned(), json!([route]));
+        settings.config["routing_api"]["instance_id"] = json!(instance);
+        Ok(settings)
+    }
+
     /// Runs a command of the binary that ends by itself: exit code, stdout, stderr.
     pub async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
         let folder = tempfile::Builder::new().prefix("controller-").tempdir()?;
@@ -108,7 +121,7 @@ impl Settings {
         let mut config = self.config.clone();
         if config["kubernetes"].is_object() {
             config["kubernetes"]["kubeconfig"] = json!(kubeconfig);
-        } else {
+        } else if config["static_routes"].is_null() {
             config["kube_config_path"] = json!(kubeconfig);
         }
         config["admin"] = json!({"listen": admin.to_string()});

@@ -5,6 +5,7 @@ mod removal;
 
 use super::*;
 use crate::config::TlsConfig;
+use crate::plan::OnForeign;
 use crate::publish::tcp::client::RequestId;
 use crate::route::{
     Backend, Backends, ClusterId, NodePort, NodeUid, PortRanges, RouteTable, ServiceKey,
@@ -60,7 +61,8 @@ fn asking(ports: &[u16]) -> State {
         router_group_is_default: true,
         ttl: TTL,
         reserved_ports: PortRanges::default(),
-        join_foreign: false,
+        on_foreign: OnForeign::Hold,
+        instance_id: None,
         tls: TlsConfig::default(),
     };
     let mut state = State::new(config, Pace::default(), Arc::default(), at(0));

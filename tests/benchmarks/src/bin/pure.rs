@@ -23,7 +23,8 @@ use bytes::Bytes;
 use route_sync::desired::{Desired, Memory, Options, derive};
 use route_sync::kubernetes::snapshot::Snapshot;
 use route_sync::plan::{
-    Input, InstanceId, Journal, NO_TLS, Observed, Plan, Policy, TcpRow, View, WantedPort, plan,
+    Input, InstanceId, Journal, NO_TLS, Observed, OnForeign, Plan, Policy, TcpRow, View,
+    WantedPort, plan,
 };
 use route_sync::route::{ClusterId, NodePort, RouterPort, ServiceRef};
 use tokio::runtime::Runtime;
@@ -116,8 +117,9 @@ fn tcp_plan(table: &Table) -> Plan {
         node_ips: &table.node_ips,
         node_ports: &table.node_ports,
         yielding: &table.yielding,
+        undecided: &BTreeSet::new(),
         policy: Policy {
-            join_foreign: false,
+            on_foreign: OnForeign::Hold,
             hold_removals: false,
             ttl: Duration::from_secs(120),
             refresh_after: Duration::from_secs(30),

@@ -1,18 +1,23 @@
 //! The jobs of the BOSH release, rendered, and run as BPM and the agent run them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use counterparts::Program;
 use counterparts::kube_apiserver::ADMIN_TOKEN;
 use counterparts::stack::{APP_DOMAIN, CLIENT};
-use serde_json::json;
+use serde_json::{Value, json};
 use suite::{
-    Foundation, HttpLoop, Job, Line, Manifest, Site, Stop, TcpLoop, eventually, on_each_stage,
-    stays,
+    Foundation, HttpLoop, Job, Line, Manifest, Site, Stop, Switch, TcpLoop, eventually,
+    on_each_stage, stays,
 };
 
 const JOB: &str = "route-sync";
+const REGISTRAR: &str = "kubernetes-api-route-registrar";
+/// The masters' addresses end so.
+const MASTERS: [u8; 3] = [5, 6, 7];
 /// Below `cloud_foundry.tcp_route_ttl`, and what follows an answer on the way back.
 const MOMENT: Duration = Duration::from_secs(3);
 
@@ -173,4 +178,149 @@ fn no_secret_in(log: &str) {
     for secret in [CLIENT.1, ADMIN_TOKEN] {
         assert!(!log.contains(secret), "{log}");
     }
+}
+
+/// A Kubernetes master: the apiserver at an address of its own, and the registrar beside it.
+struct Master {
+    registrar: Job,
+    _apiserver: Switch,
+}
+
+/// What an operator writes for the registrar of one master.
+fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Manifest {
+    let Manifest { properties, .. } = manifest(foundation);
+    let cf = &properties["cloud_foundry"];
+    Manifest {
+        properties: json!({
+            "external_kubo_port": port, "backend_port": backend_port,
+            "cloud_foundry": {
+                "uaa_url": cf["uaa_url"], "api_url": cf["routing_api_url"],
+                "uaa_client_id": cf["routing_api_client_id"],
+                "uaa_client_secret": cf["routing_api_client_secret"],
+                "ca_certs": cf["ca_certs"], "routing_api": cf["routing_api"],
+            },
+            "health": {
+                "url": format!("{}/readyz", foundation.stack.apiserver.url()),
+                "server_name": "", "interval_seconds": 1,
+            },
+            "tls": properties["tls"],
+            "drain_wait": MOMENT.as_secs(),
+            "post_start": {"wait_for_sync": true},
+            "listen": {"port": 9110 + u16::from(host)},
+        }),
+        links: json!({}),
+        spec: json!({
+            "ip": format!("10.0.0.{host}"), "deployment": "cfcr", "name": "master",
+            "id": format!("0000000{host}-0000"),
+        }),
+    }
+}
+
+async fn master(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Master {
+    let address = SocketAddr::from(([10, 0, 0, host], backend_port));
+    let apiserver = Switch::at(address, foundation.stack.apiserver.url()).await;
+    let manifest = registrar(foundation, host, port, backend_port);
+    let mut registrar = Job::render(REGISTRAR, &manifest).await.unwrap();
+    registrar.start().unwrap();
+    let answered = registrar.script("post-start", None).await.unwrap();
+    assert!(
+        answered.status.success(),
+        "{answered:?}\n{}",
+        registrar.log()
+    );
+    Master {
+        registrar,
+        _apiserver: apiserver.unwrap(),
+    }
+}
+
+/// What `kubectl` says of a port of the tcp-router, certificates verified.
+async fn kubectl(foundation: &Foundation, port: u16) -> Result<String, String> {
+    let cache = tempfile::tempdir().unwrap();
+    let output = tokio::process::Command::new("kubectl")
+        .args([
+            "get",
+            "namespaces",
+            "--output",
+            "name",
+            "--request-timeout",
+            "5s",
+        ])
+        .args(["--token", ADMIN_TOKEN, "--kubeconfig", "/dev/null"])
+        .args(["--server", &format!("https://{}", foundation.tcp(port))])
+        .arg("--certificate-authority")
+        .arg(foundation.stack.pki.ca_file())
+        .arg("--cache-dir")
+        .arg(cache.path())
+        .output()
+        .await
+        .expect("`kubectl` is missing; hint: run `tests/counterparts/setup`");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stderr))
+    }
+}
+
+async fn kubectl_works(foundation: &Foundation, port: u16) {
+    eventually("kubectl works through the tcp-router", async || {
+        let said = kubectl(foundation, port).await;
+        said.is_ok_and(|said| said.contains("namespace/kube-system"))
+    })
+    .await;
+}
+
+#[test]
+fn three_rendered_registrars_put_the_apiserver_behind_the_tcp_router() {
+    let statement = "kubectl works through the tcp-router by the rendered registrars of three masters, also while one \
+                     of them is recreated; the apiserver's death takes its backends away until it is back";
+    on_each_stage(statement, async |foundation| {
+        let (port, backend_port) = (foundation.port(), foundation.node_port(30670));
+        let refused = foundation.refused_reloads();
+        let mut masters = Vec::new();
+        for host in MASTERS {
+            masters.push(master(foundation, host, port, backend_port).await);
+        }
+        kubectl_works(foundation, port).await;
+        let hosts = |rows: &[Value]| -> BTreeSet<String> {
+            let hosts = rows.iter().map(|row| row["backend_ip"].as_str().unwrap());
+            hosts.map(str::to_owned).collect()
+        };
+        let all: BTreeSet<String> = MASTERS.map(|host| format!("10.0.0.{host}")).into();
+        assert_eq!(hosts(&foundation.rows_of(port).await), all);
+
+        // Its row is gone, and the router has followed, before anything of that master stops.
+        let client = foundation.stack.pki.http_client_without_identity().unwrap();
+        let url = format!("https://{}/livez", foundation.tcp(port));
+        let calls = HttpLoop::of_page(client, url);
+        let mut leaving = masters.pop().unwrap();
+        leaving.registrar.stopped_by(Stop::Recreate).await.unwrap();
+        drop(leaving);
+        tokio::time::sleep(MOMENT).await;
+        assert_eq!(hosts(&foundation.rows_of(port).await).len(), 2);
+        masters.push(master(foundation, MASTERS[2], port, backend_port).await);
+        assert_eq!(hosts(&foundation.rows_of(port).await), all);
+        tokio::time::sleep(MOMENT).await;
+        calls.none_failed();
+
+        foundation.stack.apiserver.stop().await;
+        eventually("nothing leads to a dead apiserver", async || {
+            foundation.rows_of(port).await.is_empty()
+        })
+        .await;
+        foundation.stack.apiserver.begin().await.unwrap();
+        kubectl_works(foundation, port).await;
+
+        for mut master in masters {
+            master
+                .registrar
+                .stopped_by(Stop::DeleteDeployment)
+                .await
+                .unwrap();
+            no_secret_in(&master.registrar.log());
+        }
+        assert!(foundation.rows_of(port).await.is_empty());
+        assert_eq!(foundation.refused_reloads(), refused);
+    });
 }

@@ -22,6 +22,7 @@ mod reload;
 mod restart;
 mod rotation;
 mod sources;
+mod static_routes;
 mod steady;
 mod strangers;
 mod tcp;
