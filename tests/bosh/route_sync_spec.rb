@@ -248,6 +248,14 @@ describe 'the job route-sync' do
 
   each_property('route-sync', changes)
 
+  it 'writes what stands twice in a manifest twice, and no alias of it' do
+    shop = ['shop']
+    deployed(job('policy' => { 'hosts' => [{ 'namespaces' => shop, 'hosts' => shop }] })) do |it|
+      expect(it.text('config/route-sync.yml')).not_to match(/[&*]\d/)
+      expect(it.config['policy']['hosts']).to eq([{ 'namespaces' => ['shop'], 'hosts' => ['shop'] }])
+    end
+  end
+
   describe 'NATS' do
     it 'is not deployed without a client certificate, unless plain text is allowed in so many words' do
       told = refusal(job(base: without(enough, 'nats.tls')))
