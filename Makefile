@@ -18,7 +18,8 @@ test: ## set up what the tests need, run all of them, end with one line of count
 release-test: ## make the BOSH release and compile its packages as a director would, without a network
 	@tests/release/run
 
-check: ## formatting, lints, documentation, licences
+check: ## formatting, lints, documentation, licences, the release's digests
+	bosh-release/scripts/bundle --fresh
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/Cargo.toml --all
 	cargo clippy --quiet --locked --all-targets -- -D warnings

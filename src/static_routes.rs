@@ -183,9 +183,7 @@ impl Watch {
             let again = self.health.hear(&answer);
             debug!(target: "route_sync", route = self.name, ?answer, "health");
             if !again {
-                let good = matches!(answer, Ok(200..=299 | 401 | 403));
-                let error = (!good).then(|| health::reason(&answer));
-                self.tell(known, error, clock.now());
+                self.tell(known, health::failure(&answer), clock.now());
                 return;
             }
         }

@@ -268,7 +268,7 @@ pub const KEYS: &[Key] = &[
     key(
         "static_routes[].health.url",
         "none: always up",
-        "who is asked whether the backends serve: the route is published after the first success, withdrawn after three failures in a row, and published again after the next success; 401 and 403 count as success, and for `/readyz` a 404 is followed by `/healthz`",
+        "who is asked whether the backends serve: the route is published after the first success, withdrawn after three failures in a row, and published again after the next success; of 401 and 403 three in a row count as one, and for `/readyz` a 404 is followed by `/healthz`",
     ),
     key(
         "static_routes[].health.ca_file",

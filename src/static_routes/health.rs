@@ -1,19 +1,23 @@
 //! Whether a static route's backends serve, judged by what they answered. Pure: no I/O, no clock.
 //!
-//! | before    | answer                      | after                       |
-//! |-----------|-----------------------------|-----------------------------|
-//! | any       | success                     | up                          |
-//! | any       | 401, 403                    | up, though that proves little |
-//! | up        | a failure, or a second      | up                          |
-//! | undecided | a failure, or a second      | undecided                   |
-//! | either    | a third failure in a row    | down                        |
-//! | down      | a failure                   | down                        |
+//! | before    | answer                       | after      |
+//! |-----------|------------------------------|------------|
+//! | any       | success                      | up         |
+//! | up        | 401, 403                     | unproven, which counts as up |
+//! | otherwise | 401, 403                     | as before  |
+//! | otherwise | the third of these in a row  | unproven   |
+//! | any       | a failure                    | as before  |
+//! | any       | the third of these in a row  | down       |
+//!
+//! A kube-apiserver that starts answers 403 before it knows its own roles, and then 500 until it is ready (measured,
+//! 1.36): a single 403 would bring its route back before it serves anybody.
 //!
 //! An apiserver before Kubernetes 1.16 has no `/readyz`: its 404 is followed by `/healthz` at once, and from the first
 //! answer there that is no failure only that is asked. What else a 404 says is a failure like any other.
 
-/// Failures in a row that take a route away: a kubelet's default, and more than one lost packet.
-const FAILURES_MAX: u32 = 3;
+/// As many failures in a row take a route away, a kubelet's default; and as many answers in a row that prove little
+/// bring it.
+const IN_A_ROW: u32 = 3;
 
 /// Where a question goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +49,10 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Health {
     verdict: Verdict,
+    /// In a row.
     failures: u32,
+    /// Answers in a row that we may not ask.
+    denials: u32,
     older: Older,
 }
 
@@ -86,6 +93,7 @@ impl Health {
         Self {
             verdict: Verdict::Undecided,
             failures: 0,
+            denials: 0,
             older: if readyz { Older::Perhaps } else { Older::Never },
         }
     }
@@ -111,38 +119,50 @@ impl Health {
             self.older = Older::Asking;
             return true;
         }
-        let good = match answer {
-            Ok(200..=299) => Some(Verdict::Up),
-            Ok(status @ (401 | 403)) => Some(Verdict::Unproven(*status)),
-            Ok(_) | Err(_) => None,
-        };
         if self.older == Older::Asking {
-            self.older = if good.is_some() {
-                Older::Is
-            } else {
-                Older::Perhaps
+            self.older = match failure(answer) {
+                Some(_) => Older::Perhaps,
+                None => Older::Is,
             };
         }
-        if let Some(good) = good {
-            (self.verdict, self.failures) = (good, 0);
-            return false;
-        }
-        self.failures = self.failures.saturating_add(1);
-        // The first reason stays, so that it is told once.
-        let was_down = matches!(self.verdict, Verdict::Down(_));
-        if self.failures >= FAILURES_MAX && !was_down {
-            self.verdict = Verdict::Down(reason(answer));
+        match answer {
+            Ok(200..=299) => {
+                self.verdict = Verdict::Up;
+                (self.failures, self.denials) = (0, 0);
+            }
+            Ok(status @ (401 | 403)) => self.deny(*status),
+            Ok(_) | Err(_) => self.fail(answer),
         }
         false
     }
+
+    fn deny(&mut self, status: u16) {
+        self.failures = 0;
+        self.denials = self.denials.saturating_add(1);
+        let is_up = matches!(self.verdict, Verdict::Up | Verdict::Unproven(_));
+        if is_up || self.denials >= IN_A_ROW {
+            self.verdict = Verdict::Unproven(status);
+        }
+    }
+
+    fn fail(&mut self, answer: &Answer) {
+        self.denials = 0;
+        self.failures = self.failures.saturating_add(1);
+        // The first reason stays, so that it is told once.
+        let is_down = matches!(self.verdict, Verdict::Down(_));
+        if self.failures >= IN_A_ROW && !is_down {
+            self.verdict = Verdict::Down(failure(answer).unwrap_or_default());
+        }
+    }
 }
 
-/// An answer that is no success, in words.
+/// Why an answer counts for a failure, if it does.
 #[must_use]
-pub fn reason(answer: &Answer) -> String {
+pub fn failure(answer: &Answer) -> Option<String> {
     match answer {
-        Ok(status) => format!("it answers {status}"),
-        Err(why) => why.clone(),
+        Ok(200..=299 | 401 | 403) => None,
+        Ok(status) => Some(format!("it answers {status}")),
+        Err(why) => Some(why.clone()),
     }
 }
 
@@ -178,10 +198,27 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_ask_takes_the_backend_for_up_and_unproven() {
+    fn who_may_not_ask_takes_the_backend_for_up_after_three_such_answers() {
         assert_eq!(
-            verdicts(true, &[401, 403, 0, 200, 403]),
-            ["unproven", "unproven", "unproven", "up", "unproven"]
+            verdicts(true, &[401, 403, 401, 0, 200, 403]),
+            [
+                "undecided",
+                "undecided",
+                "unproven",
+                "unproven",
+                "up",
+                "unproven"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_apiserver_that_starts_is_back_once_it_is_ready() {
+        assert_eq!(
+            verdicts(true, &[200, 0, 0, 0, 403, 500, 403, 403, 500, 200]),
+            [
+                "up", "up", "up", "down", "down", "down", "down", "down", "down", "up"
+            ]
         );
     }
 

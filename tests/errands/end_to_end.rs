@@ -86,10 +86,6 @@ async fn why_the_apiserver_takes_no_endpoint_is_told_with_what_to_do() {
             "`--namespace` must name one that is there",
         ),
         (
-            ResponseTemplate::new(404),
-            "Kubernetes must be 1.21 or newer",
-        ),
-        (
             refusal(422, "Invalid"),
             "`--address` must be an address that the nodes reach",
         ),

@@ -229,7 +229,6 @@ impl<'a> EndToEnd<'a> {
         made.map_err(|error| {
             let trouble = refused("say what the Service leads to", &error);
             match error {
-                ApiError::NotServed => trouble.hint("Kubernetes must be 1.21 or newer"),
                 ApiError::NotFound => trouble.hint("`--namespace` must name one that is there"),
                 ApiError::Status { code: 422, .. } => trouble.hint(
                     "`--address` must be an address that the nodes reach; a loopback address is none",
