@@ -11,8 +11,8 @@ use counterparts::kube_apiserver::ADMIN_TOKEN;
 use counterparts::stack::{APP_DOMAIN, CLIENT};
 use serde_json::{Value, json};
 use suite::{
-    Foundation, HttpLoop, Job, Line, Manifest, Site, Stop, Switch, TcpLoop, eventually,
-    on_each_stage, stays, tcp_line, within,
+    Foundation, FrontTimes, HttpFront, HttpLoop, Job, Line, Manifest, Site, Stop, Switch, TcpLoop,
+    answers, eventually, on_each_stage, stays, tcp_line, within,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -28,6 +28,13 @@ const MOMENT: Duration = Duration::from_secs(3);
 const OLD_TTL: u16 = 60;
 /// That and the intervals at which the routing API prunes and the tcp-router reads everything anew.
 const PRUNED_WITHIN: Duration = Duration::from_secs(120);
+
+/// A router that keeps what nobody repeats for longer than the first start of all waits for its Lease (15 s), as Cloud
+/// Foundry's do with their 120 s.
+const TIMES: FrontTimes = FrontTimes {
+    start_delay: Duration::from_secs(5),
+    stale_threshold: Duration::from_secs(40),
+};
 
 fn pem(file: impl AsRef<Path>) -> String {
     std::fs::read_to_string(file).expect("a certificate must be there")
@@ -388,6 +395,8 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
                      one comes back after `drain.mode: unregister`; how long a port is silent is measured";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(2).await;
+        let nats = &foundation.stack.nats;
+        let front = HttpFront::start(foundation, nats, TIMES).await.unwrap();
         let (site_port, line_port) = (30664, 30665);
         let site = Site::new(foundation, "upgraded", site_port).await.unwrap();
         let line = Line::new(foundation, "upgraded", line_port).await.unwrap();
@@ -395,10 +404,10 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
         site.label(foundation).await;
         line.label(foundation).await;
         old_job(foundation, old_site, old_line).await;
-        site.answers(foundation).await;
+        answers(front.address(), &site.host, &[200]).await;
         line.answers(foundation).await;
         let refused = foundation.refused_reloads();
-        let requests = HttpLoop::start(foundation.http(), &site.host);
+        let requests = HttpLoop::start(front.address(), &site.host);
         let gaps = Gaps::of(foundation.tcp(line.port));
 
         // Its last word was just now: no refresh of its rows comes any more.
@@ -424,10 +433,10 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
             begun.elapsed()
         );
         assert!(foundation.rows_of(line.port).await.is_empty());
-        site.gone(foundation).await;
+        answers(front.address(), &site.host, &[404, 503]).await;
         let begun = Instant::now();
         old_job(foundation, old_site, old_line).await;
-        site.answers(foundation).await;
+        answers(front.address(), &site.host, &[200]).await;
         println!(
             "   roll back: HTTP was back {:.1?} after the old job's first word",
             begun.elapsed()
