@@ -2,10 +2,10 @@
 # Everything is built into one folder, so that the tests' own packages share the controller's dependencies.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: help demo test check bench fuzz simulation soak mutants
+.PHONY: help demo test release-test check bench fuzz simulation soak mutants
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: ## run route-sync against a foundation in a box, over examples/
 	cargo build --quiet --locked
@@ -15,7 +15,11 @@ demo: ## run route-sync against a foundation in a box, over examples/
 test: ## set up what the tests need, run all of them, end with one line of counts
 	@tests/run
 
-check: ## formatting, lints, documentation, licences
+release-test: ## make the BOSH release and compile its packages as a director would, without a network
+	@tests/release/run
+
+check: ## formatting, lints, documentation, licences, the release's digests
+	bosh-release/scripts/bundle --fresh
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/Cargo.toml --all
 	cargo clippy --quiet --locked --all-targets -- -D warnings

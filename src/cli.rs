@@ -15,8 +15,10 @@ mod docs;
 mod drain;
 mod lint;
 mod plan;
+mod register_uaa_client;
 mod render;
 mod run;
+mod smoke_test;
 mod status;
 mod wires;
 
@@ -129,6 +131,10 @@ enum Command {
         #[arg(long, default_value = "apps.example.com", value_name = "DOMAIN", value_parser = Hostname::parse)]
         app_domain: Hostname,
     },
+    /// Ask each server, then make a Service reachable and unreachable again
+    SmokeTest(smoke_test::Arguments),
+    /// Make the UAA client `uaa.client_id`, or make of it what route-sync needs; a second run changes nothing
+    RegisterUaaClient(register_uaa_client::Arguments),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -216,6 +222,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Lint { files, app_domain } => {
             lint::lint(&files, config.as_deref(), app_domain, output)
         }
+        Command::SmokeTest(arguments) => {
+            let config = Config::load(&path, surroundings())?;
+            // What it logs of a refused login is in the test's own line.
+            let _log = quiet_by("warn,async_nats=off");
+            block_on(smoke_test::smoke_test(config, arguments, output))
+        }
+        Command::RegisterUaaClient(arguments) => {
+            let _log = quiet();
+            block_on(register_uaa_client::register(&path, &arguments, output))
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut public_command(), "route-sync", &mut script);
@@ -239,9 +255,14 @@ fn surroundings() -> Surroundings {
 
 /// Logs of commands that print something else.
 fn quiet() -> telemetry::Guard {
+    quiet_by("warn")
+}
+
+/// The same, by another filter.
+fn quiet_by(filter: &str) -> telemetry::Guard {
     telemetry::start(
         Some(crate::config::LogFormat::Text),
-        "warn",
+        filter,
         telemetry::Output::Stderr,
     )
     .0

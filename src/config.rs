@@ -16,6 +16,7 @@ mod secret;
 mod static_routes;
 #[cfg(test)]
 mod tests;
+mod uaa;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -259,19 +260,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path, surroundings: Surroundings) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-            .map_err(unreadable)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(unreadable(io::Error::other("it has more than 1 MiB")));
-        }
-        let text =
-            String::from_utf8(bytes).map_err(|_| unreadable(io::Error::other("it is no UTF-8")))?;
+        let text = text(path)?;
         Self::parse(&text, path, surroundings)
     }
 
@@ -353,6 +342,30 @@ impl TlsConfig {
 #[must_use]
 pub fn default_options(app_domain: Hostname) -> desired::Options {
     meaning::default_options(app_domain)
+}
+
+/// The text of a file.
+fn text(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(unreadable(io::Error::other("it has more than 1 MiB")));
+    }
+    String::from_utf8(bytes).map_err(|_| unreadable(io::Error::other("it is no UTF-8")))
+}
+
+/// A duration as the configuration spells it.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    scalar::duration(text)
 }
 
 fn unknown((key, suggestion): (String, Option<String>)) -> Mistake {

@@ -10,10 +10,11 @@
 //! | endpointslices, else endpoints | two watches, by label | `list`, `watch` | every node is taken |
 //! | namespaces | UID of `kube-system`, at each list and watch | `get` or `list` | the apiserver's address names the cluster |
 //! | namespaces | whether one went with its Services | `get` or `list` | their removal counts as any other |
+//! | namespaces, services, endpointslices | those of a smoke test | `create`, `delete` | no `smoke-test` end to end |
 //! | leases | one, where `leader_election` is on | `get`, `create`, `update` | this instance acts as the only one |
 //!
 //! [`watch_over`] yields [`snapshot::Snapshot`]s and a report; [`snapshot_once`] looks once;
-//! [`snapshot_of_manifests`] reads files instead. Nothing here knows what a route is.
+//! [`snapshot_of_manifests`] reads files instead; [`trial`] makes the objects of a smoke test. Nothing here knows what a route is.
 
 mod api;
 mod client;
@@ -23,6 +24,7 @@ mod manifests;
 mod node_ports;
 pub mod snapshot;
 mod timing;
+pub mod trial;
 mod watch;
 pub mod wire;
 

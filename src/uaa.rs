@@ -7,6 +7,8 @@
 //!
 //! Knows nothing of what tokens are for, except which scopes are wanted.
 
+pub mod clients;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -100,7 +100,16 @@ current-context: x
 fn help_names_the_commands_and_hides_what_is_for_us() {
     let answer = Place::new().run(&["--help"]);
     assert_eq!((answer.code, answer.stderr.as_str()), (0, ""));
-    for command in ["run", "plan", "check", "status", "lint", "completions"] {
+    for command in [
+        "run",
+        "plan",
+        "check",
+        "status",
+        "lint",
+        "smoke-test",
+        "register-uaa-client",
+        "completions",
+    ] {
         assert!(
             answer.stdout.contains(&format!("\n  {command} ")),
             "{command}"

@@ -208,7 +208,7 @@ pub(super) fn needed<T>(
     }
 }
 
-fn uaa(
+pub(super) fn uaa(
     reader: &mut Reader,
     root: &Group<'_>,
     tcp_on: bool,
@@ -555,7 +555,13 @@ fn nats_weaknesses(nats: Option<&NatsConfig>, skip: &Field<bool>, warnings: &mut
     warnings.push(weakness.to_owned());
 }
 
-fn weak_https(group: &str, url: &str, tls: &TlsConfig, secret: &str, warnings: &mut Vec<String>) {
+pub(super) fn weak_https(
+    group: &str,
+    url: &str,
+    tls: &TlsConfig,
+    secret: &str,
+    warnings: &mut Vec<String>,
+) {
     if url.starts_with("http://") {
         warnings.push(format!(
             "`{group}.url` is http: {secret} travels in clear text"

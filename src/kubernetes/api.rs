@@ -147,7 +147,7 @@ impl Resource {
         }
     }
 
-    fn prefix(self) -> &'static str {
+    pub(super) fn prefix(self) -> &'static str {
         match self.kind {
             Kind::EndpointSlice => "/apis/discovery.k8s.io/v1",
             _ => "/api/v1",

@@ -27,7 +27,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::assembler::Assembler;
-use self::source::{Change, Source, discover_endpoints};
+pub(super) use self::source::discover_endpoints;
+use self::source::{Change, Source};
 use self::view::{SourceId, Status, View};
 use super::Timing;
 use super::api::{Api, ApiError};

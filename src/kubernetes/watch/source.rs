@@ -491,7 +491,7 @@ impl Source {
 }
 
 /// Where endpoints are to be had: chosen by what the apiserver serves, never by its version.
-pub(super) async fn discover_endpoints(
+pub(in crate::kubernetes) async fn discover_endpoints(
     api: &Api,
     label: Option<&'static str>,
 ) -> Result<Resource, ApiError> {

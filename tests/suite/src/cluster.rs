@@ -150,6 +150,17 @@ impl Cluster {
             .await
     }
 
+    /// Every object of a kind, in all namespaces.
+    pub async fn list(&self, kind: &str) -> Result<Vec<Value>> {
+        let known = KINDS.iter().find(|(known, ..)| *known == kind);
+        let (_, group, plural, _) =
+            known.with_context(|| format!("kind `{kind}` is not known here"))?;
+        let list = self
+            .ask(Method::GET, &format!("/{group}/{plural}"), None)
+            .await?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
     /// Deletes one object.
     pub async fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         let path = Self::path(kind, namespace, name)?;

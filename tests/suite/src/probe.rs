@@ -176,6 +176,21 @@ impl HttpLoop {
         Self { seen, task }
     }
 
+    /// Begins to ask for a page, each time by a connection of its own; it answers already.
+    pub fn of_page(client: reqwest::Client, url: String) -> Self {
+        let seen = Seen::begin();
+        let record = seen.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let answer = client.get(&url).header("connection", "close").send().await;
+                let answer = answer.and_then(reqwest::Response::error_for_status);
+                note(&record, answer.err().map(|error| format!("{error:?}")));
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+        Self { seen, task }
+    }
+
     /// Ends; the number of requests, and every failure.
     pub fn end(self) -> (u64, Vec<String>) {
         end(&self.seen, &self.task)

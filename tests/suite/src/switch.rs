@@ -21,7 +21,12 @@ pub struct Switch {
 impl Switch {
     /// Leads to the server of a URL at first.
     pub async fn to(url: &str) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), url).await
+    }
+
+    /// The same, at an address of the caller's choice.
+    pub async fn at(address: SocketAddr, url: &str) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (target, targets) = watch::channel(server(url)?);
         let listening = tokio::spawn(async move {

@@ -2,11 +2,13 @@
 
 mod annotations;
 mod another_cluster;
+mod bosh_jobs;
 mod budget;
 mod compatibility;
 mod conflicts;
 mod drain;
 mod drift;
+mod errands;
 mod foreign_hosts;
 mod groups;
 mod guard;

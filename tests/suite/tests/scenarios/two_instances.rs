@@ -124,6 +124,15 @@ async fn becomes(controller: &Controller, wanted: &str) {
     eventually(wanted, async || role(controller).await == wanted).await;
 }
 
+/// For longer than the interval at which routes are repeated.
+async fn nothing_comes_back(foundation: &Foundation, site: &Site, line: &Line) {
+    let (router, tcp) = (foundation.http(), foundation.tcp(line.port));
+    stays(Duration::from_secs(8), "nothing comes back", async || {
+        http_status(router, &site.host).await != 200 && suite::tcp_line(tcp).await.is_none()
+    })
+    .await;
+}
+
 /// What a controller has said and written so far.
 async fn said(controller: &Controller) -> f64 {
     let mut sum = 0.0;
@@ -245,14 +254,7 @@ fn one_that_is_cut_off_neither_brings_back_nor_keeps_what_its_successor_withdrew
         becomes(&first, "standby").await;
         leaving_site.gone(foundation).await;
         leaving_line.gone(foundation).await;
-        // Longer than the interval at which routes are repeated.
-        let router = foundation.http();
-        let tcp = foundation.tcp(leaving_line.port);
-        stays(Duration::from_secs(8), "nothing comes back", async || {
-            http_status(router, &leaving_site.host).await != 200
-                && suite::tcp_line(tcp).await.is_none()
-        })
-        .await;
+        nothing_comes_back(foundation, &leaving_site, &leaving_line).await;
         way.mend();
         eventually("it knows who leads", async || {
             let status = first.status().await;
@@ -361,7 +363,8 @@ async fn held(controller: &Controller) -> (String, usize) {
 
 #[test]
 fn what_was_approved_stays_away_when_another_takes_over_and_is_held_when_it_is_lost_again() {
-    let statement = "removals are held by both instances under one plan; approved on the one that acts, they go, and                      stay away when it is killed and the other takes over; lost once more they are held anew";
+    let statement = "removals are held by both instances under one plan; approved on the one that acts, they go, and \
+                     stay away when it is killed and the other takes over; lost once more they are held anew";
     on_each_stage(statement, async |foundation| {
         foundation.nodes(2).await;
         let site = Site::new(foundation, "lasting", 30640).await.unwrap();
@@ -407,14 +410,7 @@ fn what_was_approved_stays_away_when_another_takes_over_and_is_held_when_it_is_l
         })
         .await;
         site.answers(foundation).await;
-        // Longer than the interval at which routes are repeated.
-        let router = foundation.http();
-        let tcp = foundation.tcp(leaving_line.port);
-        stays(Duration::from_secs(6), "nothing comes back", async || {
-            http_status(router, &leaving_site.host).await != 200
-                && suite::tcp_line(tcp).await.is_none()
-        })
-        .await;
+        nothing_comes_back(foundation, &leaving_site, &leaving_line).await;
 
         leaving_site.label(foundation).await;
         leaving_site.answers(foundation).await;

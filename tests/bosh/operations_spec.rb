@@ -1,0 +1,176 @@
+# frozen_string_literal: true
+
+# The ops files, applied as bosh would apply them: to manifests in the shape of cf-deployment, kubo-deployment and
+# prometheus-boshrelease, alone and in every combination that a document names.
+#
+# It owns what an ops file does to a manifest, and that README, example variables and ops files agree. What a job makes
+# of its properties is the affair of the specs beside this one; here each combination's jobs are rendered and their
+# configuration is read by the program, which shows that what is documented can be deployed.
+require 'yaml'
+require_relative 'go_patch'
+require_relative 'deployable'
+
+RSpec.describe 'operations' do
+  extend Deployable
+  include Deployable
+
+  it 'has one row in the README for each file, and a file for each row' do
+    expect(rows.keys.sort).to eq ops_files
+  end
+
+  ops_files.each do |name|
+    describe name do
+      it 'applies to the manifest it is for, after what it needs' do
+        expect { manifest_after(name) }.not_to raise_error
+      end
+
+      it 'fails without what it needs' do
+        needs = rows.fetch(name).needs
+        next if needs.empty?
+
+        expect { GoPatch.apply(base_of(name), operations(name)) }.to raise_error(GoPatch::Mismatch)
+      end
+
+      it 'fails on a manifest that it does not fit' do
+        others = bases.reject { |folder,| name.start_with?("#{folder}/") }.values
+        [{}, { 'instance_groups' => [], 'releases' => [], 'addons' => [] }, *others].each do |other|
+          expect { GoPatch.apply(other, operations(name)) }.to raise_error(GoPatch::Mismatch)
+        end
+      end
+
+      it 'fails where the real bosh does' do
+        bosh = handed_in('bosh')
+        next not_confirmed('bosh', 'an ops file fails on a manifest that it does not fit') if bosh.nil?
+
+        text = File.read(File.join(Deployable::OPERATIONS, name))
+        _, errors, good = bosh_int(bosh, { 'instance_groups' => [], 'releases' => [], 'addons' => [] }, [text])
+        expect(good).to be(false)
+        expect(errors).to match(/Expected to find/)
+      end
+
+      it 'changes nothing when it is applied a second time, or says that it was' do
+        once = manifest_after(name)
+        again = begin
+          GoPatch.apply(once, operations(name))
+        rescue GoPatch::Mismatch
+          next
+        end
+        expect(repeated(again)).to eq repeated(once)
+      end
+
+      it 'asks for the variables that the README and its example name, and for no others' do
+        asked = asked_of_operator(name)
+        expect(rows.fetch(name).variables.sort).to eq asked
+        example = example_variables(name)
+        expect(example.keys.sort).to eq asked
+        expect(example.values).to all(satisfy { |value| !value.nil? })
+      end
+
+      it 'is optional only where it adds' do
+        operations(name).each do |operation|
+          steps = GoPatch.steps(operation['path'])
+          optional = steps.index { |step| GoPatch.optional?(step) }
+          next if optional.nil?
+
+          expect(operation['type']).to eq 'replace'
+          # Everything before the mark is there; nothing that stands after it was.
+          before = manifest_before(name)
+          reached = steps[0...optional].reduce(before) { |node, step| GoPatch.find_step(node, step) }
+          expect(reached).not_to be_nil
+        end
+      end
+    end
+  end
+
+  it 'has an example of variables for each file that asks for some, and no other' do
+    with = ops_files.reject { |name| rows.fetch(name).variables.empty? }
+    expect(example_files).to eq with.map { |name| "vars-#{File.basename(name)}" }.uniq.sort
+  end
+
+  it 'gives one variable one meaning in all examples' do
+    meanings = Hash.new { |hash, key| hash[key] = [] }
+    ops_files.each { |name| example_variables(name).each { |key, value| meanings[key] |= [value] } }
+    expect(meanings.select { |_, values| values.size > 1 }).to eq({})
+  end
+
+  it 'has an example of just the variables that the manifest of its own asks for' do
+    manifest = YAML.load_file(File.join(Deployable::RELEASE, 'manifests/standalone.yml'))
+    expect(example_variables('standalone.yml').keys.sort).to eq GoPatch.variables(manifest).sort
+  end
+
+  it 'puts the same job on VMs of its own as on the masters' do
+    master = job('cfcr/add-route-sync.yml', 'master', 'route-sync')
+    expect(job('cfcr/dedicated-instance-group.yml', 'route-sync', 'route-sync')).to eq master
+  end
+
+  it 'gives the rights of examples/rbac.yml to the user of the certificate' do
+    manifest = manifest_after('cfcr/add-route-sync.yml')
+    roles = GoPatch.find(manifest, '/instance_groups/name=master/jobs/name=kubernetes-roles/properties')
+    specs = roles.fetch('post-start-custom-specs').to_h { |spec| [spec['name'], spec['value']] }
+    given = YAML.load_stream(specs.fetch('route-sync'))
+    example = YAML.load_stream(File.read(File.join(Deployable::ROOT, 'examples/rbac.yml')))
+    rules = ->(objects) { objects.filter_map { |object| object.values_at('kind', 'rules') if object['rules'] } }
+    expect(rules[given]).to eq rules[example]
+    name = GoPatch.find(manifest, '/variables/name=tls-route-sync/options/common_name')
+    users = given.flat_map { |object| object.fetch('subjects', []) }
+    expect(users).to all(include('kind' => 'User', 'name' => name))
+  end
+
+  it 'takes the jobs of kubo over in place' do
+    old = GoPatch.apply(bases['cfcr'], YAML.load_file(File.join(Deployable::FIXTURES, 'kubo-0.22.yml')))
+    new = %w[cfcr/add-route-sync.yml cfcr/add-kubernetes-api-route-registrar.yml cfcr/dedicated-instance-group.yml]
+          .reduce(old) { |manifest, name| GoPatch.apply(manifest, operations(name)) }
+    jobs = new['instance_groups'].flat_map do |group|
+      group['jobs'].map { |job| [group['name'], *job.values_at('name', 'release')] }
+    end
+    jobs.select! { |_, name,| %w[route-sync kubernetes-api-route-registrar].include?(name) }
+    expect(jobs).to eq [%w[master kubernetes-api-route-registrar cf-route-sync],
+                        %w[route-sync route-sync cf-route-sync]]
+  end
+
+  it 'goes back to the token of kubo up to 0.22, and only there' do
+    token = operations('cfcr/legacy-token-auth.yml')
+    after = manifest_after('cfcr/add-route-sync.yml')
+    expect { GoPatch.apply(after, token) }.to raise_error(GoPatch::Mismatch, /route-sync-password/)
+    properties = job('cfcr/legacy-token-auth.yml', 'master', 'route-sync')['properties']
+    expect(properties).to include('api-token' => '((route-sync-password))')
+    expect(properties).not_to have_key('kubernetes')
+  end
+
+  it 'refuses to lose what was changed on the masters before the job leaves them' do
+    %w[cfcr/legacy-token-auth.yml cfcr/use-nats-without-link.yml cfcr/use-internal-endpoints.yml
+       cfcr/remove-route-sync.yml].each do |name|
+      expect { GoPatch.apply(manifest_after(name), operations('cfcr/dedicated-instance-group.yml')) }
+        .to raise_error(GoPatch::Mismatch), name
+    end
+  end
+
+  combinations.each do |combination|
+    describe combination.title do
+      it 'applies' do
+        expect { manifest_of(combination) }.not_to raise_error
+      end
+
+      it 'sets only what the jobs declare' do
+        our_jobs(manifest_of(combination)).each { |job| undeclared(job).tap { |found| expect(found).to eq [] } }
+      end
+
+      it 'renders jobs whose configuration the program takes' do
+        jobs = our_jobs(resolved(combination))
+        # Of this errand's file the program reads one group alone, with a command of its own: errands_spec.rb.
+        errands, jobs = jobs.partition { |job| job.name == 'register-uaa-client' }
+        jobs.each { |job| deployed(rendered(job)) }
+        errands.each { |job| expect(rendered(job).files).to include('config/route-sync.yml') }
+      end
+
+      it 'is what the real bosh makes of it' do
+        bosh = handed_in('bosh')
+        if bosh.nil?
+          not_confirmed('bosh', 'the ops files make of a manifest what `bosh int` makes of it')
+        else
+          expect(YAML.safe_load(interpolated_by(bosh, combination), aliases: true)).to eq interpolated(combination)
+        end
+      end
+    end
+  end
+end

@@ -1,0 +1,326 @@
+//! The jobs of the BOSH release, rendered, and run as BPM and the agent run them.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use counterparts::Program;
+use counterparts::kube_apiserver::ADMIN_TOKEN;
+use counterparts::stack::{APP_DOMAIN, CLIENT};
+use serde_json::{Value, json};
+use suite::{
+    Foundation, HttpLoop, Job, Line, Manifest, Site, Stop, Switch, TcpLoop, eventually,
+    on_each_stage, stays,
+};
+
+const JOB: &str = "route-sync";
+const REGISTRAR: &str = "kubernetes-api-route-registrar";
+/// The masters' addresses end so.
+const MASTERS: [u8; 3] = [5, 6, 7];
+/// Below `cloud_foundry.tcp_route_ttl`, and what follows an answer on the way back.
+const MOMENT: Duration = Duration::from_secs(3);
+
+fn pem(file: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(file).expect("a certificate must be there")
+}
+
+/// What an operator writes for this foundation: everything over mutual TLS.
+fn manifest(foundation: &Foundation) -> Manifest {
+    let stack = &foundation.stack;
+    let pki = &stack.pki;
+    let (ca, cert, key) = (
+        pem(pki.ca_file()),
+        pem(pki.client_cert_file()),
+        pem(pki.client_key_file()),
+    );
+    let (nats, options) = (stack.nats.address(), stack.nats.options());
+    Manifest {
+        properties: json!({
+            "cloud_foundry": {
+                "uaa_url": stack.uaa.url(),
+                "routing_api_url": foundation.api_url(),
+                "routing_api_client_id": CLIENT.0,
+                "routing_api_client_secret": CLIENT.1,
+                "app_domain": APP_DOMAIN,
+                "ca_certs": ca,
+                "routing_api": {"client_cert": cert, "client_key": key},
+            },
+            "nats": {
+                "machines": [nats.ip()], "port": nats.port(),
+                "user": options.user, "password": options.password,
+                "tls": {
+                    "client_cert": cert, "client_key": key, "ca_cert": ca,
+                    "server_name": "nats.service.test",
+                },
+            },
+            "api-token": ADMIN_TOKEN,
+            "kubernetes": {"api_url": stack.apiserver.url()},
+            "tls": {"kubernetes": {"ca": ca}},
+        }),
+        links: json!({}),
+        spec: json!({"ip": "10.0.0.1", "deployment": "cfcr", "name": "master"}),
+    }
+}
+
+/// The only instance of its job.
+fn alone(manifest: &mut Manifest) {
+    manifest.links["peers"] = json!({"instances": [{"address": "10.0.0.1"}]});
+}
+
+async fn started(manifest: &Manifest) -> Job {
+    let mut job = Job::render(JOB, manifest).await.unwrap();
+    job.start().unwrap();
+    let answered = job.script("post-start", None).await.unwrap();
+    assert!(answered.status.success(), "{answered:?}\n{}", job.log());
+    job
+}
+
+#[test]
+fn the_rendered_job_serves_a_label_and_each_way_of_stopping_does_what_its_table_says() {
+    let statement = "the rendered job, unprivileged on a read-only root, puts a Service behind the routers; stopped, \
+                     recreated or scaled in it leaves every route alive, deleted it withdraws them";
+    on_each_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let site = Site::new(foundation, "jobbed", 30660).await.unwrap();
+        let line = Line::new(foundation, "jobbed", 30661).await.unwrap();
+        site.label(foundation).await;
+        line.label(foundation).await;
+        let mut manifest = manifest(foundation);
+        manifest.properties["post_start"] = json!({"wait_for_sync": true});
+        let mut job = started(&manifest).await;
+        site.answers(foundation).await;
+        line.answers(foundation).await;
+
+        let requests = HttpLoop::start(foundation.http(), &site.host);
+        let connections = TcpLoop::start(foundation.tcp(line.port));
+        for stop in [Stop::Restart, Stop::Recreate, Stop::ScaleIn] {
+            job.stopped_by(stop).await.unwrap();
+            tokio::time::sleep(MOMENT).await;
+            job.start().unwrap();
+            let ready = job.script("post-start", None).await.unwrap();
+            assert!(ready.status.success(), "{stop:?}: {ready:?}");
+        }
+        requests.none_failed();
+        connections.none_failed();
+
+        job.stopped_by(Stop::DeleteDeployment).await.unwrap();
+        // Proven before the process ended, and nobody brings them back.
+        assert!(foundation.rows_of(line.port).await.is_empty());
+        site.gone(foundation).await;
+        line.gone(foundation).await;
+        no_secret_in(&job.log());
+    });
+}
+
+#[test]
+fn the_last_instance_that_is_deleted_withdraws_and_one_told_to_leave_does_not() {
+    let statement = "the only instance of the rendered job is scaled in: its routes are withdrawn; with `drain.mode: \
+                     leave` they stay";
+    on_each_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let line = Line::new(foundation, "last", 30662).await.unwrap();
+        line.label(foundation).await;
+        let mut manifest = manifest(foundation);
+        alone(&mut manifest);
+        manifest.properties["drain"] = json!({"mode": "leave"});
+        let mut job = started(&manifest).await;
+        line.answers(foundation).await;
+        job.stopped_by(Stop::DeleteDeployment).await.unwrap();
+        let port = line.port;
+        stays(MOMENT, "what was left is alive", async || {
+            !foundation.rows_of(port).await.is_empty()
+        })
+        .await;
+
+        manifest.properties["drain"] = json!({"mode": "auto"});
+        let mut job = started(&manifest).await;
+        line.answers(foundation).await;
+        eventually("it took over what it finds", async || {
+            foundation
+                .rows_of(port)
+                .await
+                .iter()
+                .all(|row| row["ttl"] == 120)
+        })
+        .await;
+        job.stopped_by(Stop::ScaleIn).await.unwrap();
+        assert!(foundation.rows_of(port).await.is_empty());
+        line.gone(foundation).await;
+    });
+}
+
+#[test]
+fn a_foundation_that_is_away_does_not_keep_the_rendered_job_from_starting_and_stopping() {
+    let statement =
+        "Cloud Foundry is away: post-start succeeds all the same, drain answers 0 in time";
+    on_each_stage(statement, async |foundation| {
+        let mut manifest = manifest(foundation);
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        manifest.properties["cloud_foundry"]["uaa_url"] = json!(format!("https://{nobody}"));
+        manifest.properties["cloud_foundry"]["routing_api_url"] =
+            json!(format!("https://{nobody}"));
+        manifest.properties["nats"]["port"] = json!(9);
+        manifest.properties["drain"] = json!({"timeout_seconds": 2});
+        let mut job = started(&manifest).await;
+        assert!(job.is_running());
+        job.stopped_by(Stop::DeleteDeployment).await.unwrap();
+        // Again without a process, as the agent may: still 0.
+        let drained = job.script("drain", Some(Stop::Restart)).await.unwrap();
+        assert_eq!(
+            (drained.status.code(), &*drained.stdout),
+            (Some(0), &b"0\n"[..])
+        );
+    });
+}
+
+fn no_secret_in(log: &str) {
+    for secret in [CLIENT.1, ADMIN_TOKEN] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
+
+/// A Kubernetes master: the apiserver at an address of its own, and the registrar beside it.
+struct Master {
+    registrar: Job,
+    _apiserver: Switch,
+}
+
+/// What an operator writes for the registrar of one master.
+fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Manifest {
+    let Manifest { properties, .. } = manifest(foundation);
+    let cf = &properties["cloud_foundry"];
+    Manifest {
+        properties: json!({
+            "external_kubo_port": port, "backend_port": backend_port,
+            "cloud_foundry": {
+                "uaa_url": cf["uaa_url"], "api_url": cf["routing_api_url"],
+                "uaa_client_id": cf["routing_api_client_id"],
+                "uaa_client_secret": cf["routing_api_client_secret"],
+                "ca_certs": cf["ca_certs"], "routing_api": cf["routing_api"],
+            },
+            "health": {
+                "url": format!("{}/readyz", foundation.stack.apiserver.url()),
+                "server_name": "", "interval_seconds": 1,
+            },
+            "tls": properties["tls"],
+            "drain_wait": MOMENT.as_secs(),
+            "post_start": {"wait_for_sync": true},
+            "listen": {"port": 9110 + u16::from(host)},
+        }),
+        links: json!({}),
+        spec: json!({
+            "ip": format!("10.0.0.{host}"), "deployment": "cfcr", "name": "master",
+            "id": format!("0000000{host}-0000"),
+        }),
+    }
+}
+
+async fn master(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Master {
+    let address = SocketAddr::from(([10, 0, 0, host], backend_port));
+    let apiserver = Switch::at(address, foundation.stack.apiserver.url()).await;
+    let manifest = registrar(foundation, host, port, backend_port);
+    let mut registrar = Job::render(REGISTRAR, &manifest).await.unwrap();
+    registrar.start().unwrap();
+    let answered = registrar.script("post-start", None).await.unwrap();
+    assert!(
+        answered.status.success(),
+        "{answered:?}\n{}",
+        registrar.log()
+    );
+    Master {
+        registrar,
+        _apiserver: apiserver.unwrap(),
+    }
+}
+
+/// What `kubectl` says of a port of the tcp-router, certificates verified.
+async fn kubectl(foundation: &Foundation, port: u16) -> Result<String, String> {
+    let cache = tempfile::tempdir().unwrap();
+    let output = tokio::process::Command::new("kubectl")
+        .args([
+            "get",
+            "namespaces",
+            "--output",
+            "name",
+            "--request-timeout",
+            "5s",
+        ])
+        .args(["--token", ADMIN_TOKEN, "--kubeconfig", "/dev/null"])
+        .args(["--server", &format!("https://{}", foundation.tcp(port))])
+        .arg("--certificate-authority")
+        .arg(foundation.stack.pki.ca_file())
+        .arg("--cache-dir")
+        .arg(cache.path())
+        .output()
+        .await
+        .expect("`kubectl` is missing; hint: run `tests/counterparts/setup`");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stderr))
+    }
+}
+
+async fn kubectl_works(foundation: &Foundation, port: u16) {
+    eventually("kubectl works through the tcp-router", async || {
+        let said = kubectl(foundation, port).await;
+        said.is_ok_and(|said| said.contains("namespace/kube-system"))
+    })
+    .await;
+}
+
+#[test]
+fn three_rendered_registrars_put_the_apiserver_behind_the_tcp_router() {
+    let statement = "kubectl works through the tcp-router by the rendered registrars of three masters, also while one \
+                     of them is recreated; the apiserver's death takes its backends away until it is back";
+    on_each_stage(statement, async |foundation| {
+        let (port, backend_port) = (foundation.port(), foundation.node_port(30670));
+        let refused = foundation.refused_reloads();
+        let mut masters = Vec::new();
+        for host in MASTERS {
+            masters.push(master(foundation, host, port, backend_port).await);
+        }
+        kubectl_works(foundation, port).await;
+        let hosts = |rows: &[Value]| -> BTreeSet<String> {
+            let hosts = rows.iter().map(|row| row["backend_ip"].as_str().unwrap());
+            hosts.map(str::to_owned).collect()
+        };
+        let all: BTreeSet<String> = MASTERS.map(|host| format!("10.0.0.{host}")).into();
+        assert_eq!(hosts(&foundation.rows_of(port).await), all);
+
+        // Its row is gone, and the router has followed, before anything of that master stops.
+        let client = foundation.stack.pki.http_client_without_identity().unwrap();
+        let url = format!("https://{}/livez", foundation.tcp(port));
+        let calls = HttpLoop::of_page(client, url);
+        let mut leaving = masters.pop().unwrap();
+        leaving.registrar.stopped_by(Stop::Recreate).await.unwrap();
+        drop(leaving);
+        tokio::time::sleep(MOMENT).await;
+        assert_eq!(hosts(&foundation.rows_of(port).await).len(), 2);
+        masters.push(master(foundation, MASTERS[2], port, backend_port).await);
+        assert_eq!(hosts(&foundation.rows_of(port).await), all);
+        tokio::time::sleep(MOMENT).await;
+        calls.none_failed();
+
+        foundation.stack.apiserver.stop().await;
+        eventually("nothing leads to a dead apiserver", async || {
+            foundation.rows_of(port).await.is_empty()
+        })
+        .await;
+        foundation.stack.apiserver.begin().await.unwrap();
+        kubectl_works(foundation, port).await;
+
+        for mut master in masters {
+            master
+                .registrar
+                .stopped_by(Stop::DeleteDeployment)
+                .await
+                .unwrap();
+            no_secret_in(&master.registrar.log());
+        }
+        assert!(foundation.rows_of(port).await.is_empty());
+        assert_eq!(foundation.refused_reloads(), refused);
+    });
+}
