@@ -73,10 +73,9 @@ RSpec.describe 'operations' do
           next if optional.nil?
 
           expect(operation['type']).to eq 'replace'
-          # Everything before the mark is there; nothing that stands after it was.
-          before = manifest_before(name)
-          reached = steps[0...optional].reduce(before) { |node, step| GoPatch.find_step(node, step) }
-          expect(reached).not_to be_nil
+          # Everything before the mark is there, and what bears it is not.
+          reached = steps[0...optional].reduce(manifest_before(name)) { |node, step| GoPatch.find_step(node, step) }
+          expect([operation['path'], GoPatch.place(reached, steps[optional])]).to eq [operation['path'], nil]
         end
       end
     end

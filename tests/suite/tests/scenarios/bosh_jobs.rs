@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use counterparts::Program;
@@ -11,8 +12,10 @@ use counterparts::stack::{APP_DOMAIN, CLIENT};
 use serde_json::{Value, json};
 use suite::{
     Foundation, HttpLoop, Job, Line, Manifest, Site, Stop, Switch, TcpLoop, eventually,
-    on_each_stage, stays,
+    on_each_stage, stays, tcp_line, within,
 };
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 const JOB: &str = "route-sync";
 const REGISTRAR: &str = "kubernetes-api-route-registrar";
@@ -20,6 +23,11 @@ const REGISTRAR: &str = "kubernetes-api-route-registrar";
 const MASTERS: [u8; 3] = [5, 6, 7];
 /// Below `cloud_foundry.tcp_route_ttl`, and what follows an answer on the way back.
 const MOMENT: Duration = Duration::from_secs(3);
+
+/// How long a row of the old job lives.
+const OLD_TTL: u16 = 60;
+/// That and the intervals at which the routing API prunes and the tcp-router reads everything anew.
+const PRUNED_WITHIN: Duration = Duration::from_secs(120);
 
 fn pem(file: impl AsRef<Path>) -> String {
     std::fs::read_to_string(file).expect("a certificate must be there")
@@ -321,6 +329,113 @@ fn three_rendered_registrars_put_the_apiserver_behind_the_tcp_router() {
             no_secret_in(&master.registrar.log());
         }
         assert!(foundation.rows_of(port).await.is_empty());
+        assert_eq!(foundation.refused_reloads(), refused);
+    });
+}
+
+/// Says what the old job says of two Services, once.
+async fn old_job(foundation: &Foundation, site: (&Site, u16), line: (&Line, u16)) {
+    let nats = foundation.stack.nats.connect().await.unwrap();
+    for node in 1..=2 {
+        let host = format!("10.0.0.{node}");
+        let registration = json!({
+            "uris": [site.0.host], "host": host, "port": site.1, "tags": null,
+            "private_instance_id": "kubo-route-sync",
+        });
+        let registration = registration.to_string().into();
+        nats.publish("router.register", registration).await.unwrap();
+        let backend = SocketAddr::new(host.parse().unwrap(), line.1);
+        let row = foundation.row_of_the_old_job(line.0.port, backend, OLD_TTL);
+        foundation.insert_row(row.await).await;
+    }
+    nats.flush().await.unwrap();
+}
+
+/// The longest time between two answers of a port, measured until it is asked for.
+struct Gaps {
+    longest: Arc<Mutex<Duration>>,
+    task: JoinHandle<()>,
+}
+
+impl Gaps {
+    /// The port answers already.
+    fn of(address: SocketAddr) -> Self {
+        let longest = Arc::new(Mutex::new(Duration::ZERO));
+        let noted = longest.clone();
+        let task = tokio::spawn(async move {
+            let mut answered = Instant::now();
+            loop {
+                if tcp_line(address).await.is_some() {
+                    let mut longest = noted.lock().unwrap();
+                    *longest = answered.elapsed().max(*longest);
+                    answered = Instant::now();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        Self { longest, task }
+    }
+
+    fn end(self) -> Duration {
+        self.task.abort();
+        *self.longest.lock().unwrap()
+    }
+}
+
+#[test]
+fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
+    let statement = "the rendered job replaces the old one: no HTTP request fails and HAProxy refuses nothing; the old \
+                     one comes back after `drain.mode: unregister`; how long a port is silent is measured";
+    on_each_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let (site_port, line_port) = (30664, 30665);
+        let site = Site::new(foundation, "upgraded", site_port).await.unwrap();
+        let line = Line::new(foundation, "upgraded", line_port).await.unwrap();
+        let (old_site, old_line) = ((&site, site_port), (&line, line_port));
+        site.label(foundation).await;
+        line.label(foundation).await;
+        old_job(foundation, old_site, old_line).await;
+        site.answers(foundation).await;
+        line.answers(foundation).await;
+        let refused = foundation.refused_reloads();
+        let requests = HttpLoop::start(foundation.http(), &site.host);
+        let gaps = Gaps::of(foundation.tcp(line.port));
+
+        // Its last word was just now: no refresh of its rows comes any more.
+        let mut manifest = manifest(foundation);
+        manifest.properties["drain"] = json!({"mode": "unregister"});
+        let mut job = started(&manifest).await;
+        within(PRUNED_WITHIN, "every row is ours", async || {
+            let rows = foundation.rows_of(line.port).await;
+            let ours = |row: &Value| row["instance_id"].to_string().contains("rs-");
+            rows.len() == 2 && rows.iter().all(ours)
+        })
+        .await;
+        line.answers(foundation).await;
+        requests.none_failed();
+        println!("   upgrade: the port was silent for {:.1?}", gaps.end());
+        assert_eq!(foundation.refused_reloads(), refused);
+
+        let gaps = Gaps::of(foundation.tcp(line.port));
+        let begun = Instant::now();
+        job.stopped_by(Stop::Restart).await.unwrap();
+        println!(
+            "   roll back: stopped with every route withdrawn after {:.1?}",
+            begun.elapsed()
+        );
+        assert!(foundation.rows_of(line.port).await.is_empty());
+        site.gone(foundation).await;
+        let begun = Instant::now();
+        old_job(foundation, old_site, old_line).await;
+        site.answers(foundation).await;
+        println!(
+            "   roll back: HTTP was back {:.1?} after the old job's first word",
+            begun.elapsed()
+        );
+        line.answers(foundation).await;
+        // The loop sees it as well.
+        tokio::time::sleep(MOMENT).await;
+        println!("   roll back: the port was silent for {:.1?}", gaps.end());
         assert_eq!(foundation.refused_reloads(), refused);
     });
 }
