@@ -241,10 +241,7 @@ impl Warm {
             return Self { holders, ..cold };
         };
         let (http, tcp) = (desired.table.http.len(), desired.table.tcp.len());
-        info!(
-            ?age,
-            http, tcp, "routes of the last process kept up until Kubernetes answers"
-        );
+        info!(?age, http, tcp, "routes of the last process taken over");
         Self {
             table: Some(desired),
             withdrawals,

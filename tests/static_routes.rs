@@ -422,3 +422,32 @@ async fn a_token_is_read_anew_for_each_question() {
     std::fs::write(&token, "second\n").unwrap();
     serves(&api, &[row("10.0.0.5", -1)]).await;
 }
+
+#[tokio::test]
+async fn a_token_that_cannot_be_read_takes_no_backend_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first\n").unwrap();
+    let server = MockServer::start().await;
+    let good = wiremock::matchers::header("authorization", "Bearer first");
+    Mock::given(good)
+        .respond_with(ResponseTemplate::new(200))
+        .mount(&server)
+        .await;
+    let api = Running::start().await;
+    let health = format!(
+        "{{url: '{}', token_file: '{}', interval: 1s}}",
+        server.uri(),
+        token.display()
+    );
+    let controller = controller(&api, &health, "", Arc::new(Network)).await;
+    serves(&api, &[row("10.0.0.5", -1)]).await;
+    std::fs::remove_file(&token).unwrap();
+    let asked = async || server.received_requests().await.unwrap_or_default().len();
+    let before = asked().await;
+    while asked().await < before + 5 {
+        tokio::time::sleep(POLL).await;
+    }
+    serves(&api, &[row("10.0.0.5", -1)]).await;
+    assert!(controller.status.findings().is_empty());
+}

@@ -94,7 +94,7 @@ pub const KEYS: &[Key] = &[
     key(
         "routing_api.instance_id",
         "a hash of the cluster's id, or of the static routes",
-        "what marks our rows in the routing API's table, and what we delete there; up to 255 characters, and no two writers may share one",
+        "what marks our rows in the routing API's table, and what we delete there; up to 255 characters, and nobody else may have it but the other instances of the same controller",
     ),
     key(
         "routing_api.reserved_ports",

@@ -14,16 +14,6 @@ mod yielding;
 const NOW: Uptime = Duration::from_secs(1000);
 const TTL: Duration = Duration::from_mins(2);
 
-/// Whether ports of others are joined, and whether removals are held.
-const EVERY_POLICY: [(OnForeign, bool); 6] = [
-    (OnForeign::Hold, false),
-    (OnForeign::Join, false),
-    (OnForeign::Share, false),
-    (OnForeign::Hold, true),
-    (OnForeign::Join, true),
-    (OnForeign::Share, true),
-];
-
 fn us() -> InstanceId {
     InstanceId::of(&ClusterId("c".to_owned()))
 }
@@ -90,14 +80,9 @@ impl World {
     }
 
     fn want(mut self, service: &str, rows: &[TcpRow]) -> Self {
-        let rows = rows.to_vec();
-        self.wanted.insert(
-            rows[0].port,
-            WantedPort {
-                service: key(service),
-                rows,
-            },
-        );
+        let (service, rows) = (key(service), rows.to_vec());
+        let port = rows[0].port;
+        self.wanted.insert(port, WantedPort { service, rows });
         self
     }
 
@@ -494,7 +479,7 @@ fn the_small_input_space_is_right_throughout() {
     for set in 0..1_u32 << kinds.len() {
         for wants in [false, true] {
             for age in [None, Some(5), Some(60), Some(500)] {
-                for (on_foreign, hold) in EVERY_POLICY {
+                for (on_foreign, hold) in shared::policies() {
                     let mut world = World::new();
                     for (index, (stamp, row)) in kinds.iter().enumerate() {
                         if set & (1 << index) != 0 {
@@ -517,7 +502,7 @@ fn the_small_input_space_is_right_throughout() {
             }
         }
     }
-    assert_eq!(seen, 1024 * 2 * 4 * EVERY_POLICY.len() * 4);
+    assert_eq!(seen, 1024 * 2 * 4 * 6 * 4);
 }
 
 /// What must hold of any plan for at most one wanted row, told without the planner's own words.

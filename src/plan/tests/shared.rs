@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// What is done about others' ports, each with removals held and not.
+pub(super) fn policies() -> impl Iterator<Item = (OnForeign, bool)> {
+    let all = [OnForeign::Hold, OnForeign::Join, OnForeign::Share];
+    all.into_iter().flat_map(|it| [(it, false), (it, true)])
+}
+
 /// One of ours, which leads to no node: static routes have none.
 fn ours() -> TcpRow {
     row(1024, "10.9.0.5", 8443)

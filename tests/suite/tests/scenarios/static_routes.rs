@@ -10,15 +10,14 @@ use suite::{
     Controller, Echo, Foundation, Line, Settings, TcpLoop, eventually, on_each_stage, opens, stays,
 };
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Where the backends of registrars listen.
 const BACKEND_PORT: u16 = 8443;
-/// What the old registrar gave its rows, and how often it wrote them: 60 and 30 s there, and here a quarter of that,
-/// because nothing but the waiting depends on it.
-const OLD_TTL: u16 = 15;
-const OLD_INTERVAL: Duration = Duration::from_secs(7);
+/// How long the row that each old registrar wrote last has yet to live when the first is replaced. It gave 60 s and
+/// wrote anew every 30, which the routing API of these tests answers with one more row each time, and with a backend
+/// that comes and goes: none of that is the successor's.
+const OLD_TTLS: [(u8, u16); 3] = [(1, 5), (2, 30), (3, 55)];
 /// Longer than the lane takes to look around and to change its mind.
 const A_WHILE: Duration = Duration::from_secs(5);
 
@@ -184,19 +183,6 @@ fn three_registrars_and_the_controller_share_one_routing_api() {
     });
 }
 
-/// Writes rows of masters as the old registrars do, for as long as those run.
-async fn old_registrars(foundation: &Foundation, port: u16, running: watch::Receiver<Vec<u8>>) {
-    loop {
-        // Not in the loop's head, which would hold the channel's lock to the loop's end.
-        let numbers = running.borrow().clone();
-        for number in numbers {
-            let row = foundation.row_of_the_old_job(port, master(number), OLD_TTL);
-            foundation.insert_row(row.await).await;
-        }
-        tokio::time::sleep(OLD_INTERVAL).await;
-    }
-}
-
 #[test]
 fn registrars_are_upgraded_one_by_one_while_the_port_is_served() {
     let statement = "three old registrars, whose rows name no TLS port, are replaced one by one; the port is served \
@@ -205,43 +191,37 @@ fn registrars_are_upgraded_one_by_one_while_the_port_is_served() {
         let port = foundation.port();
         let masters = Echo::start(&[master(1), master(2), master(3)], "master").await;
         let _masters = masters.unwrap();
-        let (running, old) = watch::channel(vec![1, 2, 3]);
-        let foundation = &*foundation;
-        let refused = foundation.refused_reloads();
-        let upgrade = async {
-            opens(foundation.tcp(port)).await;
-            let requested = TcpLoop::start(foundation.tcp(port));
-            let (begun, mut upgraded) = (Instant::now(), Vec::new());
-            for number in 1..=3 {
-                // Its own old registrar stops first: both together would write one address under two identities.
-                running.send_modify(|running| running.retain(|other| *other != number));
-                let route =
-                    json!({"name": "api", "port": port, "backends": [master(number).to_string()]});
-                let instance = format!("rs-master-{number}");
-                upgraded.push(registrar(foundation, &instance, &route).await);
-                eventually("the row is ours", async || {
-                    has_row(foundation, port, number).await
-                })
-                .await;
-                println!(
-                    "   master {number} is upgraded after {:.1?}",
-                    begun.elapsed()
-                );
-            }
-            requested.none_failed();
-            for registrar in &upgraded {
-                eventually("nothing is left to say", async || {
-                    let status = registrar.status().await;
-                    status["findings"].as_array().is_some_and(Vec::is_empty)
-                })
-                .await;
-            }
-        };
-        tokio::select! {
-            () = old_registrars(foundation, port, old) => {}
-            () = upgrade => {}
+        for (number, ttl) in OLD_TTLS {
+            let row = foundation.row_of_the_old_job(port, master(number), ttl);
+            foundation.insert_row(row.await).await;
         }
-        assert_eq!(rows(foundation, port).await.len(), 3);
+        opens(foundation.tcp(port)).await;
+        let refused = foundation.refused_reloads();
+        let requested = TcpLoop::start(foundation.tcp(port));
+        let (begun, mut upgraded) = (Instant::now(), Vec::new());
+        for (number, _) in OLD_TTLS {
+            let route =
+                json!({"name": "api", "port": port, "backends": [master(number).to_string()]});
+            let instance = format!("rs-master-{number}");
+            upgraded.push(registrar(foundation, &instance, &route).await);
+            eventually("the row is ours", async || {
+                has_row(foundation, port, number).await
+            })
+            .await;
+            println!(
+                "   master {number} is upgraded after {:.1?}",
+                begun.elapsed()
+            );
+        }
+        for registrar in &upgraded {
+            eventually("nothing is left to say", async || {
+                let status = registrar.status().await;
+                status["findings"].as_array().is_some_and(Vec::is_empty)
+            })
+            .await;
+        }
+        requested.none_failed();
+        assert_eq!(rows(foundation, port).await.len(), OLD_TTLS.len());
         assert_eq!(foundation.refused_reloads(), refused);
     });
 }
