@@ -24,8 +24,9 @@ const MASTERS: [u8; 3] = [5, 6, 7];
 /// Below `cloud_foundry.tcp_route_ttl`, and what follows an answer on the way back.
 const MOMENT: Duration = Duration::from_secs(3);
 
-/// How long a row of the old job lives.
+/// How long a row of the old job lives, and how often it writes it.
 const OLD_TTL: u16 = 60;
+const OLD_INTERVAL: Duration = Duration::from_secs(30);
 /// That and the intervals at which the routing API prunes and the tcp-router reads everything anew.
 const PRUNED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -407,10 +408,11 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
         answers(front.address(), &site.host, &[200]).await;
         line.answers(foundation).await;
         let refused = foundation.refused_reloads();
+        tokio::time::sleep(OLD_INTERVAL).await;
+        // Its last word. A routing API of 2024 keeps what it wrote before beside it.
+        old_job(foundation, old_site, old_line).await;
         let requests = HttpLoop::start(front.address(), &site.host);
         let gaps = Gaps::of(foundation.tcp(line.port));
-
-        // Its last word was just now: no refresh of its rows comes any more.
         let mut manifest = manifest(foundation);
         manifest.properties["drain"] = json!({"mode": "unregister"});
         let mut job = started(&manifest).await;
