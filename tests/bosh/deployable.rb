@@ -224,13 +224,26 @@ module Deployable
       when 'kube-apiserver'
         masters = job.manifest['instance_groups'].any? { |group| group['name'] == 'master' }
         link_to(job.manifest, 'master', 'kube-apiserver', consumed) if masters
+      when 'peers'
+        link_to(job.manifest, job.group['name'], job.name, consumed) unless job.consumes['peers'] == 'nil'
       end
+    end
+  end
+
+  # Links that the manifest leaves to the director although several of our jobs offer them: it refuses such a manifest,
+  # also where the link is optional.
+  def ambiguous(manifest)
+    jobs = our_jobs(manifest)
+    offered = jobs.flat_map { |job| spec_of(job).fetch('provides', []).map { |link| link['type'] } }.tally
+    jobs.flat_map do |job|
+      left = spec_of(job).fetch('consumes', []).reject { |link| job.consumes.key?(link['name']) }
+      left.select { |link| offered.fetch(link['type'], 0) > 1 }.map { |link| [job.group['name'], link['name']] }
     end
   end
 
   def link_to(manifest, group, job, consumed)
     group = GoPatch.find(manifest, "/instance_groups/name=#{group}")
-    properties = GoPatch.find(group, "/jobs/name=#{job}/properties")
+    properties = GoPatch.find(group, "/jobs/name=#{job}/properties?")
     instances = Array.new(group['instances']) { |index| LinkInstance.new(address: "10.0.16.#{index + 5}") }
     Link.new(name: consumed['name'], instances:, properties:, address: "q-s0.#{group['name']}.bosh")
   end

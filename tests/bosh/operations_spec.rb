@@ -144,6 +144,65 @@ RSpec.describe 'operations' do
     end
   end
 
+  describe 'between the masters and VMs of its own' do
+    both = 'cfcr/both-instance-groups.yml'
+    path = '/instance_groups/name=route-sync'
+    drain = lambda do |manifest, group|
+      resolved = resolve(manifest)
+      GoPatch.find(resolved, "/instance_groups/name=#{group}")['instances'] = 1
+      job = our_jobs(resolved).find { |found| found.name == 'route-sync' && found.group['name'] == group }
+      rendered(job).files.fetch('bin/drain')
+    end
+
+    it 'runs the same job on both' do
+      expect(job(both, 'route-sync', 'route-sync')).to eq job(both, 'master', 'route-sync')
+    end
+
+    it 'keeps the VMs that stay as they are in the second deploy' do
+      group = GoPatch.find(manifest_after(both), path)
+      GoPatch.find(group, '/jobs/name=route-sync/consumes').delete('peers')
+      expect(group).to eq GoPatch.find(manifest_after('cfcr/dedicated-instance-group.yml'), path)
+    end
+
+    it 'gives the link that both groups offer to neither, which a director would refuse to choose' do
+      manifest = manifest_after(both)
+      expect(ambiguous(manifest)).to eq []
+      %w[master route-sync].each do |group|
+        GoPatch.find(manifest, "/instance_groups/name=#{group}/jobs/name=route-sync/consumes").delete('peers')
+      end
+      expect(ambiguous(manifest)).to eq [%w[master peers], %w[route-sync peers]]
+    end
+
+    it 'takes no instance for the only one, even where its group has no other' do
+      %w[master route-sync].each do |group|
+        expect(instance_exec(manifest_after(both), group, &drain)).to include('only_instance=false')
+      end
+      alone = instance_exec(manifest_after('cfcr/dedicated-instance-group.yml'), 'route-sync', &drain)
+      expect(alone).to include('only_instance=true')
+    end
+
+    it 'refuses the token, and withdrawals at each stop' do
+      %w[cfcr/legacy-token-auth.yml cfcr/remove-route-sync.yml].each do |name|
+        expect { GoPatch.apply(manifest_after(name), operations(both)) }.to raise_error(GoPatch::Mismatch), name
+      end
+    end
+
+    %w[cfcr/use-nats-without-link.yml cfcr/use-internal-endpoints.yml cfcr/expose-metrics.yml].each do |name|
+      it "takes #{name} as it is and moved, and runs the same job on both" do
+        uses = [Deployable::Use.new(name, false), Deployable::Use.new(name, true)]
+        manifest = uses.reduce(manifest_after(both)) do |before, use|
+          GoPatch.apply(before, YAML.safe_load(text_of(use)))
+        end
+        jobs = %w[master route-sync].map do |group|
+          GoPatch.find(manifest, "/instance_groups/name=#{group}/jobs/name=route-sync")
+        end
+        expect(jobs.first).to eq jobs.last
+        expect(jobs.first).not_to eq job(both, 'master', 'route-sync')
+        expect(ambiguous(manifest)).to eq []
+      end
+    end
+  end
+
   combinations.each do |combination|
     describe combination.title do
       it 'applies' do
@@ -152,6 +211,10 @@ RSpec.describe 'operations' do
 
       it 'sets only what the jobs declare' do
         our_jobs(manifest_of(combination)).each { |job| undeclared(job).tap { |found| expect(found).to eq [] } }
+      end
+
+      it 'leaves no link to the director that is offered twice' do
+        expect(ambiguous(manifest_of(combination))).to eq []
       end
 
       it 'renders jobs whose configuration the program takes' do
