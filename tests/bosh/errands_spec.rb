@@ -191,6 +191,7 @@ describe 'the errand route-sync-smoke-tests' do
     'a TCP port' => [{ 'tcp_router' => 'tcp.example.com', 'tcp_port' => 1032 },
                      [*usual, '--tcp-router', 'tcp.example.com', '--tcp-port', '1032']],
     'an address' => [{ 'address' => '10.0.0.6:18080' }, [*usual[0..-2], '10.0.0.6:18080']],
+    'a port' => [{ 'port' => 18_080 }, [*usual[0..-2], '10.0.0.5:18080']],
     'a timeout' => [{ 'timeout_seconds' => 30 }, usual.map { |arg| arg == '120s' ? '30s' : arg }],
   }.each do |what, (properties, expected)|
     it "tells the program what to try, and is understood: #{what}" do
@@ -203,6 +204,13 @@ describe 'the errand route-sync-smoke-tests' do
     end
   end
 
+  it 'has its port behind an address of IPv6' do
+    errand = RenderedJob.new('route-sync-smoke-tests', { 'smoke_tests' => { 'port' => '18080' } },
+                             spec: InstanceSpec.new(ip: 'fd00::5'))
+    process = YAML.safe_load(errand.render('config/bpm.yml'))['processes'].first
+    expect(process['args']).to end_with('--address', '[fd00::5]:18080')
+  end
+
   it 'may read the configuration of the job beside it and is given nothing else' do
     process = YAML.safe_load(job.render('config/bpm.yml'))['processes'].first
     expect(process['unsafe']).to eq('unrestricted_volumes' => [{ 'path' => '/var/vcap/jobs/route-sync/config' }])
@@ -213,6 +221,8 @@ describe 'the errand route-sync-smoke-tests' do
     expect(refusal(job('tcp_port' => 1032))).to include('`smoke_tests.tcp_router` is missing')
     expect(refusal(job('tcp_router' => 'tcp'))).to include('`smoke_tests.tcp_port` is missing')
     expect(refusal(job('timeout_seconds' => 0))).to include('`smoke_tests.timeout_seconds`')
+    expect(refusal(job('port' => 65_536))).to include('`smoke_tests.port`')
+    expect(refusal(job('port' => 18_080, 'address' => '10.0.0.6'))).to include('only one of `smoke_tests.port` and')
     expect(refusal(job('preflight_only' => 'x'))).to include('`smoke_tests.preflight_only`')
   end
 
