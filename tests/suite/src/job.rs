@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -27,6 +28,14 @@ const SCRIPT_WITHIN: Duration = Duration::from_secs(120);
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// The user `vcap`.
 const VCAP: &str = "1000";
+
+/// `bpm stop`, for a script that stops its own job; where the pid is, is BPM's own.
+const BPM: &str = r#"#!/bin/bash
+[ "$1" = stop ] || exit 1
+pid=$(cat "/var/vcap/sys/run/bpm/$2/$2.pid")
+kill -TERM "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+exit 0
+"#;
 
 /// A rendered job, and its process where it runs.
 pub struct Job {
@@ -75,6 +84,19 @@ struct BpmProcess {
     #[serde(default)]
     env: BTreeMap<String, String>,
     limits: BpmLimits,
+    #[serde(default, rename = "unsafe")]
+    exceptions: BpmUnsafe,
+}
+
+#[derive(Default, Deserialize)]
+struct BpmUnsafe {
+    #[serde(default)]
+    unrestricted_volumes: Vec<BpmVolume>,
+}
+
+#[derive(Deserialize)]
+struct BpmVolume {
+    path: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -111,13 +133,16 @@ impl Job {
             vcap,
             process: None,
         };
-        for folder in ["jobs", "packages/route-sync/bin", "sys/run/bpm"] {
+        for folder in ["jobs/bpm/bin", "packages/route-sync/bin"] {
             fs::create_dir_all(job.path(folder))?;
         }
-        for folder in ["data", "sys/log"] {
+        for folder in ["data", "sys/log", "sys/run/bpm"] {
             fs::create_dir_all(job.path(folder).join(name))?;
         }
-        fs::File::create(job.path("packages/route-sync/bin/route-sync"))?;
+        File::create(job.path("packages/route-sync/bin/route-sync"))?;
+        let bpm = job.path("jobs/bpm/bin/bpm");
+        fs::write(&bpm, BPM)?;
+        fs::set_permissions(&bpm, fs::Permissions::from_mode(0o755))?;
         let wanted = job.path("manifest.json");
         let manifest = json!({
             "properties": manifest.properties, "links": manifest.links, "spec": manifest.spec,
@@ -141,22 +166,8 @@ impl Job {
     }
 
     /// Starts the job's process.
-    pub fn start(&mut self) -> Result<()> {
-        let text = fs::read_to_string(self.folder().join("config/bpm.yml"))?;
-        let bpm: Bpm = serde_yaml::from_str(&text)?;
-        let [process] = &bpm.processes[..] else {
-            anyhow::bail!("one process is expected");
-        };
-        ensure!(
-            process.name == self.name,
-            "BPM's process is {}",
-            process.name
-        );
-        let mut command = self.confined(&self.name.clone())?;
-        command.args(["--unshare-user", "--uid", VCAP, "--gid", VCAP]);
-        for (name, value) in &process.env {
-            command.args(["--setenv", name, value]);
-        }
+    pub async fn start(&mut self) -> Result<()> {
+        let process = self.bpm()?;
         let log = |stream: &str| {
             let file = format!("sys/log/{0}/{0}.{stream}.log", self.name);
             File::options()
@@ -164,53 +175,55 @@ impl Job {
                 .append(true)
                 .open(self.path(&file))
         };
+        let mut command = self.as_bpm(&process, self)?;
         let child = command
-            .args(["--", "prlimit"])
-            .arg(format!("--nofile={}", process.limits.open_files))
-            .arg(&process.executable)
-            .args(&process.args)
             .stdout(log("stdout")?)
             .stderr(log("stderr")?)
             .spawn()
             .context("`bwrap` is missing; hint: run `tests/counterparts/setup`")?;
+        // What confines it is its parent, and would not pass a signal on.
+        let confining = child.id().context("it must run")?;
+        let children = format!("/proc/{confining}/task/{confining}/children");
         self.process = Some(child);
+        eventually("the process is there", async || {
+            let pid = fs::read_to_string(&children).unwrap_or_default();
+            !pid.is_empty() && fs::write(self.pid_file(), pid.trim()).is_ok()
+        })
+        .await;
         Ok(())
     }
 
-    /// What `monit stop` does to it: SIGTERM, and its exit code.
+    /// Runs the job, an errand, beside another one whose files it may see.
+    pub async fn errand(&self, beside: &Self) -> Result<Output> {
+        let mut command = self.as_bpm(&self.bpm()?, beside)?;
+        let output = tokio::time::timeout(SCRIPT_WITHIN, command.output()).await;
+        Ok(output.context("the errand hangs")??)
+    }
+
+    /// What `monit stop` does to it: SIGTERM, and its exit code. A script of its own may have done so before.
     pub async fn stop(&mut self) -> i32 {
         let mut child = self.process.take().expect("it must run");
-        let confining = child.id().expect("it must run");
-        let mut pid = String::new();
-        // What confines it is its parent and would not pass the signal on.
-        eventually("the process is there", async || {
-            let children = format!("/proc/{confining}/task/{confining}/children");
-            pid = fs::read_to_string(children).unwrap_or_default();
-            !pid.is_empty()
-        })
-        .await;
-        let sent = Command::new("kill")
-            .args(["-s", "TERM", pid.trim()])
-            .status();
-        assert!(
-            sent.await.is_ok_and(|sent| sent.success()),
-            "SIGTERM to {pid}"
-        );
+        if !matches!(child.try_wait(), Ok(Some(_))) {
+            let pid = fs::read_to_string(self.pid_file()).expect("it must have a pid");
+            let sent = Command::new("kill").args(["-s", "TERM", &pid]).status();
+            assert!(
+                sent.await.is_ok_and(|sent| sent.success()),
+                "SIGTERM to {pid}"
+            );
+        }
         let ended = tokio::time::timeout(STOP_WITHIN, child.wait()).await;
         let ended = ended.expect("it must end before BPM kills it");
         ended.ok().and_then(|status| status.code()).unwrap_or(-1)
     }
 
-    /// SIGKILL.
-    pub async fn kill(&mut self) -> Result<()> {
-        // What confines it takes it along.
-        Ok(self.process.take().context("it must run")?.kill().await?)
-    }
-
     /// Runs one of its scripts, `bin/<script>`, as the agent does.
     pub async fn script(&self, script: &str, stop: Option<Stop>) -> Result<Output> {
         let mut command = self.confined("")?;
-        command.args(["--unshare-user", "--uid", "0", "--gid", "0"]);
+        command
+            .arg("--bind")
+            .arg(self.path("sys/run"))
+            .arg("/var/vcap/sys/run")
+            .args(["--unshare-user", "--uid", "0", "--gid", "0"]);
         let told = stop.map(Stop::environment).into_iter().flatten();
         for (name, value) in told.chain([("PATH", PATH)]) {
             command.args(["--setenv", name, value]);
@@ -253,16 +266,50 @@ impl Job {
             .collect()
     }
 
-    /// A rendered file.
-    pub fn rendered(&self, file: &str) -> Result<String> {
-        let path = self.folder().join(file);
-        fs::read_to_string(&path).with_context(|| format!("{file} was not rendered"))
-    }
-
     /// It has not ended.
     pub fn is_running(&mut self) -> bool {
         let process = self.process.as_mut();
         process.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.path(&format!("sys/run/bpm/{0}/{0}.pid", self.name))
+    }
+
+    /// The job's only process.
+    fn bpm(&self) -> Result<BpmProcess> {
+        let text = fs::read_to_string(self.folder().join("config/bpm.yml"))?;
+        let Bpm { mut processes } = serde_yaml::from_str(&text)?;
+        ensure!(processes.len() == 1, "one process is expected");
+        let process = processes.remove(0);
+        ensure!(
+            process.name == self.name,
+            "BPM's process is {}",
+            process.name
+        );
+        Ok(process)
+    }
+
+    /// The process under what BPM gives it; where it may see more, that is another job's.
+    fn as_bpm(&self, process: &BpmProcess, beside: &Self) -> Result<Command> {
+        let mut command = self.confined(&self.name)?;
+        for volume in &process.exceptions.unrestricted_volumes {
+            let within = volume.path.strip_prefix("/var/vcap")?;
+            command
+                .arg("--ro-bind")
+                .arg(beside.vcap.path().join(within))
+                .arg(&volume.path);
+        }
+        command.args(["--unshare-user", "--uid", VCAP, "--gid", VCAP]);
+        for (name, value) in &process.env {
+            command.args(["--setenv", name, value]);
+        }
+        command
+            .args(["--", "prlimit"])
+            .arg(format!("--nofile={}", process.limits.open_files))
+            .arg(&process.executable)
+            .args(&process.args);
+        Ok(command)
     }
 
     fn path(&self, path: &str) -> PathBuf {

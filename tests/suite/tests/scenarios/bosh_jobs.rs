@@ -11,13 +11,15 @@ use counterparts::kube_apiserver::ADMIN_TOKEN;
 use counterparts::stack::{APP_DOMAIN, CLIENT};
 use serde_json::{Value, json};
 use suite::{
-    Foundation, FrontTimes, HttpFront, HttpLoop, Job, Line, Manifest, Site, Stop, Switch, TcpLoop,
-    answers, eventually, on_each_stage, stays, tcp_line, within,
+    Foundation, FrontTimes, HttpFront, HttpLoop, Job, KubeProxy, Line, Manifest, Site, Stop,
+    Switch, TcpLoop, answers, eventually, on_each_stage, stays, tcp_line, within,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const JOB: &str = "route-sync";
+/// The label of everything that a smoke test makes.
+const SMOKE_TEST: &str = "route-sync.cloudfoundry.org/smoke-test";
 const REGISTRAR: &str = "kubernetes-api-route-registrar";
 /// The masters' addresses end so.
 const MASTERS: [u8; 3] = [5, 6, 7];
@@ -30,6 +32,8 @@ const OLD_INTERVAL: Duration = Duration::from_secs(30);
 /// That and the intervals at which the routing API prunes and the tcp-router reads everything anew.
 const PRUNED_WITHIN: Duration = Duration::from_secs(120);
 
+/// It is silent for less than a look; between two rows that lapse and come it would be for tens of seconds.
+const SILENT_MAX: Duration = Duration::from_secs(10);
 /// A router that keeps what nobody repeats for longer than the first start of all waits for its Lease (15 s), as Cloud
 /// Foundry's do with their 120 s.
 const TIMES: FrontTimes = FrontTimes {
@@ -37,18 +41,34 @@ const TIMES: FrontTimes = FrontTimes {
     stale_threshold: Duration::from_secs(40),
 };
 
-fn pem(file: impl AsRef<Path>) -> String {
-    std::fs::read_to_string(file).expect("a certificate must be there")
+fn text_of(file: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(file).expect("a file must be there")
 }
 
-/// What an operator writes for this foundation: everything over mutual TLS.
-fn manifest(foundation: &Foundation) -> Manifest {
+/// Gives the user `route-sync` the rights that an ops file gives, to the letter.
+async fn grant(foundation: &Foundation, ops_file: &str) {
+    let path = format!("../../bosh-release/operations/cfcr/{ops_file}.yml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let changes: Value = serde_yaml::from_str(&text_of(path)).unwrap();
+    let mut specs = changes.as_array().unwrap().iter().filter(|change| {
+        let path = change["path"].as_str().unwrap();
+        path.contains("/post-start-custom-specs")
+    });
+    let spec = specs.next().unwrap()["value"]["value"].as_str().unwrap();
+    foundation.cluster.apply_manifest(spec).await.unwrap();
+}
+
+/// What an operator writes for this foundation: everything over mutual TLS, and at the apiserver the user of
+/// `add-route-sync.yml`.
+async fn manifest(foundation: &Foundation) -> Manifest {
+    grant(foundation, "add-route-sync").await;
     let stack = &foundation.stack;
+    let user = stack.pki.issue(&["route-sync"]).unwrap();
     let pki = &stack.pki;
     let (ca, cert, key) = (
-        pem(pki.ca_file()),
-        pem(pki.client_cert_file()),
-        pem(pki.client_key_file()),
+        text_of(pki.ca_file()),
+        text_of(pki.client_cert_file()),
+        text_of(pki.client_key_file()),
     );
     let (nats, options) = (stack.nats.address(), stack.nats.options());
     Manifest {
@@ -70,8 +90,10 @@ fn manifest(foundation: &Foundation) -> Manifest {
                     "server_name": "nats.service.test",
                 },
             },
-            "api-token": ADMIN_TOKEN,
-            "kubernetes": {"api_url": stack.apiserver.url()},
+            "kubernetes": {
+                "api_url": stack.apiserver.url(),
+                "client_cert": user.cert_pem, "client_key": user.key_pem,
+            },
             "tls": {"kubernetes": {"ca": ca}},
         }),
         links: json!({}),
@@ -86,7 +108,7 @@ fn alone(manifest: &mut Manifest) {
 
 async fn started(manifest: &Manifest) -> Job {
     let mut job = Job::render(JOB, manifest).await.unwrap();
-    job.start().unwrap();
+    job.start().await.unwrap();
     let answered = job.script("post-start", None).await.unwrap();
     assert!(answered.status.success(), "{answered:?}\n{}", job.log());
     job
@@ -102,7 +124,7 @@ fn the_rendered_job_serves_a_label_and_each_way_of_stopping_does_what_its_table_
         let line = Line::new(foundation, "jobbed", 30661).await.unwrap();
         site.label(foundation).await;
         line.label(foundation).await;
-        let mut manifest = manifest(foundation);
+        let mut manifest = manifest(foundation).await;
         manifest.properties["post_start"] = json!({"wait_for_sync": true});
         let mut job = started(&manifest).await;
         site.answers(foundation).await;
@@ -113,7 +135,7 @@ fn the_rendered_job_serves_a_label_and_each_way_of_stopping_does_what_its_table_
         for stop in [Stop::Restart, Stop::Recreate, Stop::ScaleIn] {
             job.stopped_by(stop).await.unwrap();
             tokio::time::sleep(MOMENT).await;
-            job.start().unwrap();
+            job.start().await.unwrap();
             let ready = job.script("post-start", None).await.unwrap();
             assert!(ready.status.success(), "{stop:?}: {ready:?}");
         }
@@ -137,7 +159,7 @@ fn the_last_instance_that_is_deleted_withdraws_and_one_told_to_leave_does_not() 
         foundation.nodes(2).await;
         let line = Line::new(foundation, "last", 30662).await.unwrap();
         line.label(foundation).await;
-        let mut manifest = manifest(foundation);
+        let mut manifest = manifest(foundation).await;
         alone(&mut manifest);
         manifest.properties["drain"] = json!({"mode": "leave"});
         let mut job = started(&manifest).await;
@@ -171,7 +193,7 @@ fn a_foundation_that_is_away_does_not_keep_the_rendered_job_from_starting_and_st
     let statement =
         "Cloud Foundry is away: post-start succeeds all the same, drain answers 0 in time";
     on_each_stage(statement, async |foundation| {
-        let mut manifest = manifest(foundation);
+        let mut manifest = manifest(foundation).await;
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
         manifest.properties["cloud_foundry"]["uaa_url"] = json!(format!("https://{nobody}"));
         manifest.properties["cloud_foundry"]["routing_api_url"] =
@@ -203,8 +225,8 @@ struct Master {
 }
 
 /// What an operator writes for the registrar of one master.
-fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Manifest {
-    let Manifest { properties, .. } = manifest(foundation);
+async fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Manifest {
+    let Manifest { properties, .. } = manifest(foundation).await;
     let cf = &properties["cloud_foundry"];
     Manifest {
         properties: json!({
@@ -235,9 +257,9 @@ fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u16) ->
 async fn master(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Master {
     let address = SocketAddr::from(([10, 0, 0, host], backend_port));
     let apiserver = Switch::at(address, foundation.stack.apiserver.url()).await;
-    let manifest = registrar(foundation, host, port, backend_port);
+    let manifest = registrar(foundation, host, port, backend_port).await;
     let mut registrar = Job::render(REGISTRAR, &manifest).await.unwrap();
-    registrar.start().unwrap();
+    registrar.start().await.unwrap();
     let answered = registrar.script("post-start", None).await.unwrap();
     assert!(
         answered.status.success(),
@@ -413,7 +435,7 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
         old_job(foundation, old_site, old_line).await;
         let requests = HttpLoop::start(front.address(), &site.host);
         let gaps = Gaps::of(foundation.tcp(line.port));
-        let mut manifest = manifest(foundation);
+        let mut manifest = manifest(foundation).await;
         manifest.properties["drain"] = json!({"mode": "unregister"});
         let mut job = started(&manifest).await;
         within(PRUNED_WITHIN, "every row is ours", async || {
@@ -424,7 +446,9 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
         .await;
         line.answers(foundation).await;
         requests.none_failed();
-        println!("   upgrade: the port was silent for {:.1?}", gaps.end());
+        let silent = gaps.end();
+        println!("   upgrade: the port was silent for {silent:.1?}");
+        assert!(silent < SILENT_MAX, "{silent:?}");
         assert_eq!(foundation.refused_reloads(), refused);
 
         let gaps = Gaps::of(foundation.tcp(line.port));
@@ -448,5 +472,74 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
         tokio::time::sleep(MOMENT).await;
         println!("   roll back: the port was silent for {:.1?}", gaps.end());
         assert_eq!(foundation.refused_reloads(), refused);
+    });
+}
+
+#[test]
+fn every_route_is_withdrawn_when_all_instances_of_a_deployment_drain_at_once() {
+    let statement = "two rendered instances under one Lease are deleted with their deployment, both at once: every \
+                     route is withdrawn and nobody brings it back";
+    on_each_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let site = Site::new(foundation, "both", 30667).await.unwrap();
+        let line = Line::new(foundation, "both", 30668).await.unwrap();
+        site.label(foundation).await;
+        line.label(foundation).await;
+        let mut manifest = manifest(foundation).await;
+        let peers = json!([{"address": "10.0.0.1"}, {"address": "10.0.0.2"}]);
+        manifest.links["peers"] = json!({"instances": peers});
+        let mut other = manifest.clone();
+        other.spec["id"] = json!("00000002-0000");
+        other.properties["listen"] = json!({"port": 9103});
+        let (mut first, mut second) = (started(&manifest).await, started(&other).await);
+        site.answers(foundation).await;
+        line.answers(foundation).await;
+
+        let (one, two) = tokio::join!(
+            first.stopped_by(Stop::DeleteDeployment),
+            second.stopped_by(Stop::DeleteDeployment)
+        );
+        one.unwrap();
+        two.unwrap();
+        site.gone(foundation).await;
+        line.gone(foundation).await;
+        let port = line.port;
+        stays(MOMENT, "nothing comes back", async || {
+            foundation.rows_of(port).await.is_empty()
+        })
+        .await;
+        let logs = first.log() + &second.log();
+        assert_eq!(
+            logs.matches("every route is withdrawn").count(),
+            1,
+            "{logs}"
+        );
+    });
+}
+
+#[test]
+fn the_rendered_smoke_test_passes_with_the_rights_of_its_ops_file() {
+    let statement = "the rendered errand reaches its listener through both routers, with the configuration of the job \
+                     beside it and the rights that the ops files give";
+    on_each_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        grant(foundation, "add-smoke-tests").await;
+        let _proxy = KubeProxy::start(&foundation.cluster, SMOKE_TEST, 2);
+        let manifest = manifest(foundation).await;
+        let mut job = started(&manifest).await;
+        let errand = Manifest {
+            properties: json!({"smoke_tests": {
+                "namespace": "route-sync-smoke-tests", "address": "10.0.0.8",
+                "http_router": foundation.http(),
+                "tcp_router": "127.0.0.1", "tcp_port": foundation.port(),
+            }}),
+            ..manifest
+        };
+        let errand = Job::render("route-sync-smoke-tests", &errand)
+            .await
+            .unwrap();
+        let output = errand.errand(&job).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        job.stopped_by(Stop::DeleteDeployment).await.unwrap();
     });
 }
