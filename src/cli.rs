@@ -133,7 +133,7 @@ enum Command {
     },
     /// Ask each server, then make a Service reachable and unreachable again
     SmokeTest(smoke_test::Arguments),
-    /// Make the UAA client `uaa.client_id`, or make of it what route-sync needs; a second run changes nothing
+    /// Make the UAA client `uaa.client_id`, or put right what an earlier run made; a second run changes nothing
     RegisterUaaClient(register_uaa_client::Arguments),
     /// Print a completion script
     Completions {

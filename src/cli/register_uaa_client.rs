@@ -1,7 +1,8 @@
 //! `register-uaa-client`: makes the client `uaa.client_id` at the UAA, or makes of it what route-sync needs.
 //!
-//! For foundations whose own manifest cannot take the client. A second run changes nothing. A client that may do, or
-//! is used for, anything else is somebody's: it is not touched.
+//! For foundations whose own manifest cannot take the client. A second run changes nothing. A client that was made by
+//! somebody else is not touched unless that is asked for: Cloud Foundry's own components have clients with the same
+//! authorities, and another secret locks them out. One that may do, or is used for, anything else never is.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -23,6 +24,7 @@ const ROLE: Role<'_> = Role {
     authorities: &SCOPES,
     grant_type: "client_credentials",
     token_validity: 600,
+    managed_by: "route-sync register-uaa-client",
 };
 
 #[derive(Debug, clap::Args)]
@@ -33,6 +35,9 @@ pub(super) struct Arguments {
     /// The file that holds its secret
     #[arg(long, value_name = "FILE", value_parser = secret)]
     admin_client_secret_file: Secret,
+    /// Change a client that another made, and its secret: whoever uses it is locked out
+    #[arg(long)]
+    take_over: bool,
 }
 
 /// What was done.
@@ -71,7 +76,7 @@ pub(super) async fn register(
             .await
             .with_context(|| format!("cannot make the client `{id}`"))?,
         Some(client) => {
-            refuse_strangers(id, &client)?;
+            refuse_strangers(id, &client, arguments.take_over)?;
             changed = client.differs(ROLE);
             if !changed.is_empty() {
                 let updated = clients.update(id, client, ROLE).await;
@@ -97,8 +102,8 @@ pub(super) async fn register(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whoever may more, or logs users in, is not the client of a route-sync.
-fn refuse_strangers(id: &str, client: &Client) -> anyhow::Result<()> {
+/// Whoever may more, or logs users in, is not the client of a route-sync; who may less can be another's all the same.
+fn refuse_strangers(id: &str, client: &Client, take_over: bool) -> anyhow::Result<()> {
     let grants = BTreeSet::from([ROLE.grant_type.to_owned()]);
     let beyond: Vec<String> = client
         .authorities()
@@ -107,14 +112,20 @@ fn refuse_strangers(id: &str, client: &Client) -> anyhow::Result<()> {
         .chain(client.grant_types().difference(&grants).cloned())
         .map(|word| format!("`{word}`"))
         .collect();
-    if beyond.is_empty() {
-        return Ok(());
+    if !beyond.is_empty() {
+        bail!(
+            "the client `{id}` has {} as well, so it is somebody else's and stays as it is; hint: choose another \
+             `uaa.client_id`, or take these from it first",
+            beyond.join(", ")
+        );
     }
-    bail!(
-        "the client `{id}` has {} as well, so it is somebody else's and stays as it is; hint: choose another \
-         `uaa.client_id`, or take these from it first",
-        beyond.join(", ")
-    )
+    if !take_over && !client.is_managed_by(ROLE.managed_by) {
+        bail!(
+            "the client `{id}` was made by somebody else and stays as it is; hint: choose another `uaa.client_id`, or \
+             say `--take-over` if nobody else uses it"
+        );
+    }
+    Ok(())
 }
 
 /// Whether the client gets a token by the secret of the configuration.

@@ -9,6 +9,9 @@
 //! | any       | a failure                    | as before  |
 //! | any       | the third of these in a row  | down       |
 //!
+//! A failure is still in a row with the last one where only one or two answers of 401 or 403 came in between: somebody
+//! who denies and fails by turns serves nobody, and is not left undecided or up for ever.
+//!
 //! A kube-apiserver that starts answers 403 before it knows its own roles, and then 500 until it is ready (measured,
 //! 1.36): a single 403 would bring its route back before it serves anybody.
 //!
@@ -49,7 +52,7 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Health {
     verdict: Verdict,
-    /// In a row.
+    /// Since the last success, or since as many denials in a row as prove a little.
     failures: u32,
     /// Answers in a row that we may not ask.
     denials: u32,
@@ -137,8 +140,10 @@ impl Health {
     }
 
     fn deny(&mut self, status: u16) {
-        self.failures = 0;
         self.denials = self.denials.saturating_add(1);
+        if self.denials >= IN_A_ROW {
+            self.failures = 0;
+        }
         let is_up = matches!(self.verdict, Verdict::Up | Verdict::Unproven(_));
         if is_up || self.denials >= IN_A_ROW {
             self.verdict = Verdict::Unproven(status);
@@ -220,6 +225,31 @@ mod tests {
                 "up", "up", "up", "down", "down", "down", "down", "down", "down", "up"
             ]
         );
+    }
+
+    #[test]
+    fn failures_are_counted_through_answers_that_prove_little() {
+        assert_eq!(
+            verdicts(true, &[200, 403, 500, 403, 500, 403, 500, 403]),
+            [
+                "up", "unproven", "unproven", "unproven", "unproven", "unproven", "down", "down"
+            ]
+        );
+        let mut undecided = vec!["undecided"; 8];
+        undecided.push("down");
+        assert_eq!(
+            verdicts(true, &[403, 403, 500, 403, 403, 500, 403, 403, 500]),
+            undecided
+        );
+    }
+
+    #[test]
+    fn three_answers_in_a_row_that_prove_little_end_the_count_of_failures() {
+        let calm = [200, 500, 500, 403, 403, 403, 500, 500, 403];
+        assert!(!verdicts(true, &calm).contains(&"down"));
+        // Three failures before it was down, and none of them counts once it is back.
+        let back = [0, 0, 0, 403, 403, 403, 500, 500];
+        assert_eq!(verdicts(true, &back)[5..], ["unproven"; 3]);
     }
 
     #[test]

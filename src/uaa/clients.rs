@@ -17,6 +17,9 @@ use crate::publish::tls::Https;
 
 /// A new secret costs a bcrypt hash, on a machine that may be busy.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Of a client, who looks after it. UAA has no such field of its own, but keeps every key that it does not know with
+/// the client and tells it again.
+const MANAGED_BY: &str = "managed_by";
 
 /// The clients of one UAA, as one administrator sees them.
 pub struct Clients {
@@ -38,6 +41,8 @@ pub struct Role<'a> {
     pub grant_type: &'a str,
     /// How long a token lives, in seconds.
     pub token_validity: u64,
+    /// Who says so, and may change it again.
+    pub managed_by: &'a str,
 }
 
 /// Why a request came to nothing.
@@ -233,6 +238,12 @@ impl Client {
         self.words("authorized_grant_types")
     }
 
+    /// Whether it bears this one's mark.
+    #[must_use]
+    pub fn is_managed_by(&self, who: &str) -> bool {
+        self.0.get(MANAGED_BY).and_then(Value::as_str) == Some(who)
+    }
+
     /// What differs from a role, by its name at UAA.
     #[must_use]
     pub fn differs(&self, role: Role<'_>) -> Vec<&'static str> {
@@ -248,6 +259,7 @@ impl Client {
                 "access_token_validity",
                 validity != Some(role.token_validity),
             ),
+            (MANAGED_BY, !self.is_managed_by(role.managed_by)),
         ];
         let differs = all.into_iter().filter(|(_, differs)| *differs);
         differs.map(|(name, _)| name).collect()
@@ -258,6 +270,7 @@ impl Client {
             ("authorities", json!(role.authorities)),
             ("authorized_grant_types", json!([role.grant_type])),
             ("access_token_validity", json!(role.token_validity)),
+            (MANAGED_BY, json!(role.managed_by)),
         ] {
             self.0.insert(key.to_owned(), value);
         }

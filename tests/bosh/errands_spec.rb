@@ -61,8 +61,16 @@ class Uaa
       client = JSON.parse(body)
       @clients[client['client_id']] = client
       [201, client.except('client_secret')]
+    when %w[PUT /oauth/clients] then change(path.delete_prefix('/oauth/clients/'), JSON.parse(body))
     else [400, { 'error' => "#{verb} #{path}" }]
     end
+  end
+
+  def change(id, change)
+    id, secret = id.split('/')
+    client = @clients.fetch(URI.decode_www_form_component(id))
+    secret ? client['client_secret'] = change['secret'] : client.update(change)
+    [200, client.except('client_secret')]
   end
 
   # The program logs in by form, which every UAA reads alike.
@@ -142,6 +150,26 @@ describe 'the errand register-uaa-client' do
     uaa&.close
   end
 
+  it 'changes nothing of a client that it made, and leaves one of another alone unless it is to take it over' do
+    uaa = Uaa.new(%w[admin hidden-admin])
+    theirs = { 'client_id' => 'routing_api_client', 'client_secret' => 'theirs',
+               'authorities' => ['routing.routes.read'], 'authorized_grant_types' => ['client_credentials'] }
+    uaa.clients['routing_api_client'] = theirs.dup
+    run = lambda do |id, **more|
+      changed = { 'cloud_foundry' => { 'uaa_url' => uaa.url, 'routing_api_client_id' => id }, **more }
+      rendered(job(changed)) { |it| run_process(it) }
+    end
+    expect(run.('cf_route_sync')).to match([0, /created/])
+    expect(run.('cf_route_sync')).to match([0, /nothing changed/])
+    expect(run.('routing_api_client')).to match([1, /was made by somebody else and stays as it is/])
+    expect(uaa.clients['routing_api_client']).to eq(theirs)
+    expect(run.('routing_api_client', 'uaa_client' => { 'take_over' => true })).to match([0, /updated: .*secret/])
+    expect(uaa.clients['routing_api_client']['client_secret']).to eq('hidden-client')
+    expect(run.('routing_api_client')).to match([0, /nothing changed/])
+  ensure
+    uaa&.close
+  end
+
   it 'fails where nobody answers, and puts no secret on the command line' do
     rendered(job('cloud_foundry' => { 'uaa_url' => 'http://127.0.0.1:1' })) do |it|
       expect(run_process(it).first).to eq(1)
@@ -167,6 +195,7 @@ describe 'the errand register-uaa-client' do
     expect(refusal(job('uaa_admin' => { 'client_id' => ' ' }))).to include('`uaa_admin.client_id`')
     expect(refusal(job('cloud_foundry' => { 'skip_tls_verification' => 'x' })))
       .to include('`cloud_foundry.skip_tls_verification`')
+    expect(refusal(job('uaa_client' => { 'take_over' => 'x' }))).to include('`uaa_client.take_over`')
     expect(refusal(job('cloud_foundry' => { 'skip_tls_verification' => true, 'ca_certs' => Pem::CA })))
       .to include('`cloud_foundry.ca_certs`')
   end

@@ -236,7 +236,12 @@ fn a_preflight_names_a_missing_scope_and_goes_on() {
 }
 
 /// Runs the registration of a client: exit code, stdout, stderr.
-async fn register(foundation: &Foundation, id: &str, secret: &str) -> (i32, String, String) {
+async fn register(
+    foundation: &Foundation,
+    id: &str,
+    secret: &str,
+    more: &[&str],
+) -> (i32, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("admin");
     std::fs::write(&file, format!("{}\n", ADMIN.1)).unwrap();
@@ -253,6 +258,7 @@ async fn register(foundation: &Foundation, id: &str, secret: &str) -> (i32, Stri
         "--admin-client-secret-file",
         file,
     ];
+    let arguments = [&arguments[..], more].concat();
     let told = settings.command(&arguments).await.unwrap();
     for output in [&told.1, &told.2] {
         assert!(
@@ -290,7 +296,7 @@ fn a_client_is_registered_once_and_mended_but_a_strangers_is_not_touched() {
 
         // Absent. The id and the secret hold what neither a path nor a form may hold as it is.
         let id = format!("new client+{}", std::process::id());
-        let (code, stdout, stderr) = register(foundation, &id, "p:+&% word").await;
+        let (code, stdout, stderr) = register(foundation, &id, "p:+&% word", &[]).await;
         assert_eq!((code, stderr.as_str()), (0, ""));
         assert_eq!(stdout, format!("client `{id}` created\n{SCOPES}"));
         let encoded = id.replace(' ', "%20");
@@ -298,18 +304,27 @@ fn a_client_is_registered_once_and_mended_but_a_strangers_is_not_touched() {
         ours(&first);
 
         // Right: nothing is written, so that not even the time of its last change is another.
-        let (code, stdout, _) = register(foundation, &id, "p:+&% word").await;
+        let (code, stdout, _) = register(foundation, &id, "p:+&% word", &[]).await;
         let unchanged = format!("client `{id}` is as it should be, nothing changed\n{SCOPES}");
         assert_eq!((code, stdout), (0, unchanged));
         assert_eq!(client(foundation, &encoded).await, first);
 
-        // One authority is missing, and a token lives too long.
+        // Another's: one authority is missing, and a token lives too long.
         let poor = UaaClient::new("poor-client", "first", &AUTHORITIES[..2]).validity(7200);
         foundation.uaa_client(&poor).await;
         uaa.add_secret("poor-client", "second").await.unwrap();
-        let (code, stdout, stderr) = register(foundation, "poor-client", "second").await;
+        let before = client(foundation, "poor-client").await;
+        let (code, stdout, stderr) = register(foundation, "poor-client", "third", &[]).await;
+        assert_eq!((code, stdout.as_str()), (1, ""));
+        let told = "error: the client `poor-client` was made by somebody else and stays as it is";
+        assert!(stderr.starts_with(told), "{stderr}");
+        assert_eq!(client(foundation, "poor-client").await, before);
+        assert!(uaa.token("poor-client", "first").await.is_ok());
+        let (code, stdout, stderr) =
+            register(foundation, "poor-client", "second", &["--take-over"]).await;
         assert_eq!(code, 0, "{stderr}");
-        let changed = "client `poor-client` updated: authorities, access_token_validity\n";
+        let changed =
+            "client `poor-client` updated: authorities, access_token_validity, managed_by\n";
         assert_eq!(stdout, format!("{changed}{SCOPES}"));
         ours(&client(foundation, "poor-client").await);
         assert!(
@@ -317,8 +332,8 @@ fn a_client_is_registered_once_and_mended_but_a_strangers_is_not_touched() {
             "no secret was set"
         );
 
-        // Right but for its secret.
-        let (code, stdout, stderr) = register(foundation, "poor-client", "third").await;
+        // Ours from then on, and right but for its secret.
+        let (code, stdout, stderr) = register(foundation, "poor-client", "third", &[]).await;
         assert_eq!(code, 0, "{stderr}");
         assert_eq!(
             stdout,
@@ -333,7 +348,7 @@ fn a_client_is_registered_once_and_mended_but_a_strangers_is_not_touched() {
         let stranger = UaaClient::new("stranger", "secret-of-its-own", &authorities);
         foundation.uaa_client(&stranger).await;
         let before = client(foundation, "stranger").await;
-        let (code, stdout, stderr) = register(foundation, "stranger", "secret-of-ours").await;
+        let (code, stdout, stderr) = register(foundation, "stranger", "secret-of-ours", &["--take-over"]).await;
         assert_eq!((code, stdout.as_str()), (1, ""));
         let told = "error: the client `stranger` has `cloud_controller.admin` as well, so it is somebody else's";
         assert!(stderr.starts_with(told), "{stderr}");
