@@ -348,7 +348,8 @@ fn a_client_is_registered_once_and_mended_but_a_strangers_is_not_touched() {
         let stranger = UaaClient::new("stranger", "secret-of-its-own", &authorities);
         foundation.uaa_client(&stranger).await;
         let before = client(foundation, "stranger").await;
-        let (code, stdout, stderr) = register(foundation, "stranger", "secret-of-ours", &["--take-over"]).await;
+        let (code, stdout, stderr) =
+            register(foundation, "stranger", "secret-of-ours", &["--take-over"]).await;
         assert_eq!((code, stdout.as_str()), (1, ""));
         let told = "error: the client `stranger` has `cloud_controller.admin` as well, so it is somebody else's";
         assert!(stderr.starts_with(told), "{stderr}");
