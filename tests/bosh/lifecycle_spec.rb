@@ -22,6 +22,7 @@ class Machine
       while [ $# -gt 1 ]; do [ "$1" = --write-out ] && code=yes; [ "$1" = --fail ] && fail=yes; shift; done
       echo "$1" >>"$ROOT/curl.calls"
       page=$ROOT/pages/${1##*/}
+      [ ! -e "$ROOT/curl.answer" ] || . "$ROOT/curl.answer"
       [ -e "$page" ] || exit 7
       status=$(head -n 1 "$page")
       [ -n "${fail:-}" ] && [ "$status" != 200 ] && exit 22
@@ -57,11 +58,14 @@ class Machine
     File.exist?("#{@root}/#{name}.calls") ? File.readlines("#{@root}/#{name}.calls", chomp: true) : []
   end
 
-  def log = File.read("#{@root}/sys/log/#{@job}/drain.log")
+  def log = File.read(log_path)
 
+  def log_path = "#{@root}/sys/log/#{@job}/drain.log"
+
+  # 124 where the script does not end by itself. No script here may wait for longer than two minutes.
   def run(script, env = {})
     env = { 'ROOT' => @root, 'PATH' => "#{@root}/bin:#{ENV.fetch('PATH')}" }.merge(env)
-    out, err, status = Open3.capture3(env, "#{@on_disk.folder}/bin/#{script}")
+    out, err, status = Open3.capture3(env, 'timeout', '--kill-after=1', '120', "#{@on_disk.folder}/bin/#{script}")
     [out, status.exitstatus, err]
   end
 
@@ -186,6 +190,20 @@ describe 'bin/drain of route-sync' do
     end
   end
 
+  it 'reads nothing that the process may have put in place of what pre-stop wrote' do
+    on_machine(job) do |machine|
+      machine.acts
+      next_state = "#{machine.root}/data/route-sync/next-state"
+      File.write("#{machine.root}/elsewhere", "deployment=delete\n")
+      FileUtils.ln_s("#{machine.root}/elsewhere", next_state)
+      expect(machine.run('drain').first(2)).to eq(["0\n", 0])
+      FileUtils.rm(next_state)
+      File.mkfifo(next_state)
+      expect(machine.run('drain').first(2)).to eq(["0\n", 0])
+      expect(machine.calls('program').map { |call| call[/--\w+/] }).to eq(%w[--keep --keep])
+    end
+  end
+
   describe 'beside the program itself' do
     def nowhere(properties)
       port = TCPServer.open('127.0.0.1', 0) { |server| server.addr[1] }
@@ -283,6 +301,19 @@ describe 'bin/pre-stop of route-sync' do
     end
   end
 
+  it 'follows no link that the process was quick enough to put under the new name' do
+    Dir.mktmpdir('bosh-') do |root|
+      path = script(root)
+      FileUtils.mkdir_p(["#{root}/data/route-sync", "#{root}/bin"])
+      File.write("#{root}/precious", 'as it was')
+      new = "#{root}/data/route-sync/.next-state.new"
+      File.write("#{root}/bin/mktemp", "#!/bin/sh\nln -s #{root}/precious #{new}\necho #{new}\n")
+      File.chmod(0o755, "#{root}/bin/mktemp")
+      expect(system({ 'PATH' => "#{root}/bin:#{ENV.fetch('PATH')}" }, path, err: File::NULL)).to be(true)
+      expect(File.read("#{root}/precious")).to eq('as it was')
+    end
+  end
+
   it 'never fails' do
     Dir.mktmpdir('bosh-') do |root|
       path = script(root)
@@ -328,7 +359,109 @@ describe 'bin/drain of kubernetes-api-route-registrar' do
   end
 end
 
+# BPM gives the folder of the logs to the process, and the agent calls the script as root.
 %w[route-sync kubernetes-api-route-registrar].each do |name|
+  describe "bin/drain of #{name}, where the process has its way with the log" do
+    withdraws = name == 'route-sync' ? { 'drain' => { 'mode' => 'unregister' } } : { 'drain_wait' => 0 }
+    let(:job) { RenderedJob.new(name, merged(ENOUGH[name], withdraws)) }
+
+    def drained(machine)
+      machine.acts
+      result = machine.run('drain')
+      expect(result.first(2)).to eq(["0\n", 0])
+      expect(machine.calls('program').join).to start_with('drain --unregister')
+      result.last
+    end
+
+    it 'adds to what is there' do
+      on_machine(job) do |machine|
+        File.write(machine.log_path, "the last stop\n")
+        drained(machine)
+        expect(machine.log).to start_with("the last stop\n").and include('words of program')
+      end
+    end
+
+    it 'writes to no file that a link names' do
+      on_machine(job) do |machine|
+        File.write("#{machine.root}/precious", 'as it was')
+        FileUtils.ln_s("#{machine.root}/precious", machine.log_path)
+        # The words go to the agent instead.
+        expect(drained(machine)).to include('words of program')
+        expect(File.read("#{machine.root}/precious")).to eq('as it was')
+      end
+    end
+
+    it 'makes no file that a link names' do
+      on_machine(job) do |machine|
+        FileUtils.ln_s("#{machine.root}/new", machine.log_path)
+        drained(machine)
+        expect(File.exist?("#{machine.root}/new")).to be(false)
+      end
+    end
+
+    it 'waits for nobody to read a pipe' do
+      on_machine(job) do |machine|
+        File.mkfifo(machine.log_path)
+        expect(drained(machine)).to include('words of program')
+      end
+    end
+
+    it 'waits for nobody who has stopped to read a pipe' do
+      on_machine(job) do |machine|
+        File.mkfifo(machine.log_path)
+        File.open(machine.log_path, File::RDWR | File::NONBLOCK) do |pipe|
+          loop { pipe.write_nonblock('x' * 4096) }
+        rescue IO::WaitWritable
+          # What it had taken when the pipe refused it is lost.
+          expect(drained(machine)).to include('drain.log')
+        end
+      end
+    end
+  end
+
+  describe "bin/drain of #{name}, where an answer takes all the time there is" do
+    it 'gives the program a second, and not for ever' do
+      properties = { 'drain' => { 'timeout_seconds' => 3 } }
+      properties['drain']['mode'] = 'unregister' if name == 'route-sync'
+      properties['drain_wait'] = 0 unless name == 'route-sync'
+      on_machine(RenderedJob.new(name, merged(ENOUGH[name], properties))) do |machine|
+        machine.acts
+        machine.answers('curl', 'sleep 4')
+        machine.answers('program', 'exec sleep 30')
+        expect(machine.run('drain').first(2)).to eq(["0\n", 0])
+        expect(machine.calls('program').size).to eq(1)
+      end
+    end
+  end
+
+  describe "the scripts of #{name}, told numbers with a zero before them" do
+    # Octal to bash, and no number at all where an 8 or a 9 follows.
+    let(:job) do
+      zeros = { 'post_start' => { 'timeout_seconds' => '08' }, 'drain' => { 'timeout_seconds' => '09' },
+                'listen' => { 'port' => '09101' } }
+      zeros['drain_wait'] = '00' unless name == 'route-sync'
+      RenderedJob.new(name, merged(ENOUGH[name], zeros))
+    end
+
+    it 'read them as they are meant' do
+      on_machine(job) do |machine|
+        machine.acts
+        machine.page('live', 503)
+        later = Thread.new do
+          sleep 0.1 until machine.calls('curl').size >= 2
+          machine.acts
+        end
+        expect(machine.run('post-start').last(2)).to eq([0, ''])
+        later.join
+        machine.answers('program', '[ "$(wc -l <"$ROOT/program.calls")" -ge 2 ]') unless name == 'route-sync'
+        expect(machine.run('drain').first(2)).to eq(["0\n", 0])
+        expect(machine.calls('program').size).to eq(name == 'route-sync' ? 1 : 2)
+        expect(machine.calls('curl')).to all(include(':9101/'))
+      end
+      expect(YAML.safe_load(job.render('config/prom_scraper_config.yml'))['port']).to eq(9101)
+    end
+  end
+
   describe "bin/post-start of #{name}" do
     it 'is content with a process that lives' do
       on_machine(RenderedJob.new(name, ENOUGH[name])) do |machine|

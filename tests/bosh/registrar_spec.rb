@@ -153,6 +153,8 @@ describe 'the job kubernetes-api-route-registrar' do
     ['limits.memory', '1G', bpm, 'processes.0.limits.memory', '1G'],
     ['limits.open_files', 2048, bpm, 'processes.0.limits.open_files', 2048],
     ['limits.processes', 32, bpm, 'processes.0.limits.processes', 32],
+    ['limits.open_files', '04096', bpm, 'processes.0.limits.open_files', 4096],
+    ['limits.processes', '064', bpm, 'processes.0.limits.processes', 64],
   ]
 
   each_property('kubernetes-api-route-registrar', changes)
@@ -196,6 +198,27 @@ describe 'the job kubernetes-api-route-registrar' do
     end
   end
 
+  describe 'proxies' do
+    {
+      'HTTP://user:pw@10.0.0.9:3128' => 'HTTP://10.0.0.9:3128', ' http://user:pw@10.0.0.9:3128' => 'http://10.0.0.9:3128',
+      'user:pw@10.0.0.9:3128' => '10.0.0.9:3128', 'http://10.0.0.9:3128/ ' => 'http://10.0.0.9:3128/'
+    }.each do |given, shown|
+      it "shows no credentials of a proxy in an environment: #{given.inspect}" do
+        deployed(job('https_proxy' => given)) do |it|
+          expect(it.yaml('config/bpm.yml')['processes'].first['env']).to eq('https_proxy' => shown, 'HTTPS_PROXY' => shown)
+        end
+      end
+    end
+
+    ['http://', 'http://user:p/w@10.0.0.9:3128', 'http://user:1/w@10.0.0.9:3128', 'http://user:p w@10.0.0.9'].each do |given|
+      it "refuses a proxy that is no URL, without showing it: #{given}" do
+        told = refusal(job('http_proxy' => given))
+        expect(told).to include('`http_proxy` must be a URL')
+        expect(told).not_to include('w@')
+      end
+    end
+  end
+
   describe 'what is missing or contradicts itself' do
     %w[cloud_foundry.api_url cloud_foundry.uaa_url cloud_foundry.uaa_client_id cloud_foundry.uaa_client_secret
        external_kubo_port].each do |name|
@@ -216,7 +239,9 @@ describe 'the job kubernetes-api-route-registrar' do
       'cloud_foundry.skip_tls_verification' => 'yes', 'health.enabled' => 'x', 'health.interval_seconds' => 31,
       'health.skip_tls_verification' => 'x', 'drain_wait' => 601, 'drain.timeout_seconds' => 0,
       'post_start.wait_for_sync' => 'x', 'post_start.timeout_seconds' => 0, 'listen.address' => '10.0.0.5',
-      'listen.port' => 0, 'log.format' => 'xml'
+      'listen.port' => 0, 'log.format' => 'xml',
+      'limits.memory' => '268435456', 'limits.open_files' => 63, 'limits.processes' => 'x',
+      'tls.kubernetes' => "the ca's PEM by itself"
     }.each do |name, value|
       it "is named where its value makes no sense: #{name}: #{value}" do
         expect(refusal(job(nested(name, value)))).to include("`#{name}`")

@@ -244,6 +244,8 @@ describe 'the job route-sync' do
     ['limits.memory', '1G', bpm, 'processes.0.limits.memory', '1G'],
     ['limits.open_files', 65_536, bpm, 'processes.0.limits.open_files', 65_536],
     ['limits.processes', 32, bpm, 'processes.0.limits.processes', 32],
+    ['limits.open_files', '04096', bpm, 'processes.0.limits.open_files', 4096],
+    ['limits.processes', '064', bpm, 'processes.0.limits.processes', 64],
   ]
 
   each_property('route-sync', changes)
@@ -446,6 +448,25 @@ describe 'the job route-sync' do
       end
     end
 
+    {
+      'HTTP://user:pw@10.0.0.9:3128' => 'HTTP://10.0.0.9:3128', ' http://user:pw@10.0.0.9:3128' => 'http://10.0.0.9:3128',
+      'user:pw@10.0.0.9:3128' => '10.0.0.9:3128', 'http://10.0.0.9:3128/ ' => 'http://10.0.0.9:3128/'
+    }.each do |given, shown|
+      it "shows no credentials of a proxy in an environment: #{given.inspect}" do
+        deployed(job('https_proxy' => given)) do |it|
+          expect(it.yaml('config/bpm.yml')['processes'].first['env']).to eq('https_proxy' => shown, 'HTTPS_PROXY' => shown)
+        end
+      end
+    end
+
+    ['http://', 'http://user:p/w@10.0.0.9:3128', 'http://user:1/w@10.0.0.9:3128', 'http://user:p w@10.0.0.9'].each do |given|
+      it "refuses a proxy that is no URL, without showing it: #{given}" do
+        told = refusal(job('http_proxy' => given))
+        expect(told).to include('`http_proxy` must be a URL')
+        expect(told).not_to include('w@')
+      end
+    end
+
     it 'is not reached by a proxy that the program could not use' do
       expect(refusal(job('https_proxy' => 'socks5://10.0.0.9:1080'))).to include('`https_proxy`')
     end
@@ -512,6 +533,8 @@ describe 'the job route-sync' do
       'nats.messages_per_second' => 0, 'tcp.on_foreign_backend' => 'x', 'http.on_foreign_endpoint' => 'x',
       'drain.mode' => 'x', 'drain.timeout_seconds' => 0, 'post_start.timeout_seconds' => 0,
       'listen.address' => '10.0.0.5', 'log.format' => 'xml', 'kubernetes.api_url' => 'master:8443',
+      'limits.memory' => '268435456', 'limits.open_files' => 63, 'limits.processes' => 'x',
+      'tls.kubernetes' => "the ca's PEM by itself",
       'nats.machines' => ['10.0.0.1:4222']
     }.each do |name, value|
       it "is named where its value makes no sense: #{name}: #{value}" do
