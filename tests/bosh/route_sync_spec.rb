@@ -425,10 +425,10 @@ describe 'the job route-sync' do
     { '10.0.0.0/8' => false, '10.0.0.9' => false, '10.0.0.9:6443' => false, '10.0.0.9:1' => true, '10.1.0.0/16' => true,
       'fd00::/8' => true }.each do |no_proxy, proxied|
       it "at 10.0.0.9 is reached by a proxy or directly, as `no_proxy` names #{no_proxy}" do
-        properties = { 'https_proxy' => 'proxy.example.com:3128', 'no_proxy' => no_proxy,
+        properties = { 'https_proxy' => 'webproxy.example.com:3128', 'no_proxy' => no_proxy,
                        'kubernetes' => { 'api_url' => 'https://10.0.0.9:6443' } }
         deployed(job(properties)) do |it|
-          expect(it.config['kubernetes']['proxy_url']).to eq(proxied ? 'http://proxy.example.com:3128' : nil)
+          expect(it.config['kubernetes']['proxy_url']).to eq(proxied ? 'http://webproxy.example.com:3128' : nil)
         end
       end
     end
