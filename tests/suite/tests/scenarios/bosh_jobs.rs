@@ -32,8 +32,10 @@ const OLD_INTERVAL: Duration = Duration::from_secs(30);
 /// That and the intervals at which the routing API prunes and the tcp-router reads everything anew.
 const PRUNED_WITHIN: Duration = Duration::from_secs(120);
 
-/// It is silent for less than a look; between two rows that lapse and come it would be for tens of seconds.
-const SILENT_MAX: Duration = Duration::from_secs(10);
+/// What the finding `legacy-rows` promises, and some for a busy machine. From a few milliseconds on, because a routing
+/// API of 2024 keeps each refresh of an old row as one more row, and where the first of them lapses the tcp-router may
+/// drop the backend that another still names.
+const SILENT_MAX: Duration = Duration::from_secs(90);
 /// A router that keeps what nobody repeats for longer than the first start of all waits for its Lease (15 s), as Cloud
 /// Foundry's do with their 120 s.
 const TIMES: FrontTimes = FrontTimes {
