@@ -6,7 +6,7 @@
 mod foundation;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -365,6 +365,37 @@ async fn a_restart_knows_rows_that_the_api_does_not_mark() {
     subject.serves(&[]).await;
 }
 
+/// A file with a token.
+struct Token(tempfile::TempDir);
+
+impl Token {
+    fn of(word: &str) -> Self {
+        let token = Self(tempfile::tempdir().unwrap());
+        token.write(word);
+        token
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("token")
+    }
+
+    fn write(&self, word: &str) {
+        std::fs::write(self.path(), format!("{word}\n")).unwrap();
+    }
+
+    /// The `health` of a server whose page is for the bearer of `accepted` alone.
+    async fn shown_to(&self, server: &MockServer, page: &str, accepted: &str) -> String {
+        let good = wiremock::matchers::header("authorization", format!("Bearer {accepted}"));
+        Mock::given(good)
+            .respond_with(ResponseTemplate::new(200))
+            .mount(server)
+            .await;
+        let (url, token) = (server.uri(), self.path());
+        let token = token.display();
+        format!("{{url: '{url}{page}', token_file: '{token}', interval: 1s}}")
+    }
+}
+
 /// Health as it is asked over HTTP.
 #[tokio::test]
 async fn an_apiserver_without_readyz_is_asked_for_healthz() {
@@ -396,21 +427,9 @@ async fn an_apiserver_without_readyz_is_asked_for_healthz() {
 
 #[tokio::test]
 async fn a_token_is_read_anew_for_each_question() {
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "first\n").unwrap();
-    let server = MockServer::start().await;
-    let good = wiremock::matchers::header("authorization", "Bearer second");
-    Mock::given(good)
-        .respond_with(ResponseTemplate::new(200))
-        .mount(&server)
-        .await;
+    let (server, token) = (MockServer::start().await, Token::of("first"));
+    let health = token.shown_to(&server, "/livez", "second").await;
     let api = Running::start().await;
-    let health = format!(
-        "{{url: '{}/livez', token_file: '{}', interval: 1s}}",
-        server.uri(),
-        token.display()
-    );
     let controller = controller(&api, &health, "", Arc::new(Network)).await;
     let failed = || {
         let findings = controller.status.findings();
@@ -419,30 +438,18 @@ async fn a_token_is_read_anew_for_each_question() {
             .any(|it| it.code.as_str() == "health-failed")
     };
     eventually("a 404 of another page is a failure", failed).await;
-    std::fs::write(&token, "second\n").unwrap();
+    token.write("second");
     serves(&api, &[row("10.0.0.5", -1)]).await;
 }
 
 #[tokio::test]
 async fn a_token_that_cannot_be_read_takes_no_backend_away() {
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "first\n").unwrap();
-    let server = MockServer::start().await;
-    let good = wiremock::matchers::header("authorization", "Bearer first");
-    Mock::given(good)
-        .respond_with(ResponseTemplate::new(200))
-        .mount(&server)
-        .await;
+    let (server, token) = (MockServer::start().await, Token::of("first"));
+    let health = token.shown_to(&server, "", "first").await;
     let api = Running::start().await;
-    let health = format!(
-        "{{url: '{}', token_file: '{}', interval: 1s}}",
-        server.uri(),
-        token.display()
-    );
     let controller = controller(&api, &health, "", Arc::new(Network)).await;
     serves(&api, &[row("10.0.0.5", -1)]).await;
-    std::fs::remove_file(&token).unwrap();
+    std::fs::remove_file(token.path()).unwrap();
     let asked = async || server.received_requests().await.unwrap_or_default().len();
     let before = asked().await;
     while asked().await < before + 5 {

@@ -26,8 +26,24 @@ module Bosh
       end
     end
 
+    # The first property that is set; whoever includes this knows a single `property`.
+    module FirstProperty
+      def p(*args)
+        names = Array(args[0])
+        names.each do |name|
+          value = property(name)
+          return value unless value.nil?
+        end
+        return args[1] if args.length == 2
+
+        raise UnknownProperty, names
+      end
+    end
+
     # What a template sees.
     class EvaluationContext
+      include FirstProperty
+
       attr_reader :spec
 
       def initialize(spec, declared:, consumed:)
@@ -39,17 +55,6 @@ module Bosh
       end
 
       def properties = open(@raw_properties)
-
-      def p(*args)
-        names = Array(args[0])
-        names.each do |name|
-          value = property(name)
-          return value unless value.nil?
-        end
-        return args[1] if args.length == 2
-
-        raise UnknownProperty, names
-      end
 
       def if_p(*names)
         values = names.map { |name| property(name) }
@@ -119,6 +124,8 @@ module Bosh
 
     # A link as a template sees it.
     class EvaluationLink
+      include FirstProperty
+
       Instance = Struct.new(:name, :id, :index, :az, :address, :bootstrap)
 
       def initialize(link)
@@ -129,17 +136,6 @@ module Bosh
 
       def address
         @link['address'] || raise(NotImplementedError, 'the link has no `address`')
-      end
-
-      def p(*args)
-        names = Array(args[0])
-        names.each do |name|
-          value = property(name)
-          return value unless value.nil?
-        end
-        return args[1] if args.length == 2
-
-        raise UnknownProperty, names
       end
 
       def if_p(*names)

@@ -214,3 +214,25 @@ AWKWARD = {
   'separators of lines' => "a\u2028b\u0085c",
   'very long' => "#{'long word ' * 60}end",
 }.freeze
+
+# For every job that hands proxies to its environment; `job` makes one with more properties.
+RSpec.shared_examples 'proxies are shown without credentials, or refused' do
+  {
+    'HTTP://user:pw@10.0.0.9:3128' => 'HTTP://10.0.0.9:3128', ' http://user:pw@10.0.0.9:3128' => 'http://10.0.0.9:3128',
+    'user:pw@10.0.0.9:3128' => '10.0.0.9:3128', 'http://10.0.0.9:3128/ ' => 'http://10.0.0.9:3128/'
+  }.each do |given, shown|
+    it "shows no credentials of a proxy in an environment: #{given.inspect}" do
+      deployed(job('https_proxy' => given)) do |it|
+        expect(it.yaml('config/bpm.yml')['processes'].first['env']).to eq('https_proxy' => shown, 'HTTPS_PROXY' => shown)
+      end
+    end
+  end
+
+  ['http://', 'http://user:p/w@10.0.0.9:3128', 'http://user:1/w@10.0.0.9:3128', 'http://user:p w@10.0.0.9'].each do |given|
+    it "refuses a proxy that is no URL, without showing it: #{given}" do
+      told = refusal(job('http_proxy' => given))
+      expect(told).to include('`http_proxy` must be a URL')
+      expect(told).not_to include('w@')
+    end
+  end
+end
