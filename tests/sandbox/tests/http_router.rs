@@ -13,6 +13,8 @@ use sandbox::nats::{Nats, NatsOptions};
 use sandbox::tls::{self, Ca};
 use serde_json::{Value, json};
 use support::eventually;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 
 struct World {
     nats: Nats,
@@ -197,6 +199,38 @@ async fn one_wrong_type_rejects_the_message_and_an_odd_one_is_taken() {
     assert_eq!(world.router.rejected().len(), wrong.len() + 1);
     assert_eq!(world.router.routes()["odd.test"][0]["address"], ":0");
     assert!(world.router.routes()["bad.test"].is_null());
+}
+
+/// What is published once the router is said to be up must reach it.
+#[tokio::test]
+async fn it_is_not_up_before_nats_has_its_subscriptions() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = NatsClientOptions::plain(listener.local_addr().unwrap());
+    let options = HttpRouterOptions::new("127.0.0.1:0".parse().unwrap(), client);
+    let starting = tokio::spawn(HttpRouter::start(options));
+    let (stream, _) = listener.accept().await.unwrap();
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    let mut read_until =
+        async |last: &str| while lines.next_line().await.unwrap().unwrap() != last {};
+    writer.write_all(b"INFO {}\r\n").await.unwrap();
+    read_until("PING").await;
+    writer.write_all(b"PONG\r\n").await.unwrap();
+    read_until("SUB router.* 2").await;
+    // Long enough for a start that does not wait to be over.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!starting.is_finished());
+    let early = r#"{"host": "10.0.0.1", "port": 1, "uris": ["early.test"]}"#;
+    let early = format!(
+        "MSG router.register 2 {}\r\n{early}\r\nPONG\r\n",
+        early.len()
+    );
+    writer.write_all(early.as_bytes()).await.unwrap();
+    let router = starting.await.unwrap().unwrap();
+    eventually("what came with the answer is in", async || {
+        router.routes()["early.test"].is_array()
+    })
+    .await;
 }
 
 #[tokio::test]

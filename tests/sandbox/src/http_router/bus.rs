@@ -193,9 +193,20 @@ impl Bus {
         }
         publish(&mut writer, "router.start", &self.start).await?;
         writer
-            .write_all(b"SUB router.greet 1\r\nSUB router.* 2\r\n")
+            .write_all(b"SUB router.greet 1\r\nSUB router.* 2\r\nPING\r\n")
             .await?;
         writer.flush().await?;
+        // Who is told that the router is up may publish at once: until this answer, NATS may not
+        // have read the subscriptions, and would drop what is published.
+        loop {
+            let frame = frames.next().await?;
+            match frame.op.as_str() {
+                "PONG" => break,
+                "MSG" | "HMSG" => self.hand_on(&frame.args, frame.payload),
+                "-ERR" => return Err(io::Error::other(frame.args)),
+                _ => {}
+            }
+        }
         Ok(Connection { frames, writer })
     }
 
