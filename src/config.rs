@@ -143,16 +143,16 @@ pub struct TlsConfig {
     /// PEM file of the only authorities to trust; `None` is the system's.
     pub ca_file: Option<PathBuf>,
     /// Client certificate and key, PEM files; both or none.
-    pub identity: Option<ClientIdentity>,
+    pub identity: Option<KeyPair>,
     /// Trust any certificate. Only for an old configuration's sake, and never heeded towards NATS.
     pub skip_verification: bool,
     /// The name to expect in the certificate instead of the one that was dialled.
     pub server_name: Option<Hostname>,
 }
 
-/// A client certificate with its key.
+/// A certificate with its key: what we show of ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIdentity {
+pub struct KeyPair {
     /// PEM file, leaf first.
     pub cert_file: PathBuf,
     /// PEM file.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::file::Node;
 use super::keys;
 use super::scalar;
-use super::{ClientIdentity, Secret};
+use super::{KeyPair, Secret};
 use crate::causes::chain;
 use crate::kubernetes;
 use crate::publish::tls;
@@ -409,12 +409,7 @@ impl Reader {
     }
 
     /// A client certificate with its key: both or none.
-    pub(super) fn identity(
-        &mut self,
-        group: &Group<'_>,
-        cert: &str,
-        key: &str,
-    ) -> Option<ClientIdentity> {
+    pub(super) fn identity(&mut self, group: &Group<'_>, cert: &str, key: &str) -> Option<KeyPair> {
         let cert_file = self.readable(group, cert, |path| told(tls::authorities(path)));
         let key_file = self.readable(group, key, |path| told(tls::private_key(path)));
         let lone = match (&cert_file, &key_file) {
@@ -428,7 +423,7 @@ impl Reader {
                 format!("is missing beside `{given}`"),
             );
         }
-        let identity = ClientIdentity {
+        let identity = KeyPair {
             cert_file: cert_file.ok()?,
             key_file: key_file.ok()?,
         };

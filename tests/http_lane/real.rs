@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use route_sync::config::ClientIdentity;
+use route_sync::config::KeyPair;
 
 use super::*;
 
@@ -106,7 +106,7 @@ async fn the_real_server_with_mutual_tls_is_reached_under_another_name_and_refus
     let server = Nats::start(free(), &more);
     let good = TlsConfig {
         ca_file: Some(file("ca.pem")),
-        identity: Some(ClientIdentity {
+        identity: Some(KeyPair {
             cert_file: file("client.pem"),
             key_file: file("client.key"),
         }),
