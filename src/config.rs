@@ -50,6 +50,8 @@ pub struct Config {
     pub routing_api: Option<RoutingApiConfig>,
     /// The admin listener; `None` is off.
     pub admin: Option<SocketAddr>,
+    /// The listener for scrapers of other machines; `None` is off.
+    pub metrics: Option<MetricsConfig>,
     /// What is logged and how.
     pub log: LogConfig,
     /// Where routes and withdrawals survive a restart; without it no TLS backend is announced.
@@ -234,6 +236,17 @@ pub struct LeaderElectionConfig {
     pub identity: Option<String>,
 }
 
+/// The listener for scrapers of other machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where it is.
+    pub listen: SocketAddr,
+    /// What it shows of itself.
+    pub identity: KeyPair,
+    /// PEM file of the only authorities whose certificates callers may show.
+    pub client_ca_file: PathBuf,
+}
+
 /// What is logged and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -334,6 +347,20 @@ impl TlsConfig {
         let identity = self.identity.iter();
         let pair = identity.flat_map(|identity| [&identity.cert_file, &identity.key_file]);
         pair.chain(&self.ca_file).map(PathBuf::as_path).collect()
+    }
+}
+
+// === impl MetricsConfig ===
+
+impl MetricsConfig {
+    /// Every file it names.
+    #[must_use]
+    pub fn files(&self) -> [&Path; 3] {
+        let KeyPair {
+            cert_file,
+            key_file,
+        } = &self.identity;
+        [cert_file, key_file, &self.client_ca_file]
     }
 }
 

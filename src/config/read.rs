@@ -408,7 +408,7 @@ impl Reader {
         })
     }
 
-    /// A client certificate with its key: both or none.
+    /// A certificate with its key: both or none.
     pub(super) fn identity(&mut self, group: &Group<'_>, cert: &str, key: &str) -> Option<KeyPair> {
         let cert_file = self.readable(group, cert, |path| told(tls::authorities(path)));
         let key_file = self.readable(group, key, |path| told(tls::private_key(path)));
@@ -430,10 +430,12 @@ impl Reader {
         if self.check_files
             && let Err(message) = told(tls::certified_key(&identity))
         {
-            self.wrong(
-                group.path_of(key),
-                format!("does not fit `{cert}`: {message}"),
+            let (cert_file, key_file) = (identity.cert_file.display(), identity.key_file.display());
+            let hint = format!(
+                "`openssl x509 -noout -pubkey -in {cert_file}` and `openssl pkey -pubout -in {key_file}` must print the same"
             );
+            let message = format!("does not fit `{cert}`: {message}");
+            self.wrong_hint(group.path_of(key), &message, hint);
         }
         Some(identity)
     }

@@ -1,8 +1,10 @@
-//! HTTPS as this project speaks it: our own authorities where given, our own certificate where asked for, no
-//! redirects (a redirected token request would hand out a secret), no proxy from the environment.
+//! TLS as this project speaks it. HTTPS as a client: our own authorities where given, our own certificate where asked
+//! for, no redirects (a redirected token request would hand out a secret), no proxy from the environment. As a server:
+//! nobody without a certificate.
 
 mod followed;
 mod https;
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::config::{KeyPair, TlsConfig};
 use crate::route::Hostname;
 pub(crate) use followed::{Followed, Stamp, stamp};
 pub(crate) use https::Https;
+pub(crate) use server::server;
 
 /// A connection that is not there by now goes to the next address, or fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
