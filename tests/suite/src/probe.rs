@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::poll;
 
-/// A client would have given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A client would have given up; a router that is in its way is found within it, and a busy machine keeps it.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two requests of a loop.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -182,7 +182,11 @@ impl HttpLoop {
         let record = seen.clone();
         let task = tokio::spawn(async move {
             loop {
-                let answer = client.get(&url).header("connection", "close").send().await;
+                let request = client
+                    .get(&url)
+                    .header("connection", "close")
+                    .timeout(PATIENCE);
+                let answer = request.send().await;
                 let answer = answer.and_then(reqwest::Response::error_for_status);
                 note(&record, answer.err().map(|error| format!("{error:?}")));
                 tokio::time::sleep(PAUSE).await;

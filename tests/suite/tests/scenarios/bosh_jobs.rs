@@ -36,12 +36,6 @@ const PRUNED_WITHIN: Duration = Duration::from_secs(120);
 /// API of 2024 keeps each refresh of an old row as one more row, and where the first of them lapses the tcp-router may
 /// drop the backend that another still names.
 const SILENT_MAX: Duration = Duration::from_secs(90);
-/// A router that keeps what nobody repeats for longer than the first start of all waits for its Lease (15 s), as Cloud
-/// Foundry's do with their 120 s.
-const TIMES: FrontTimes = FrontTimes {
-    start_delay: Duration::from_secs(5),
-    stale_threshold: Duration::from_secs(40),
-};
 
 fn text_of(file: impl AsRef<Path>) -> String {
     std::fs::read_to_string(file).expect("a file must be there")
@@ -132,7 +126,8 @@ fn the_rendered_job_serves_a_label_and_each_way_of_stopping_does_what_its_table_
         site.answers(foundation).await;
         line.answers(foundation).await;
 
-        let requests = HttpLoop::start(foundation.http(), &site.host);
+        let front = HttpFront::patient(foundation, &site.host).await.unwrap();
+        let requests = HttpLoop::start(front.address(), &site.host);
         let connections = TcpLoop::start(foundation.tcp(line.port));
         for stop in [Stop::Restart, Stop::Recreate, Stop::ScaleIn] {
             job.stopped_by(stop).await.unwrap();
@@ -241,7 +236,7 @@ async fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u
             },
             "health": {
                 "url": format!("{}/readyz", foundation.stack.apiserver.url()),
-                "server_name": "", "interval_seconds": 1,
+                "server_name": "", "interval_seconds": 5,
             },
             "tls": properties["tls"],
             "drain_wait": MOMENT.as_secs(),
@@ -421,7 +416,9 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
     on_each_stage(statement, async |foundation| {
         foundation.nodes(2).await;
         let nats = &foundation.stack.nats;
-        let front = HttpFront::start(foundation, nats, TIMES).await.unwrap();
+        let front = HttpFront::start(foundation, nats, FrontTimes::PATIENT)
+            .await
+            .unwrap();
         let (site_port, line_port) = (30664, 30665);
         let site = Site::new(foundation, "upgraded", site_port).await.unwrap();
         let line = Line::new(foundation, "upgraded", line_port).await.unwrap();

@@ -111,7 +111,7 @@ fn a_poisoned_host_leaves_ten_good_ones_alone() {
         let cluster = &foundation.cluster;
         let times = FrontTimes {
             start_delay: Duration::from_secs(1),
-            stale_threshold: TTL,
+            stale_threshold: 2 * TTL,
         };
         let front = HttpFront::start(foundation, &foundation.stack.nats, times)
             .await
