@@ -434,6 +434,7 @@ end
           machine.calls('program').any?
         end
         expect(asked).to be(true)
+        expect(machine.calls('program').size).to eq(1)
       end
     end
   end

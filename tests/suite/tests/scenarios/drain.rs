@@ -14,7 +14,7 @@ const NODES: u8 = 3;
 /// What a platform gives a drain script.
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is asked at most.
-const ASKED_MAX: usize = 3;
+const ASKED_MAX: usize = 2;
 /// Long enough for a heartbeat that must not come, or a change that must not be followed.
 const A_WHILE: Duration = Duration::from_secs(3);
 

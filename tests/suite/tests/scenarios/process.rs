@@ -12,6 +12,9 @@ use suite::{
     on_each_stage, on_stage, stays,
 };
 
+/// Longer than the controller waits for its last echo and for requests under way (8 s), shorter than BPM waits (15 s).
+const STOPS_WITHIN: Duration = Duration::from_secs(14);
+
 async fn start(foundation: &Foundation) -> Controller {
     Controller::start(Settings::new(foundation).unwrap())
         .await
@@ -600,9 +603,12 @@ fn a_stop_that_is_held_up_is_bounded_and_a_second_signal_aborts_it() {
                 controller.signal(second);
             }
             controller.signal("CONT");
+            let begun = tokio::time::Instant::now();
             let (code, log) = controller.end_with_log().await;
             foundation.boxed.routing_api.fail_with(None);
+            let took = begun.elapsed();
             assert_eq!(code, i32::from(second.is_some()), "{log}");
+            assert!(took < STOPS_WITHIN, "it took {took:?}");
             let end = if second.is_some() {
                 "aborted signal=SIG"
             } else {

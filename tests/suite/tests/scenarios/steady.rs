@@ -50,7 +50,7 @@ fn twelve_routes_live_through_five_ttls_untouched() {
         let times = FrontTimes {
             start_delay: Duration::from_secs(1),
             // Shorter than what is looked at, longer than a busy machine keeps a beat back.
-            stale_threshold: 4 * TTL,
+            stale_threshold: 2 * TTL,
         };
         let front = HttpFront::start(foundation, &foundation.stack.nats, times)
             .await

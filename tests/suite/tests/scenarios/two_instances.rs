@@ -14,8 +14,8 @@ use suite::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// From a crash to routes that are refreshed again: 15 s of silence, what it takes to notice and to act, which is less
-/// than 20 s together, and a busy machine. Below what the routers keep.
+/// From a crash to routes that are refreshed again: 15 s of silence, which the elector's own tests hold to the second,
+/// what it takes to notice and to act, less than 20 s together, and a busy machine. Below what the routers keep.
 const TAKEOVER: Duration = Duration::from_secs(35);
 
 /// A way to the apiserver that can be cut.
@@ -185,7 +185,7 @@ fn a_standby_is_silent_and_takes_over_without_a_failed_request_after_sigterm_and
         assert_eq!(first.stop().await, 0);
         // Far less than the 15 s after which a silent holder counts as gone.
         within(
-            Duration::from_secs(14),
+            Duration::from_secs(10),
             "the lease was released",
             async || role(&second).await == "active" && said(&second).await > 0.0,
         )
