@@ -42,6 +42,11 @@ use foundation::{Api, Foundation, Running, group};
 
 /// Far beyond what anything here takes, even on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Seconds: a TTL that a test can outlive, and that a row refreshed at its quarter has most of left where the machine
+/// stands still for some seconds.
+const BRIEF: u64 = 9;
+/// Longer than rows of such a TTL live unless they are refreshed.
+const A_LIFE: Duration = Duration::from_millis(BRIEF * 1000 + 500);
 
 /// A lane at work.
 struct Subject {
@@ -294,13 +299,11 @@ async fn a_wanted_route_is_created_without_tls_under_our_mark_and_deleted_when_u
 
 #[tokio::test]
 async fn rows_live_through_many_ttls_and_nothing_else_is_written() {
-    let lane = Subject::start(4, &[(2000, 1), (2001, 3)], |_| {}).await;
+    let lane = Subject::start(BRIEF, &[(2000, 1), (2001, 3)], |_| {}).await;
     lane.until_ports(&[2000, 2001]).await;
     lane.until("all rows", |api| api.rows.len() == 4).await;
-    lane.holds(Duration::from_secs(9), "all rows live", |api| {
-        api.rows.len() == 4
-    })
-    .await;
+    lane.holds(2 * A_LIFE, "all rows live", |api| api.rows.len() == 4)
+        .await;
     assert_eq!(lane.counters.rows_added.load(Relaxed), 4);
     assert!(lane.counters.rows_refreshed.load(Relaxed) >= 8);
 }
@@ -334,12 +337,15 @@ async fn a_restart_adopts_its_rows_without_adding_any_in_batches_of_a_hundred() 
 
 #[tokio::test]
 async fn a_lower_max_ttl_is_adopted_and_refreshed_well_within() {
-    let lane = Subject::start(120, &[(2000, 1), (2001, 1)], |api| api.max_ttl = 3).await;
+    let lane = Subject::start(120, &[(2000, 1), (2001, 1)], |api| {
+        api.max_ttl = BRIEF;
+    })
+    .await;
     lane.until_ports(&[2000, 2001]).await;
-    lane.until_report("told", |report| report.facts["ttl"] == "3 s")
+    lane.until_report("told", |report| report.facts["ttl"] == "9 s")
         .await;
     let both = |api: &Api| api.rows.len() == 2;
-    lane.holds(Duration::from_secs(7), "both live", both).await;
+    lane.holds(A_LIFE, "both live", both).await;
 }
 
 #[tokio::test]
@@ -417,7 +423,7 @@ async fn an_older_jobs_rows_are_deleted_before_ours_are_added() {
 async fn an_older_jobs_rows_that_cannot_be_deleted_are_waited_for() {
     let lane = Subject::start(120, &[(2000, 1), (2001, 1)], |api| {
         api.keeps_tls_zero = true;
-        api.insert(key(2000, 1, 0), None, Duration::from_secs(3));
+        api.insert(key(2000, 1, 0), None, Duration::from_secs(7));
     })
     .await;
     lane.until_ports(&[2000, 2001]).await;
@@ -443,7 +449,7 @@ async fn an_older_jobs_rows_that_cannot_be_deleted_are_waited_for() {
 async fn a_strangers_port_is_neither_joined_nor_deleted() {
     let stranger = |port| (port, "192.0.2.7".to_owned(), 80, 0, "g".to_owned());
     let lane = Subject::start(120, &[(2000, 1), (2001, 1)], |api| {
-        api.insert(stranger(2000), Some("other"), Duration::from_secs(3));
+        api.insert(stranger(2000), Some("other"), Duration::from_secs(7));
     })
     .await;
     let report = lane

@@ -6,10 +6,10 @@ use super::*;
 async fn a_batch_that_was_taken_in_part_is_sent_again_and_all_its_rows_are_ours() {
     let ports: Vec<u16> = (2000..2008).collect();
     let routes: Vec<_> = ports.iter().map(|port| (*port, 1)).collect();
-    let lane = Subject::start(4, &routes, |api| {
+    let lane = Subject::start(BRIEF, &routes, |api| {
         // Most stand already, so that one batch refreshes them.
         for port in &ports[..6] {
-            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_secs(4));
+            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_secs(BRIEF));
         }
         api.cut = Some(3);
     })
@@ -20,8 +20,7 @@ async fn a_batch_that_was_taken_in_part_is_sent_again_and_all_its_rows_are_ours(
     lane.api().lock().cut = None;
     lane.until_ports(&ports).await;
     let all = |api: &Api| api.rows.len() == ports.len();
-    lane.holds(Duration::from_secs(6), "each row lives, and once", all)
-        .await;
+    lane.holds(A_LIFE, "each row lives, and once", all).await;
     lane.want(&[]);
     lane.until_ports(&[]).await;
 }
@@ -30,11 +29,11 @@ async fn a_batch_that_was_taken_in_part_is_sent_again_and_all_its_rows_are_ours(
 async fn one_refused_row_harms_none_of_the_others() {
     let routes: Vec<_> = (2000..2020).map(|port| (port, 1)).collect();
     let good: Vec<_> = (2000..2020).filter(|port| *port != 2007).collect();
-    let lane = Subject::start(4, &routes, |api| {
+    let lane = Subject::start(BRIEF, &routes, |api| {
         api.poisoned.insert(2007);
         // Standing already, so that one batch refreshes them all.
         for (port, _) in &routes {
-            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_secs(4));
+            api.insert(key(*port, 1, -1), Some(&us()), Duration::from_secs(BRIEF));
         }
     })
     .await;
@@ -44,8 +43,7 @@ async fn one_refused_row_harms_none_of_the_others() {
     assert!(message(&report, "route-refused").contains("poisoned"));
     lane.until_ports(&good).await;
     let all = |api: &Api| good.iter().all(|port| api.ports().contains(port));
-    lane.holds(Duration::from_secs(6), "the good ones live", all)
-        .await;
+    lane.holds(A_LIFE, "the good ones live", all).await;
     let refused = lane
         .api()
         .lock()

@@ -34,9 +34,9 @@ async fn until_unused(
 #[tokio::test]
 async fn a_client_that_gets_no_token_costs_no_row_and_is_told_until_one_does() {
     // Rows of this life would lapse within the time this takes.
-    let (lane, mut settings) = following(4, &[(2000, 1)]).await;
+    let (lane, mut settings) = following(BRIEF, &[(2000, 1)]).await;
     lane.until_ports(&[2000]).await;
-    let (api, mut uaa) = config(&lane.foundation.server.uri(), 4);
+    let (api, mut uaa) = config(&lane.foundation.server.uri(), BRIEF);
     // Nobody listens there.
     uaa.url = "http://127.0.0.1:9".to_owned();
     settings.want(TcpSettings {
@@ -48,7 +48,7 @@ async fn a_client_that_gets_no_token_costs_no_row_and_is_told_until_one_does() {
         told.contains("UAA cannot be reached")
     };
     until_unused(&mut settings, told).await;
-    lane.holds(Duration::from_secs(6), "the row lives", |api| {
+    lane.holds(A_LIFE, "the row lives", |api| {
         api.ports() == BTreeSet::from([2000])
     })
     .await;

@@ -72,7 +72,7 @@ async fn a_standby_reads_and_writes_nothing_until_it_takes_over_what_the_other_l
 
 #[tokio::test]
 async fn without_proof_rows_are_renewed_while_a_list_shows_them_and_nothing_comes_or_goes() {
-    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |_| {}).await;
+    let (lane, roles) = start(ACTIVE, BRIEF, &[(2000, 1), (2001, 1), (2002, 1)], |_| {}).await;
     lane.until_ports(&[2000, 2001, 2002]).await;
     roles.send_replace(CAUTIOUS);
     // One route left, one is new; and the successor removes one, again should it come back once.
@@ -83,8 +83,7 @@ async fn without_proof_rows_are_renewed_while_a_list_shows_them_and_nothing_come
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let stays = BTreeSet::from([2000, 2001]);
-    // Through several TTLs.
-    lane.holds(Duration::from_secs(9), "what is confirmed lives", |api| {
+    lane.holds(A_LIFE, "what is confirmed lives", |api| {
         api.ports() == stays
     })
     .await;
@@ -125,7 +124,7 @@ fn moved() -> Arc<Desired> {
 
 #[tokio::test]
 async fn without_proof_a_port_lives_on_by_the_rows_it_had_unless_they_lead_to_another_service() {
-    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |_| {}).await;
+    let (lane, roles) = start(ACTIVE, BRIEF, &[(2000, 1), (2001, 1), (2002, 1)], |_| {}).await;
     lane.until_ports(&[2000, 2001, 2002]).await;
     roles.send_replace(CAUTIOUS);
     lane.desired.send_replace(Some(moved()));
@@ -134,8 +133,8 @@ async fn without_proof_a_port_lives_on_by_the_rows_it_had_unless_they_lead_to_an
         !api.rows.contains_key(&key(2002, 1, -1))
     })
     .await;
-    // Through several TTLs.
-    lane.holds(Duration::from_secs(9), "the others live", |api| {
+    // They have outlived one TTL already.
+    lane.holds(A_LIFE / 2, "the others live", |api| {
         api.rows.keys().eq(&live)
     })
     .await;
@@ -143,7 +142,7 @@ async fn without_proof_a_port_lives_on_by_the_rows_it_had_unless_they_lead_to_an
 
 #[tokio::test]
 async fn who_cannot_read_lets_a_row_lapse_that_leads_to_another_service_without_proof() {
-    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1), (2001, 1), (2002, 1)], |api| {
+    let (lane, roles) = start(ACTIVE, BRIEF, &[(2000, 1), (2001, 1), (2002, 1)], |api| {
         api.scopes.remove("routing.routes.read");
     })
     .await;
@@ -151,7 +150,7 @@ async fn who_cannot_read_lets_a_row_lapse_that_leads_to_another_service_without_
     roles.send_replace(CAUTIOUS);
     lane.desired.send_replace(Some(moved()));
     lane.until_ports(&[2000, 2001]).await;
-    lane.holds(Duration::from_secs(6), "the others live", |api| {
+    lane.holds(A_LIFE / 2, "the others live", |api| {
         api.ports() == BTreeSet::from([2000, 2001])
     })
     .await;
@@ -188,14 +187,14 @@ async fn a_deletion_that_is_halved_ends_with_the_proof() {
 
 #[tokio::test]
 async fn who_cannot_read_renews_what_was_confirmed_without_proof() {
-    let (lane, roles) = start(ACTIVE, 4, &[(2000, 1)], |api| {
+    let (lane, roles) = start(ACTIVE, BRIEF, &[(2000, 1)], |api| {
         api.scopes.remove("routing.routes.read");
     })
     .await;
     lane.until_ports(&[2000]).await;
     roles.send_replace(CAUTIOUS);
     lane.want(&[(2001, 1)]);
-    lane.holds(Duration::from_secs(6), "it lives", |api| {
+    lane.holds(A_LIFE, "it lives", |api| {
         api.ports() == BTreeSet::from([2000])
     })
     .await;
@@ -205,13 +204,14 @@ async fn who_cannot_read_renews_what_was_confirmed_without_proof() {
 
 #[tokio::test]
 async fn proof_that_is_over_removes_nothing_though_nobody_says_so() {
+    const PROOF: Duration = Duration::from_secs(7);
     let over = Role::Active {
         generation: 1,
-        until: Duration::from_secs(3),
+        until: PROOF,
     };
     let (lane, roles) = start(over, 120, &[(2000, 1), (2001, 1)], |_| {}).await;
     lane.until_ports(&[2000, 2001]).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(PROOF).await;
     lane.want(&[(2000, 1)]);
     lane.holds(Duration::from_secs(1), "nothing goes", |api| {
         api.ports() == BTreeSet::from([2000, 2001])
@@ -224,11 +224,11 @@ async fn proof_that_is_over_removes_nothing_though_nobody_says_so() {
 #[tokio::test]
 async fn a_start_without_proof_renews_rows_of_the_state_that_still_stand_and_restores_none() {
     let warm = warm(Some(&[(2000, 1), (2001, 1)]), &[2000, 2001]);
-    let (lane, roles) = start_with(CAUTIOUS, 4, None, warm, |api| {
-        api.insert(key(2000, 1, -1), Some(&us()), Duration::from_secs(3));
+    let (lane, roles) = start_with(CAUTIOUS, BRIEF, None, warm, |api| {
+        api.insert(key(2000, 1, -1), Some(&us()), Duration::from_secs(BRIEF));
     })
     .await;
-    lane.holds(Duration::from_secs(6), "what stood lives", |api| {
+    lane.holds(A_LIFE, "what stood lives", |api| {
         api.ports() == BTreeSet::from([2000])
     })
     .await;

@@ -64,14 +64,14 @@ async fn without_the_right_to_read_it_runs_blind_and_deletes_only_its_own() {
 #[tokio::test]
 async fn without_the_right_to_read_an_absent_uaa_costs_no_row_while_the_token_lives() {
     // Each retry of the list is refused; that must not cost the token that writes are made with.
-    let lane = Subject::start(4, &[(2000, 1)], |api| {
+    let lane = Subject::start(BRIEF, &[(2000, 1)], |api| {
         api.scopes.remove("routing.routes.read");
     })
     .await;
     lane.until_ports(&[2000]).await;
     lane.api().lock().uaa_down = true;
     let refused = lane.counters.unauthorized.load(Relaxed);
-    lane.holds(Duration::from_secs(8), "the row lives", |api| {
+    lane.holds(A_LIFE, "the row lives", |api| {
         api.ports() == BTreeSet::from([2000])
     })
     .await;
