@@ -38,6 +38,7 @@ use route_sync::status::{LaneReport, RouteState};
 use server::{Behaviour, Server};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Generous: a noisy machine may stall for seconds.
@@ -508,6 +509,17 @@ async fn a_message_too_large_for_the_server_is_told_and_keeps_nothing_behind_it_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_sends_what_waits_and_withdraws_nothing() {
+    // A stop gives up after a second, as it should; on a busy machine this many messages may take longer.
+    for _ in 0..10 {
+        if stop_while_routes_wait().await < Duration::from_millis(900) {
+            return;
+        }
+    }
+    panic!("every stop gave up");
+}
+
+/// How long it took; unless it may have given up, every route has been sent.
+async fn stop_while_routes_wait() -> Duration {
     let server = Server::start(Behaviour::default()).await;
     let hosts: Vec<String> = (0..900).map(|n| format!("h{n}")).collect();
     let routes: Vec<(&str, u16, &[u8])> = (30000..)
@@ -521,16 +533,21 @@ async fn a_stop_sends_what_waits_and_withdraws_nothing() {
     .await;
     lane.want(&routes);
     until("some sent", || !server.routes().is_empty()).await;
+    let stopped = Instant::now();
     lane.stop.cancel();
     tokio::time::timeout(DEADLINE, &mut lane.task)
         .await
         .expect("it must stop")
         .unwrap();
+    let took = stopped.elapsed();
     // Beats may be among them; every route is.
     let distinct = || {
         let routes = server.routes().into_iter();
         routes.collect::<std::collections::BTreeSet<_>>().len()
     };
-    until("all of them", || distinct() == 900).await;
+    if took < Duration::from_millis(900) {
+        until("all of them", || distinct() == 900).await;
+    }
     assert!(server.routes().iter().all(|(_, sign, _)| *sign == '+'));
+    took
 }

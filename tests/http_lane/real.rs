@@ -108,10 +108,15 @@ async fn the_real_server_with_mutual_tls_is_reached_under_another_name_and_refus
     .await;
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody else gets while these tests run: a socket that is bound and does not listen keeps it, and who
+/// sets `SO_REUSEADDR`, as nats-server does, may listen on it all the same.
 fn free() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    addr
 }
 
 #[tokio::test(flavor = "multi_thread")]

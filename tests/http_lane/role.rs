@@ -7,7 +7,6 @@ use route_sync::lease::{Instances, Role, Roles, Term};
 use route_sync::plan::InstanceId;
 use route_sync::state::{HttpEntry, Warm, Withdrawal};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::*;
 
@@ -64,6 +63,19 @@ fn said(server: &Server, wanted: &str) -> usize {
     all.iter().filter(|text| *text == wanted).count()
 }
 
+/// Waits for what was handed to the client before it fell silent.
+async fn at_rest(server: &Server) {
+    let (mut said, mut looks) = (server.routes().len(), 0);
+    // Counted, so that a moment in which nobody moved proves nothing.
+    until("at rest", || {
+        let now = server.routes().len();
+        looks = if now == said { looks + 1 } else { 0 };
+        said = now;
+        looks > 200
+    })
+    .await;
+}
+
 fn terms(server: &Server) -> Vec<serde_json::Value> {
     let all = server.published(subject()).into_iter();
     all.map(|message| serde_json::from_slice(&message.payload).unwrap())
@@ -97,6 +109,7 @@ async fn a_standby_says_nothing_and_announces_everything_breadth_first_once_it_l
 
     roles.send_replace(Role::Standby);
     until("silent", || lane.state("a") == Some(RouteState::Pending)).await;
+    at_rest(&server).await;
     let before = server.routes().len();
     tokio::time::sleep(WHILE).await;
     assert_eq!(server.routes().len(), before);
@@ -132,7 +145,7 @@ async fn withdrawals_wait_for_proof_and_begin_anew_with_it() {
         lane.counters.withdrawals_pending.load(Ordering::Relaxed) == 1
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    at_rest(&server).await;
     let before = said(&server, "-a@1:30001");
     // The second repetition would come after a second.
     tokio::time::sleep(WHILE).await;
@@ -153,6 +166,7 @@ async fn whoever_leads_says_so_each_interval_and_answers_one_that_still_acts() {
         generation: 6,
         holder: "them".to_owned(),
     };
+    until("listened to", || server.listens(subject())).await;
     server.publish(subject(), r#"{"generation":6,"holder":"them"}"#);
     let wait = async { while heard.recv().await.unwrap() != theirs {} };
     tokio::time::timeout(DEADLINE, wait).await.unwrap();
@@ -251,6 +265,7 @@ async fn instances_are_heard_on_the_subject_of_a_cluster_that_changed() {
         generation: 6,
         holder: "them".to_owned(),
     };
+    until("listened to", || server.listens(subject)).await;
     server.publish(subject, r#"{"generation":6,"holder":"them"}"#);
     let wait = async { while heard.recv().await.unwrap() != theirs {} };
     tokio::time::timeout(DEADLINE, wait).await.unwrap();

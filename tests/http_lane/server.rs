@@ -104,6 +104,14 @@ impl Server {
         deliver(&self.state, subject, None, payload.as_bytes());
     }
 
+    /// Whether somebody listens to exactly this subject by now: a connection stands before its subscriptions do, and
+    /// what is published in between reaches nobody.
+    pub(crate) fn listens(&self, subject: &str) -> bool {
+        let state = lock(&self.state);
+        let mut subscriptions = state.subscriptions.values();
+        subscriptions.any(|(pattern, _)| pattern == subject)
+    }
+
     /// What came on `router.register` and `router.unregister`: `(connection, "+" or "-", body)`.
     pub(crate) fn routes(&self) -> Vec<(u64, char, String)> {
         let state = lock(&self.state);

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use route_sync::config::NatsConfig;
 use route_sync::desired::{Code, Desired};
-use route_sync::lease::Role;
+use route_sync::lease::{Role, Term};
 use route_sync::route::{NodePort, ServiceKey, ServiceRef};
 use route_sync::status::RouteState;
+use tokio::sync::mpsc;
 
 use super::role::{ACTIVE, among_others, subject};
 use super::server::{Behaviour, Server};
-use super::{Running, brief, config, table, until};
+use super::{DEADLINE, Running, brief, config, table, until};
 
 /// Far below gorouter's, so that the lane has soon listened for one.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -44,6 +45,21 @@ async fn overheard(lane: &Running, messages: u64) {
         lane.counters.overheard.load(Ordering::Relaxed) >= messages
     })
     .await;
+}
+
+/// A lane that stands by, and hears all that it listens to.
+async fn standing_by(lane: &Running, server: &Server) {
+    until("warm", || lane.report.borrow().warm).await;
+    for subject in ["router.register", "router.unregister", subject()] {
+        until(subject, || server.listens(subject)).await;
+    }
+}
+
+/// Another instance says that it leads, and is heard.
+async fn another_leads(server: &Server, heard: &mut mpsc::Receiver<Term>) {
+    server.publish(subject(), r#"{"generation":4,"holder":"them"}"#);
+    let term = tokio::time::timeout(DEADLINE, heard.recv()).await;
+    assert_eq!(term.expect("it must be heard").unwrap().generation, 4);
 }
 
 /// A lane that serves `a` and has listened for longer than an interval.
@@ -111,7 +127,7 @@ async fn who_takes_over_goes_on_where_it_heard_its_predecessor_and_leaves_strang
     let (inheritance, roles, mut heard) = among_others(Role::Standby);
     let routes = table(&[("a", 30001, &[1]), ("web", 30002, &[1])]);
     let lane = Running::start_with(quick(&server), inheritance, Some(routes));
-    until("warm", || lane.report.borrow().warm).await;
+    standing_by(&lane, &server).await;
     // The one that leads serves `a`, and has strangers there as well.
     let leads = r#"{"host":"10.0.0.1","port":30001,"uris":["a.test"],"tags":{"cluster":"kube","component":"route-sync"}}"#;
     server.publish("router.register", leads);
@@ -123,8 +139,7 @@ async fn who_takes_over_goes_on_where_it_heard_its_predecessor_and_leaves_strang
     })
     .await;
     tokio::time::sleep(2 * INTERVAL).await;
-    server.publish(subject(), r#"{"generation":4,"holder":"them"}"#);
-    assert_eq!(heard.recv().await.unwrap().generation, 4);
+    another_leads(&server, &mut heard).await;
     roles.send_replace(ACTIVE);
     lane.live("a").await;
     let known: Vec<_> = codes(&lane).into_iter().map(|(code, _)| code).collect();
@@ -139,11 +154,10 @@ async fn who_stands_by_for_a_moment_goes_on_with_every_host_that_it_served() {
     let (inheritance, roles, mut heard) = among_others(Role::Standby);
     let routes = table(&[("a", 30001, &[1])]);
     let lane = Running::start_with(quick(&server), inheritance, Some(routes));
-    until("warm", || lane.report.borrow().warm).await;
+    standing_by(&lane, &server).await;
     // It has followed another one, long enough to know all that one served.
     tokio::time::sleep(2 * INTERVAL).await;
-    server.publish(subject(), r#"{"generation":4,"holder":"them"}"#);
-    assert_eq!(heard.recv().await.unwrap().generation, 4);
+    another_leads(&server, &mut heard).await;
     roles.send_replace(ACTIVE);
     lane.want(&[("a", 30001, &[1]), ("b", 30002, &[1])]);
     lane.live("b").await;
@@ -166,7 +180,7 @@ async fn who_takes_over_without_having_heard_its_predecessor_leaves_nothing_out(
     let (inheritance, roles, _heard) = among_others(Role::Standby);
     let routes = table(&[("web", 30002, &[1])]);
     let lane = Running::start_with(quick(&server), inheritance, Some(routes));
-    until("warm", || lane.report.borrow().warm).await;
+    standing_by(&lane, &server).await;
     server.publish("router.register", &theirs("web"));
     overheard(&lane, 1).await;
     tokio::time::sleep(2 * INTERVAL).await;
@@ -200,6 +214,7 @@ async fn after_a_start_every_host_comes_up_at_once_and_strangers_are_told_when_t
     let config = config(&[server.addr], None, None);
     let lane = Running::start(config, Some(table(&[("a", 30001, &[1])])));
     lane.live("a").await;
+    until("listened to", || server.listens("router.register")).await;
     server.publish("router.register", &theirs("web"));
     until("the stranger is known", || {
         lane.counters.strangers.load(Ordering::Relaxed) == 1
@@ -292,6 +307,7 @@ async fn without_the_right_to_listen_the_lane_works_and_says_what_is_missing() {
     server.stop().await;
     server.listen().await;
     until("heard", || fact("heard on")).await;
+    until("listened to", || server.listens("router.register")).await;
     server.publish("router.register", &theirs("web"));
     until("told", || !codes(&lane).is_empty()).await;
     assert_eq!(codes(&lane)[0].0, Code::HostForeignJoined);
