@@ -28,7 +28,7 @@ fn endpoints_outlive_an_outage_that_begins_and_ends_with_a_refusal() {
             watch_timeout: Duration::from_secs(1),
             watch_jitter: Duration::ZERO,
             // Long against the distance of two lists, so that a few refusals are none that lasts.
-            stale_after: Duration::from_secs(2),
+            stale_after: Duration::from_secs(5),
             ..quick()
         };
         let mut watched = watching(&server, timing);
