@@ -35,6 +35,10 @@ use tokio_util::sync::CancellationToken;
 mod approvals;
 #[path = "lease/ends.rs"]
 mod ends;
+#[path = "lease/steady.rs"]
+mod steady;
+
+use steady::steady;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const COLLECTION: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
@@ -407,7 +411,6 @@ async fn the_first_leads_the_second_stands_by_and_takes_over_what_is_released() 
     assert_eq!(*first.kept.borrow(), Some(kept));
 
     first.stop().await;
-    assert_eq!(server.lease()["spec"]["leaseDurationSeconds"], 1);
     assert_eq!(second.leads().await, 2);
     assert_eq!(server.holder(), "b");
 }
@@ -425,6 +428,7 @@ async fn the_lease_is_released_only_once_the_lanes_have_ended() {
     drop(lane);
     stopped.await.unwrap();
     assert_eq!(server.holder(), "");
+    assert_eq!(server.lease()["spec"]["leaseDurationSeconds"], 1);
 }
 
 #[tokio::test]
@@ -439,56 +443,62 @@ async fn a_crash_is_noticed_by_silence_and_a_restart_under_the_same_name_waits_f
 
 #[tokio::test]
 async fn who_is_cut_off_is_cautious_and_falls_silent_on_the_word_of_its_successor() {
-    let (server, first, second) = pair(BRISK).await;
-    server.is(0, Mood::Down);
-    let cautious = Role::Cautious { generation: 1 };
-    first.becomes("cautious", |role| role == cautious).await;
-    assert_eq!(second.leads().await, 2);
-    assert_eq!(first.role(), cautious, "nobody told it");
-    until("told", || {
-        let mut codes = first.codes().into_iter();
-        codes.any(|(code, text)| code == Code::LeaseUnavailable && text.contains("503"))
+    steady(async || {
+        let (server, first, second) = pair(BRISK).await;
+        server.is(0, Mood::Down);
+        let cautious = Role::Cautious { generation: 1 };
+        first.becomes("cautious", |role| role == cautious).await;
+        assert_eq!(second.leads().await, 2);
+        assert_eq!(first.role(), cautious, "nobody told it");
+        until("told", || {
+            let mut codes = first.codes().into_iter();
+            codes.any(|(code, text)| code == Code::LeaseUnavailable && text.contains("503"))
+        })
+        .await;
+        let word = Term {
+            generation: 2,
+            holder: "b".to_owned(),
+        };
+        first.heard.send(word).await.unwrap();
+        first.becomes("silent", Role::is_standby).await;
+        // And the successor hears that the other still acted.
+        let late = Term {
+            generation: 1,
+            holder: "a".to_owned(),
+        };
+        second.heard.send(late).await.unwrap();
+        until("told", || {
+            let mut codes = second.codes().into_iter();
+            codes.any(|(code, text)| code == Code::SplitBrain && text.contains("`a`"))
+        })
+        .await;
+        assert!(second.role().is_active());
+        server.is(0, Mood::Well);
+        until("looked", || {
+            first.report.borrow().holder.as_deref() == Some("b")
+        })
+        .await;
+        assert!(first.role().is_standby());
     })
     .await;
-    let word = Term {
-        generation: 2,
-        holder: "b".to_owned(),
-    };
-    first.heard.send(word).await.unwrap();
-    first.becomes("silent", Role::is_standby).await;
-    // And the successor hears that the other still acted.
-    let late = Term {
-        generation: 1,
-        holder: "a".to_owned(),
-    };
-    second.heard.send(late).await.unwrap();
-    until("told", || {
-        let mut codes = second.codes().into_iter();
-        codes.any(|(code, text)| code == Code::SplitBrain && text.contains("`a`"))
-    })
-    .await;
-    assert!(second.role().is_active());
-    server.is(0, Mood::Well);
-    until("looked", || {
-        first.report.borrow().holder.as_deref() == Some("b")
-    })
-    .await;
-    assert!(first.role().is_standby());
 }
 
 #[tokio::test]
 async fn with_the_apiserver_away_the_holder_is_cautious_and_nobody_else_leads() {
-    let (server, first, second) = pair(BRISK).await;
-    server.is(0, Mood::Down);
-    server.is(1, Mood::Down);
-    first
-        .becomes("cautious", |role| matches!(role, Role::Cautious { .. }))
-        .await;
-    tokio::time::sleep(2 * BRISK.lease).await;
-    assert!(second.role().is_standby());
-    assert_eq!(first.role(), Role::Cautious { generation: 1 });
-    server.is(0, Mood::Well);
-    assert_eq!(first.leads().await, 1, "the same term goes on");
+    steady(async || {
+        let (server, first, second) = pair(BRISK).await;
+        server.is(0, Mood::Down);
+        server.is(1, Mood::Down);
+        first
+            .becomes("cautious", |role| matches!(role, Role::Cautious { .. }))
+            .await;
+        tokio::time::sleep(2 * BRISK.lease).await;
+        assert!(second.role().is_standby());
+        assert_eq!(first.role(), Role::Cautious { generation: 1 });
+        server.is(0, Mood::Well);
+        assert_eq!(first.leads().await, 1, "the same term goes on");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -535,17 +545,20 @@ async fn without_the_right_or_the_api_or_the_namespace_an_instance_acts_as_the_o
 
 #[tokio::test]
 async fn a_start_without_an_apiserver_acts_only_where_its_state_held_the_lease() {
-    let server = ApiServer::start().await;
-    server.is(0, Mood::Down);
-    server.is(1, Mood::Down);
-    let held = Instance::start_as(&server, 0, "a".to_owned(), Some(7), BRISK);
-    let stood_by = Instance::start(&server, 1, BRISK);
-    until("asked", || {
-        held.names.borrow().is_some() && stood_by.names.borrow().is_some()
+    steady(async || {
+        let server = ApiServer::start().await;
+        server.is(0, Mood::Down);
+        server.is(1, Mood::Down);
+        let held = Instance::start_as(&server, 0, "a".to_owned(), Some(7), BRISK);
+        let stood_by = Instance::start(&server, 1, BRISK);
+        until("asked", || {
+            held.names.borrow().is_some() && stood_by.names.borrow().is_some()
+        })
+        .await;
+        assert_eq!(held.role(), Role::Cautious { generation: 7 });
+        assert!(stood_by.role().is_standby());
     })
     .await;
-    assert_eq!(held.role(), Role::Cautious { generation: 7 });
-    assert!(stood_by.role().is_standby());
 }
 
 #[tokio::test]

@@ -57,32 +57,38 @@ async fn looks(server: &ApiServer) {
 
 #[tokio::test]
 async fn who_takes_over_knows_what_was_approved_before_a_crash_and_tells_its_own_words_alone() {
-    let (server, first, second) = pair(BRISK).await;
-    first.approved.send_replace(some());
-    until("heard", || second.hears() == some()).await;
-    let text = written(&server).unwrap();
-    assert_eq!(decode_approvals(&text, 1), some());
-    assert_eq!(
-        first.hears(),
-        Approvals::default(),
-        "these are its own words"
-    );
-    drop(first);
-    assert_eq!(second.leads().await, 2);
-    assert_eq!((second.hears(), written(&server)), (some(), None));
-    second.approved.send_replace(approvals("00000000000000fe"));
-    until("written", || written(&server).is_some()).await;
-    second.approved.send_replace(Approvals::default());
-    until("taken back", || written(&server).is_none()).await;
+    steady(async || {
+        let (server, first, second) = pair(BRISK).await;
+        first.approved.send_replace(some());
+        until("heard", || second.hears() == some()).await;
+        let text = written(&server).unwrap();
+        assert_eq!(decode_approvals(&text, 1), some());
+        assert_eq!(
+            first.hears(),
+            Approvals::default(),
+            "these are its own words"
+        );
+        drop(first);
+        assert_eq!(second.leads().await, 2);
+        assert_eq!((second.hears(), written(&server)), (some(), None));
+        second.approved.send_replace(approvals("00000000000000fe"));
+        until("written", || written(&server).is_some()).await;
+        second.approved.send_replace(Approvals::default());
+        until("taken back", || written(&server).is_none()).await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn what_is_approved_right_before_a_stop_is_known_to_the_next_as_well() {
-    let (_server, first, second) = pair(PATIENT).await;
-    first.approved.send_replace(some());
-    first.stop().await;
-    assert_eq!(second.leads().await, 2);
-    assert_eq!(second.hears(), some());
+    steady(async || {
+        let (_server, first, second) = pair(PATIENT).await;
+        first.approved.send_replace(some());
+        first.stop().await;
+        assert_eq!(second.leads().await, 2);
+        assert_eq!(second.hears(), some());
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -100,35 +106,38 @@ async fn a_lease_that_nobody_was_seen_to_write_approves_of_nothing() {
 
 #[tokio::test]
 async fn a_word_of_another_term_of_no_sense_or_of_another_lease_approves_of_nothing() {
-    let server = ApiServer::start().await;
-    let (good, old) = (encode_approvals(&some(), 3), encode_approvals(&some(), 2));
-    let (good, old) = (good.unwrap(), old.unwrap());
-    server.is_told("one", 0, &good);
-    let instance = Instance::start(&server, 1, PATIENT);
-    until("looked", || instance.report.borrow().holder.is_some()).await;
-    looks(&server).await;
-    assert_eq!(instance.hears(), Approvals::default(), "nobody wrote");
-    server.is_told("one", 1, &good);
-    until("heard", || instance.hears() == some()).await;
-    looks(&server).await;
-    assert_eq!(instance.hears(), some(), "as long as nothing else is told");
-    for (time, text) in [(2, old.as_str()), (4, "{"), (6, "[]")] {
-        server.is_told("one", time, text);
-        until("forgotten", || instance.hears().is_empty()).await;
-        server.is_told("one", time + 1, &good);
+    steady(async || {
+        let server = ApiServer::start().await;
+        let (good, old) = (encode_approvals(&some(), 3), encode_approvals(&some(), 2));
+        let (good, old) = (good.unwrap(), old.unwrap());
+        server.is_told("one", 0, &good);
+        let instance = Instance::start(&server, 1, PATIENT);
+        until("looked", || instance.report.borrow().holder.is_some()).await;
+        looks(&server).await;
+        assert_eq!(instance.hears(), Approvals::default(), "nobody wrote");
+        server.is_told("one", 1, &good);
         until("heard", || instance.hears() == some()).await;
-    }
-    // The apiserver of another cluster, where somebody approved of the same long ago.
-    server.is_told("two", 8, &good);
-    until("forgotten", || instance.hears().is_empty()).await;
-    looks(&server).await;
-    assert!(instance.hears().is_empty());
-    server.world().lease = None;
-    looks(&server).await;
-    server.is_told("two", 9, &good);
-    looks(&server).await;
-    assert!(instance.hears().is_empty(), "made anew");
-    assert!(instance.role().is_standby());
+        looks(&server).await;
+        assert_eq!(instance.hears(), some(), "as long as nothing else is told");
+        for (time, text) in [(2, old.as_str()), (4, "{"), (6, "[]")] {
+            server.is_told("one", time, text);
+            until("forgotten", || instance.hears().is_empty()).await;
+            server.is_told("one", time + 1, &good);
+            until("heard", || instance.hears() == some()).await;
+        }
+        // The apiserver of another cluster, where somebody approved of the same long ago.
+        server.is_told("two", 8, &good);
+        until("forgotten", || instance.hears().is_empty()).await;
+        looks(&server).await;
+        assert!(instance.hears().is_empty());
+        server.world().lease = None;
+        looks(&server).await;
+        server.is_told("two", 9, &good);
+        looks(&server).await;
+        assert!(instance.hears().is_empty(), "made anew");
+        assert!(instance.role().is_standby());
+    })
+    .await;
 }
 
 #[tokio::test]
