@@ -14,7 +14,7 @@ use sandbox::uaa::{Client, Uaa, UaaOptions};
 use serde_json::json;
 use support::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 struct World {
     uaa: Uaa,
@@ -54,10 +54,15 @@ impl World {
         options.connect_retry_pause = Duration::from_millis(20);
         change(&mut options);
         let router = TcpRouter::start(options).await.unwrap();
-        eventually("the router follows the events", async || {
-            let seen = api.requests();
-            seen.iter().any(|seen| seen.path.ends_with("/events"))
-        })
+        // Both: what is written before the first list would come with it, and in one reload.
+        eventually(
+            "the router has its list and follows the events",
+            async || {
+                let seen = api.requests();
+                let asked = |page: &str| seen.iter().any(|seen| seen.path.ends_with(page));
+                asked("/tcp_routes") && asked("/tcp_routes/events")
+            },
+        )
         .await;
         Self {
             uaa,
@@ -109,9 +114,15 @@ async fn echo(name: &'static [u8]) -> Server {
     .unwrap()
 }
 
-async fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+/// Nobody else gets it while these tests run: a socket that is bound and does not listen keeps it, and who sets
+/// `SO_REUSEADDR`, as the router does, may listen on it all the same.
+fn free_port() -> u16 {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 async fn connect(port: u16) -> (TcpStream, u8) {
@@ -129,7 +140,7 @@ async fn echoes(stream: &mut TcpStream) -> bool {
 async fn a_route_opens_a_port_to_its_backend_and_its_delete_closes_it() {
     let world = World::start(|_| {}).await;
     let app = echo(b"a").await;
-    let routes = [route(free_port().await, app.addr())];
+    let routes = [route(free_port(), app.addr())];
     assert_eq!(world.send("create", &routes).await, 201);
     world.open(&[routes[0].port]).await;
     let (mut stream, name) = connect(routes[0].port).await;
@@ -159,7 +170,7 @@ async fn a_route_opens_a_port_to_its_backend_and_its_delete_closes_it() {
 async fn connections_take_turns_and_a_refused_backend_is_an_eof() {
     let world = World::start(|_| {}).await;
     let (one, two) = (echo(b"1").await, echo(b"2").await);
-    let port = free_port().await;
+    let port = free_port();
     world
         .send(
             "create",
@@ -190,7 +201,7 @@ async fn connections_take_turns_and_a_refused_backend_is_an_eof() {
 async fn two_tls_ports_of_one_backend_freeze_everything_until_one_goes() {
     let world = World::start(|_| {}).await;
     let app = echo(b"a").await;
-    let port = free_port().await;
+    let port = free_port();
     world.send("create", &[route(port, app.addr())]).await;
     world.open(&[port]).await;
     let mut twin = route(port, app.addr());
@@ -202,7 +213,7 @@ async fn two_tls_ports_of_one_backend_freeze_everything_until_one_goes() {
     .await;
     let failure = world.router.last_failure().unwrap();
     assert!(failure.contains("was already defined"), "{failure}");
-    let other = route(free_port().await, app.addr());
+    let other = route(free_port(), app.addr());
     world.send("create", std::slice::from_ref(&other)).await;
     eventually("the next one too", async || {
         world.router.failed_reloads() == 2
@@ -220,7 +231,7 @@ async fn two_tls_ports_of_one_backend_freeze_everything_until_one_goes() {
 async fn a_port_someone_holds_fails_the_reload_and_ipv6_is_left_out() {
     let world = World::start(|_| {}).await;
     let app = echo(b"a").await;
-    let port = free_port().await;
+    let port = free_port();
     let mut six = route(port, app.addr());
     six.backend_ip = "::1".into();
     world.send("create", &[six]).await;
@@ -240,7 +251,7 @@ async fn a_sync_brings_everything_with_one_reload_and_outages_are_survived() {
     world.router.stop().await;
     let mut routes = Vec::new();
     for _ in 0..5 {
-        routes.push(route(free_port().await, app.addr()));
+        routes.push(route(free_port(), app.addr()));
     }
     world.send("create", &routes).await;
     let before = world.router.reloads();

@@ -25,8 +25,8 @@ const FIRST_ATTEMPTS: usize = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// `router.start` was seen 0.47 s after NATS was back.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(400);
-/// A frozen server accepts and says nothing.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A frozen server accepts and says nothing; a busy machine may take seconds for a connection with TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// gorouter pings every 20 s, and gives up on the third without an answer.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PINGS_UNANSWERED_MAX: u32 = 2;
