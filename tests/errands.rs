@@ -210,7 +210,7 @@ fn failed(stdout: &str) -> Vec<String> {
     failed
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_preflight_tells_a_line_for_each_server() {
     let world = World::new().await;
     let (code, stdout, stderr) = world.preflight(&[]).await;
@@ -236,7 +236,7 @@ async fn a_preflight_tells_a_line_for_each_server() {
     assert_eq!(told["steps"][1]["step"], "routing-api");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_uaa_that_gives_no_good_token_is_told_with_what_to_do() {
     let world = World::new().await;
     let refused = json!({"error": "unauthorized", "error_description": "Bad credentials"});
@@ -279,7 +279,7 @@ async fn a_uaa_that_gives_no_good_token_is_told_with_what_to_do() {
     assert!(stdout.contains("\nskipped  routing-api "), "{stdout}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_routing_api_without_the_router_group_is_told() {
     const GROUPS: &str = "/routing/v1/router_groups";
     let world = World::new().await;
@@ -301,7 +301,7 @@ async fn a_routing_api_without_the_router_group_is_told() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_not_reserved_or_in_use_is_told_before_anything_is_made() {
     let world = World::new().await;
     let row = json!({
@@ -337,7 +337,7 @@ async fn a_port_that_is_not_reserved_or_in_use_is_told_before_anything_is_made()
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_nats_that_refuses_the_login_or_ourselves_is_told() {
     let world = World::new().await;
     world
@@ -367,7 +367,7 @@ async fn a_nats_that_refuses_the_login_or_ourselves_is_told() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_apiserver_that_lets_nothing_be_listed_is_told() {
     let world = World::new().await;
     world
@@ -387,7 +387,7 @@ async fn an_apiserver_that_lets_nothing_be_listed_is_told() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn rights_of_the_end_to_end_test_are_missed_by_it_alone() {
     let world = World::new().await;
     let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
@@ -423,7 +423,7 @@ async fn rights_of_the_end_to_end_test_are_missed_by_it_alone() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_the_configuration_is_a_mistake() {
     let world = World::new().await;
     for (arguments, told) in [
@@ -465,7 +465,7 @@ async fn what_does_not_fit_the_configuration_is_a_mistake() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn static_routes_have_a_preflight_and_nothing_to_try_end_to_end() {
     let world = World::new().await;
     world.configure(|config| {

@@ -192,7 +192,8 @@ async fn a_request_that_makes_something_is_waited_for_unless_a_second_signal_com
     const NAMESPACES: &str = "/api/v1/namespaces";
     for signals in [&["TERM"][..], &["INT", "TERM"]] {
         let world = World::new().await;
-        let made = answer(201, json!({})).set_delay(Duration::from_secs(4));
+        // Between what two signals take on a busy machine and the 5 s that a request may take.
+        let made = answer(201, json!({})).set_delay(Duration::from_secs(3));
         world.says("POST", NAMESPACES, made).await;
         let gone = Mock::given(method("DELETE"));
         gone.respond_with(answer(200, json!({})))
