@@ -103,14 +103,21 @@ struct Seen {
     began: Instant,
     requests: u64,
     failures: Vec<String>,
+    /// When the last answer came; before the first, the beginning.
+    answered: Instant,
+    /// The longest time between two answers.
+    silent: Duration,
 }
 
 impl Seen {
     fn begin() -> Arc<Mutex<Self>> {
+        let now = Instant::now();
         Arc::new(Mutex::new(Self {
-            began: Instant::now(),
+            began: now,
             requests: 0,
             failures: Vec::new(),
+            answered: now,
+            silent: Duration::ZERO,
         }))
     }
 }
@@ -130,9 +137,13 @@ pub struct TcpLoop {
 fn note(seen: &Mutex<Seen>, failure: Option<String>) {
     let mut seen = seen.lock().expect("a loop's record must not be poisoned");
     seen.requests += 1;
+    let Some(failure) = failure else {
+        seen.silent = seen.silent.max(seen.answered.elapsed());
+        seen.answered = Instant::now();
+        return;
+    };
     let at = seen.began.elapsed().as_secs_f64();
-    let failure = failure.map(|failure| format!("at {at:.2} s {failure}"));
-    seen.failures.extend(failure);
+    seen.failures.push(format!("at {at:.2} s {failure}"));
 }
 
 #[track_caller]
@@ -150,6 +161,13 @@ fn end(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> (u64, Vec<String>) {
     task.abort();
     let mut seen = seen.lock().expect("a loop's record must not be poisoned");
     (seen.requests, std::mem::take(&mut seen.failures))
+}
+
+/// The longest time without an answer, up to now.
+fn silent(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> Duration {
+    task.abort();
+    let seen = seen.lock().expect("a loop's record must not be poisoned");
+    seen.silent.max(seen.answered.elapsed())
 }
 
 impl HttpLoop {
@@ -196,6 +214,11 @@ impl HttpLoop {
         end(&self.seen, &self.task)
     }
 
+    /// Ends; the longest time without an answer.
+    pub fn silent(self) -> Duration {
+        silent(&self.seen, &self.task)
+    }
+
     /// Ends; there were requests, and none failed.
     #[track_caller]
     pub fn none_failed(self) {
@@ -227,6 +250,11 @@ impl TcpLoop {
             }
         });
         Self { seen, task }
+    }
+
+    /// Ends; the longest time without an answer.
+    pub fn silent(self) -> Duration {
+        silent(&self.seen, &self.task)
     }
 
     /// Ends; there were connections, and none failed.
