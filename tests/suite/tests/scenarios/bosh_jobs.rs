@@ -13,8 +13,9 @@ use counterparts::stack::{APP_DOMAIN, CLIENT};
 use serde_json::{Value, json};
 use suite::{
     Foundation, HttpLoop, Job, KubeProxy, Line, Manifest, Site, Stop, Switch, TcpLoop, eventually,
-    on_each_stage, stays,
+    on_each_stage, on_real_stage, stays,
 };
+use tokio::time::Instant;
 
 const JOB: &str = "route-sync";
 /// The label of everything that a smoke test makes.
@@ -29,6 +30,8 @@ const MOMENT: Duration = Duration::from_secs(3);
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
 /// The pages of a job that stands alone, and of the second one of two on this machine.
 const PAGES: [u16; 2] = [9101, 9103];
+/// The default of `drain.timeout_seconds` (20), the 15 s after which BPM kills, and some for a busy machine.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 
 fn text_of(file: impl AsRef<Path>) -> String {
     std::fs::read_to_string(file).expect("a file must be there")
@@ -427,6 +430,75 @@ fn every_route_is_withdrawn_when_all_instances_of_a_deployment_drain_at_once() {
             1,
             "{logs}"
         );
+    });
+}
+
+#[test]
+fn a_drain_that_loses_the_apiserver_withdraws_what_it_has_proof_for_and_names_the_rest() {
+    let statement = "two rendered instances under one Lease are deleted with their deployment, and meanwhile the \
+                     routing API cannot be reached and the apiserver stops: the host is withdrawn, rows without proof \
+                     stay and are named, and the stop goes on in time";
+    // Both stages have the same apiserver, and what is proven to either lane is shown beside it.
+    on_real_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let site = Site::new(foundation, "cut", 30672).await.unwrap();
+        let line = Line::new(foundation, "cut", 30673).await.unwrap();
+        site.label(foundation).await;
+        line.label(foundation).await;
+        let api = Switch::to(&foundation.api_url()).await.unwrap();
+        let mut manifest = manifest(foundation).await;
+        manifest.properties["cloud_foundry"]["routing_api_url"] =
+            json!(api.url(&foundation.api_url()).unwrap());
+        let [first, second] = two_of(&manifest);
+        let (mut first, mut second) = (started(&first).await, started(&second).await);
+        site.answers(foundation).await;
+        line.answers(foundation).await;
+        let foreign = (foundation.port(), SocketAddr::from(([10, 0, 0, 8], 30674)));
+        let row = foundation.row_by("somebody", foreign.0, foreign.1, 120);
+        foundation.insert_row(row.await).await;
+        eventually("two rows of ours, and one that is not", async || {
+            foundation.rows().await.len() == 3
+        })
+        .await;
+
+        api.over(&format!("https://{NOBODY}")).unwrap();
+        let begun = Instant::now();
+        let meanwhile = async {
+            site.gone(foundation).await;
+            println!("   the host was gone after {:.1?}", begun.elapsed());
+            foundation.stack.apiserver.kill();
+            eventually("proof of the Lease is over, or the drain is", async || {
+                let [first, second] = PAGES.map(status);
+                let (first, second) = tokio::join!(first, second);
+                let cautious = |page: &Value| page["lease"]["role"] == "cautious";
+                cautious(&first) || cautious(&second) || (first.is_null() && second.is_null())
+            })
+            .await;
+            println!("   proof was over after {:.1?}", begun.elapsed());
+            api.over(&foundation.api_url()).unwrap();
+        };
+        let (one, two, ()) = tokio::join!(
+            first.stopped_by(Stop::DeleteDeployment),
+            second.stopped_by(Stop::DeleteDeployment),
+            meanwhile
+        );
+        let took = begun.elapsed();
+        println!("   both were stopped after {took:.1?}");
+        one.unwrap();
+        two.unwrap();
+        assert!(took < STOPPED_WITHIN, "{took:?}");
+        let log = first.log() + &second.log();
+        for words in [
+            "lane tcp: 1 not proven gone",
+            "cannot be renewed",
+            "not every route is proven gone after 20 s",
+        ] {
+            assert!(log.contains(words), "{words}: {log}");
+        }
+        // Neither ours without proof, nor ever what is not ours.
+        assert_eq!(foundation.rows().await.len(), 3);
+        site.gone(foundation).await;
+        foundation.stack.apiserver.begin().await.unwrap();
     });
 }
 
