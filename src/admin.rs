@@ -11,16 +11,17 @@
 //!
 //! Whoever reaches the listener may read. Only a caller on this machine may approve or drain, wherever it listens.
 //!
-//! An address already taken is a warning: routes matter more than being asked about them.
+//! An address already taken is a warning: routes matter more than being asked about them. Scrapers of other machines
+//! have a listener of their own, where it is given: [`scrapers()`].
 
 mod approve;
 mod drain;
 pub mod json;
 mod listener;
+mod scrapers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
@@ -29,20 +30,18 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 pub use approve::{APPROVALS_MAX, Approval};
 pub use drain::{DRAINS_MAX, DrainRequest};
+pub use scrapers::scrapers;
 
 use crate::metrics::Metrics;
 use crate::quote::{json as json_shown, one_line};
 use crate::status::Status;
 
-/// How long to wait before an address that was taken is tried again.
-const BIND_RETRY: Duration = Duration::from_secs(30);
 /// A body names a plan, which takes sixteen characters.
 const BODY_BYTES_MAX: usize = 256;
 /// What a scrape of prometheus-client is.
@@ -51,7 +50,6 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 #[derive(Clone)]
 struct Answers {
     status: Status,
-    metrics: Arc<Metrics>,
     approvals: mpsc::Sender<Approval>,
     drains: mpsc::Sender<DrainRequest>,
 }
@@ -76,46 +74,32 @@ pub async fn run(
     let Words { approvals, drains } = words;
     let answers = Answers {
         status,
-        metrics,
         approvals,
         drains,
     };
-    let serve = async {
-        let mut warned = false;
-        loop {
-            match TcpListener::bind(address).await {
-                Ok(listener) => {
-                    let bound = listener.local_addr().unwrap_or(address);
-                    info!(address = %bound, "listening");
-                    // It ends only with this future.
-                    let listener = listener::Bounded::new(listener);
-                    let _ = axum::serve(listener, service(answers.clone())).await;
-                }
-                Err(error) if !warned => {
-                    warned = true;
-                    warn!(%address, %error, "address not available, everything else goes on");
-                }
-                Err(_) => {}
-            }
-            tokio::time::sleep(BIND_RETRY).await;
+    let serve = |listener| {
+        let service = service(answers.clone(), metrics.clone());
+        async move {
+            // It ends only with this future.
+            let _ = axum::serve(listener::Bounded::new(listener), service).await;
         }
     };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = serve => {}
-    }
+    listener::at(address, "admin", stop, serve).await;
 }
 
-fn service(answers: Answers) -> IntoMakeServiceWithConnectInfo<Router, listener::Peer> {
+fn service(
+    answers: Answers,
+    metrics: Arc<Metrics>,
+) -> IntoMakeServiceWithConnectInfo<Router, listener::Peer> {
     let router = Router::new()
         .route("/live", get(async || "live\n"))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
         .route("/status.json", get(status))
         .route("/approve", post(approve::approve))
         .route("/drain", post(drain::drain))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(answers);
+        .with_state(answers)
+        .merge(scrape(metrics));
     router.into_make_service_with_connect_info()
 }
 
@@ -131,12 +115,13 @@ async fn ready(State(answers): State<Answers>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-async fn metrics(State(answers): State<Answers>) -> Response {
-    (
-        [(header::CONTENT_TYPE, OPENMETRICS)],
-        answers.metrics.scrape(),
+/// `/metrics` alone.
+fn scrape(metrics: Arc<Metrics>) -> Router {
+    let content_type = [(header::CONTENT_TYPE, OPENMETRICS)];
+    Router::new().route(
+        "/metrics",
+        get(async move || (content_type, metrics.scrape())),
     )
-        .into_response()
 }
 
 async fn status(State(answers): State<Answers>) -> Response {

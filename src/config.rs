@@ -50,6 +50,8 @@ pub struct Config {
     pub routing_api: Option<RoutingApiConfig>,
     /// The admin listener; `None` is off.
     pub admin: Option<SocketAddr>,
+    /// The listener for scrapers of other machines; `None` is off.
+    pub metrics: Option<MetricsConfig>,
     /// What is logged and how.
     pub log: LogConfig,
     /// Where routes and withdrawals survive a restart; without it no TLS backend is announced.
@@ -143,16 +145,16 @@ pub struct TlsConfig {
     /// PEM file of the only authorities to trust; `None` is the system's.
     pub ca_file: Option<PathBuf>,
     /// Client certificate and key, PEM files; both or none.
-    pub identity: Option<ClientIdentity>,
+    pub identity: Option<KeyPair>,
     /// Trust any certificate. Only for an old configuration's sake, and never heeded towards NATS.
     pub skip_verification: bool,
     /// The name to expect in the certificate instead of the one that was dialled.
     pub server_name: Option<Hostname>,
 }
 
-/// A client certificate with its key.
+/// A certificate with its key: what we show of ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIdentity {
+pub struct KeyPair {
     /// PEM file, leaf first.
     pub cert_file: PathBuf,
     /// PEM file.
@@ -232,6 +234,17 @@ pub struct LeaderElectionConfig {
     pub namespace: String,
     /// What this instance is called; `None` is the one before's, else a name of its own.
     pub identity: Option<String>,
+}
+
+/// The listener for scrapers of other machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where it is.
+    pub listen: SocketAddr,
+    /// What it shows of itself.
+    pub identity: KeyPair,
+    /// PEM file of the only authorities whose certificates callers may show.
+    pub client_ca_file: PathBuf,
 }
 
 /// What is logged and how.
@@ -334,6 +347,20 @@ impl TlsConfig {
         let identity = self.identity.iter();
         let pair = identity.flat_map(|identity| [&identity.cert_file, &identity.key_file]);
         pair.chain(&self.ca_file).map(PathBuf::as_path).collect()
+    }
+}
+
+// === impl MetricsConfig ===
+
+impl MetricsConfig {
+    /// Every file it names.
+    #[must_use]
+    pub fn files(&self) -> [&Path; 3] {
+        let KeyPair {
+            cert_file,
+            key_file,
+        } = &self.identity;
+        [cert_file, key_file, &self.client_ca_file]
     }
 }
 

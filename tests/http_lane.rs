@@ -5,6 +5,8 @@
 mod drain;
 #[path = "http_lane/journal.rs"]
 mod journal;
+#[path = "scrapers/pki.rs"]
+mod pki;
 #[path = "http_lane/real.rs"]
 mod real;
 #[path = "http_lane/reload.rs"]

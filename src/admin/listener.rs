@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 /// A scraper, a probe, a few people.
 const CONNECTIONS_MAX: usize = 32;
@@ -23,6 +25,8 @@ const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_LIFE_MAX: Duration = Duration::from_mins(2);
 /// Running out of file descriptors is answered by waiting, not by a hot loop.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
+/// How long to wait before an address that was taken is tried again.
+const BIND_RETRY: Duration = Duration::from_secs(30);
 
 pub(super) struct Bounded {
     listener: TcpListener,
@@ -39,6 +43,37 @@ pub(super) struct Connection {
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Serves at an address, once it is free, until asked to stop; `listener` is what the log calls it.
+pub(super) async fn at<F: Future<Output = ()>>(
+    address: SocketAddr,
+    listener: &'static str,
+    stop: CancellationToken,
+    serve: impl Fn(TcpListener) -> F,
+) {
+    let served = async {
+        let mut warned = false;
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(bound) => {
+                    let address = bound.local_addr().unwrap_or(address);
+                    info!(listener, %address, "listening");
+                    serve(bound).await;
+                }
+                Err(error) if !warned => {
+                    warned = true;
+                    warn!(listener, %address, %error, "address not available, everything else goes on");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(BIND_RETRY).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = served => {}
+    }
+}
 
 impl Connected<IncomingStream<'_, Bounded>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {

@@ -1,9 +1,10 @@
 //! The listener over real sockets, with reports made by hand.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
@@ -61,12 +62,12 @@ async fn serve(status: Status) -> SocketAddr {
             answer.send(answered).unwrap();
         }
     });
-    let app = service(Answers {
+    let answers = Answers {
         status,
-        metrics,
         approvals,
         drains,
-    });
+    };
+    let app = service(answers, metrics);
     tokio::spawn(async move { axum::serve(listener::Bounded::new(listener), app).await });
     address
 }

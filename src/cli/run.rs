@@ -12,7 +12,6 @@ mod reload;
 mod tell;
 mod upstream;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -110,6 +109,7 @@ pub async fn assemble(
         uaa: _,
         routing_api,
         admin,
+        metrics: secured,
         log: _,
         state_dir,
         state_max_age,
@@ -174,12 +174,18 @@ pub async fn assemble(
         status = status.with_lease(lease);
     }
     tasks.spawn("tell", tell::run(status.clone(), stop));
+    let metrics = Arc::new(Metrics::new(status.clone(), counters));
+    if let Some(secured) = secured {
+        let scrapers = admin::scrapers(secured, metrics.clone(), tasks.stop_token())?;
+        tasks.spawn("metrics", scrapers);
+    }
     if let Some(address) = admin {
         let words = admin::Words {
             approvals: approvals_tx,
             drains,
         };
-        listen(address, &status, counters, words, &mut tasks);
+        let listening = admin::run(address, status.clone(), metrics, words, tasks.stop_token());
+        tasks.spawn("admin", listening);
     }
     Ok(Controller {
         tasks,
@@ -201,19 +207,6 @@ fn lanes(
         lanes.push(wires::http(settings, &mut wiring));
     }
     Ok(lanes)
-}
-
-fn listen(
-    address: SocketAddr,
-    status: &Status,
-    counters: Counters,
-    words: admin::Words,
-    tasks: &mut Tasks,
-) {
-    let metrics = Arc::new(Metrics::new(status.clone(), counters));
-    let stop = tasks.stop_token();
-    let listening = admin::run(address, status.clone(), metrics, words, stop);
-    tasks.spawn("admin", listening);
 }
 
 async fn until_stopped(

@@ -327,6 +327,26 @@ pub const KEYS: &[Key] = &[
         "address of `/live`, `/ready`, `/metrics`, `/status.json`, and, for callers on this machine alone, `/approve` and `/drain`; a kubelet's probes need one that they reach, such as `0.0.0.0:9101`; `off` for none: then `status`, `approve` and `drain` have nobody to ask",
     ),
     key(
+        "metrics.listen",
+        "none: off",
+        "address of a second listener that serves `/metrics` alone, over mutual TLS, for scrapers of other machines, such as `0.0.0.0:9103`",
+    ),
+    key(
+        "metrics.cert_file",
+        "required with `metrics.listen`",
+        "PEM file of its certificate, leaf first; this and the next two are read again when they change",
+    ),
+    key(
+        "metrics.key_file",
+        "required with `metrics.listen`",
+        "PEM file of its key",
+    ),
+    key(
+        "metrics.client_ca_file",
+        "required with `metrics.listen`",
+        "PEM file of the only authorities whose certificates scrapers may show",
+    ),
+    key(
         "log.format",
         "auto",
         "`text`, `lager`, or `auto`: text on a terminal, lager elsewhere",

@@ -14,7 +14,7 @@ use super::scalar;
 use super::static_routes;
 use super::{
     ClusterConfig, Config, KubernetesConfig, LeaderElectionConfig, LogConfig, LogFormat,
-    NatsConfig, RoutingApiConfig, Secret, Source, TlsConfig, UaaConfig,
+    MetricsConfig, NatsConfig, RoutingApiConfig, Secret, Source, TlsConfig, UaaConfig,
 };
 use crate::desired::guard::Limits;
 use crate::desired::{HostGrant, Options, PortGrant};
@@ -104,12 +104,14 @@ pub(super) fn config(reader: &mut Reader, file: &Node, in_pod: bool) -> Option<C
         Some(Source::Static(routes))
     };
     let admin = admin(reader, &root, &mut warnings);
+    let metrics = metrics(reader, &root, admin);
     let log = log(reader, &root);
     Some(Config {
         source: source?,
         uaa: uaa.filter(|_| lanes.tcp_on),
         routing_api: routing_api.filter(|_| lanes.tcp_on),
         admin,
+        metrics,
         log,
         state_dir,
         state_max_age: max_age.ok().unwrap_or(STATE_AGE),
@@ -501,11 +503,54 @@ fn admin(reader: &mut Reader, root: &Group<'_>, warnings: &mut Vec<String>) -> O
     let listen = listen.ok().unwrap_or(Some(ADMIN_LISTEN));
     if listen.is_some_and(|address| !address.ip().is_loopback()) {
         warnings.push(
-            "`admin.listen` is no loopback address: whoever reaches it reads the table of routes"
+            "`admin.listen` is no loopback address: whoever reaches it reads the table of routes; for scrapers there is `metrics.listen`"
                 .to_owned(),
         );
     }
     listen
+}
+
+/// All of it or nothing: there is no listener for other machines that does not know who asks.
+fn metrics(
+    reader: &mut Reader,
+    root: &Group<'_>,
+    admin: Option<SocketAddr>,
+) -> Option<MetricsConfig> {
+    let group = reader.group(root, "metrics");
+    let listen = reader.parsed(&group, "listen", |text| {
+        let message = || {
+            format!(
+                "`{}` is no address such as `0.0.0.0:9103`",
+                scalar::clip(text)
+            )
+        };
+        text.parse::<SocketAddr>().map_err(|_| message())
+    });
+    let identity = reader.identity(&group, "cert_file", "key_file");
+    let client_ca_file = reader.ca_file(&group, "client_ca_file");
+    for name in ["listen", "cert_file", "key_file", "client_ca_file"] {
+        let key = group.path_of(name);
+        let told = reader.mistakes.iter().any(|mistake| mistake.key == key);
+        if !group.is_empty() && !group.has(name) && !told {
+            let hint = "metrics are served over mutual TLS with all keys of `metrics`; without any, on `admin.listen` alone";
+            reader.wrong_hint(key, "is missing", hint);
+        }
+    }
+    let overlap = |a: SocketAddr, b: SocketAddr| {
+        let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+        a.port() == b.port() && a.port() != 0 && (any || a.ip() == b.ip())
+    };
+    if let (Field::Is(listen), Some(admin)) = (&listen, admin)
+        && overlap(*listen, admin)
+    {
+        let message = format!("`{listen}` is taken by `admin.listen`, `{admin}`");
+        reader.wrong_hint(group.path_of("listen"), &message, "give another port");
+    }
+    Some(MetricsConfig {
+        listen: listen.ok()?,
+        identity: identity?,
+        client_ca_file: client_ca_file.ok()?,
+    })
 }
 
 fn log(reader: &mut Reader, root: &Group<'_>) -> LogConfig {

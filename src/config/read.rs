@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::file::Node;
 use super::keys;
 use super::scalar;
-use super::{ClientIdentity, Secret};
+use super::{KeyPair, Secret};
 use crate::causes::chain;
 use crate::kubernetes;
 use crate::publish::tls;
@@ -408,13 +408,8 @@ impl Reader {
         })
     }
 
-    /// A client certificate with its key: both or none.
-    pub(super) fn identity(
-        &mut self,
-        group: &Group<'_>,
-        cert: &str,
-        key: &str,
-    ) -> Option<ClientIdentity> {
+    /// A certificate with its key: both or none.
+    pub(super) fn identity(&mut self, group: &Group<'_>, cert: &str, key: &str) -> Option<KeyPair> {
         let cert_file = self.readable(group, cert, |path| told(tls::authorities(path)));
         let key_file = self.readable(group, key, |path| told(tls::private_key(path)));
         let lone = match (&cert_file, &key_file) {
@@ -428,17 +423,19 @@ impl Reader {
                 format!("is missing beside `{given}`"),
             );
         }
-        let identity = ClientIdentity {
+        let identity = KeyPair {
             cert_file: cert_file.ok()?,
             key_file: key_file.ok()?,
         };
         if self.check_files
             && let Err(message) = told(tls::certified_key(&identity))
         {
-            self.wrong(
-                group.path_of(key),
-                format!("does not fit `{cert}`: {message}"),
+            let (cert_file, key_file) = (identity.cert_file.display(), identity.key_file.display());
+            let hint = format!(
+                "`openssl x509 -noout -pubkey -in {cert_file}` and `openssl pkey -pubout -in {key_file}` must print the same"
             );
+            let message = format!("does not fit `{cert}`: {message}");
+            self.wrong_hint(group.path_of(key), &message, hint);
         }
         Some(identity)
     }

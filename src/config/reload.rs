@@ -5,8 +5,8 @@
 //! else changes at once. Pure: who reads files and who proves that settings work is elsewhere.
 
 use super::{
-    ClusterConfig, Config, KubernetesConfig, LeaderElectionConfig, NatsConfig, RoutingApiConfig,
-    Source,
+    ClusterConfig, Config, KeyPair, KubernetesConfig, LeaderElectionConfig, MetricsConfig,
+    NatsConfig, RoutingApiConfig, Source,
 };
 
 /// Keys that take effect at the next start; one that ends in a dot stands for its whole group.
@@ -24,6 +24,7 @@ const AT_START: &[&str] = &[
     "leader_election.",
     "state.",
     "admin.",
+    "metrics.",
     "log.format",
     "routing_api_url",
     "app_domain_name",
@@ -85,6 +86,7 @@ impl Config {
             uaa,
             routing_api,
             admin,
+            metrics,
             log,
             state_dir,
             state_max_age,
@@ -104,6 +106,8 @@ impl Config {
             next.uaa.clone_from(uaa);
         }
         waiting.keep("admin.listen", admin, &mut next.admin);
+        let key = "metrics.listen";
+        waiting.lane(key, metrics.as_ref(), &mut next.metrics, keep_metrics);
         waiting.keep("log.format", &log.format, &mut next.log.format);
         waiting.keep("state.dir", state_dir, &mut next.state_dir);
         waiting.keep("state.max_age", state_max_age, &mut next.state_max_age);
@@ -201,6 +205,23 @@ fn keep_leader_election(
     let key = "leader_election.namespace";
     waiting.keep(key, namespace, &mut file.namespace);
     waiting.keep("leader_election.identity", identity, &mut file.identity);
+}
+
+fn keep_metrics(waiting: &mut Waiting, runs: &MetricsConfig, file: &mut MetricsConfig) {
+    let MetricsConfig {
+        listen,
+        identity: KeyPair {
+            cert_file,
+            key_file,
+        },
+        client_ca_file,
+    } = runs;
+    waiting.keep("metrics.listen", listen, &mut file.listen);
+    let key = "metrics.cert_file";
+    waiting.keep(key, cert_file, &mut file.identity.cert_file);
+    waiting.keep("metrics.key_file", key_file, &mut file.identity.key_file);
+    let key = "metrics.client_ca_file";
+    waiting.keep(key, client_ca_file, &mut file.client_ca_file);
 }
 
 fn keep_nats(waiting: &mut Waiting, runs: &NatsConfig, file: &mut NatsConfig) {

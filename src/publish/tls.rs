@@ -1,7 +1,10 @@
-//! HTTPS as this project speaks it: our own authorities where given, our own certificate where asked for, no
-//! redirects (a redirected token request would hand out a secret), no proxy from the environment.
+//! TLS as this project speaks it. HTTPS as a client: our own authorities where given, our own certificate where asked
+//! for, no redirects (a redirected token request would hand out a secret), no proxy from the environment. As a server:
+//! nobody without a certificate.
 
+mod followed;
 mod https;
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,9 +20,11 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::causes::chain;
-use crate::config::{ClientIdentity, TlsConfig};
+use crate::config::{KeyPair, TlsConfig};
 use crate::route::Hostname;
-pub(crate) use https::{Https, Stamp, stamp};
+pub(crate) use followed::{Followed, Stamp, stamp};
+pub(crate) use https::Https;
+pub(crate) use server::server;
 
 /// A connection that is not there by now goes to the next address, or fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,7 +69,7 @@ struct FixedName {
 
 /// Shows the certificate that lies in the files now.
 #[derive(Debug)]
-struct IdentityFiles(ClientIdentity);
+struct IdentityFiles(KeyPair);
 
 /// A client for one server, without its deadlines.
 ///
@@ -162,8 +167,8 @@ pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// A client certificate with the key that belongs to it.
-pub(crate) fn certified_key(files: &ClientIdentity) -> Result<CertifiedKey, TlsError> {
+/// A certificate with the key that belongs to it.
+pub(crate) fn certified_key(files: &KeyPair) -> Result<CertifiedKey, TlsError> {
     let der = private_key(&files.key_file)?;
     let chain = certificates(&files.cert_file)?;
     CertifiedKey::from_der(chain, der, &ring::default_provider())
@@ -266,7 +271,7 @@ impl ResolvesClientCert for IdentityFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ClientIdentity;
+    use crate::config::KeyPair;
 
     #[test]
     fn files_that_cannot_be_used_are_named() {
@@ -289,7 +294,7 @@ mod tests {
             client(&ca(&missing)),
             Err(TlsError::Unreadable { .. })
         ));
-        let identity = Some(ClientIdentity {
+        let identity = Some(KeyPair {
             cert_file: junk.clone(),
             key_file: junk,
         });

@@ -275,6 +275,10 @@ describe 'the jobs, beside the program' do
     'leader_election.name' => 'leader_election.name',
     'leader_election.namespace' => 'leader_election.namespace',
     'admin.listen' => 'listen.port',
+    'metrics.listen' => 'metrics.port',
+    'metrics.cert_file' => 'metrics.tls.cert',
+    'metrics.key_file' => 'metrics.tls.key',
+    'metrics.client_ca_file' => 'metrics.tls.ca_cert',
     'log.format' => 'log.format',
     'log.level' => 'log.level',
   }

@@ -187,7 +187,8 @@ RSpec.describe 'operations' do
       end
     end
 
-    %w[cfcr/use-nats-without-link.yml cfcr/use-internal-endpoints.yml cfcr/expose-metrics.yml].each do |name|
+    %w[cfcr/use-nats-without-link.yml cfcr/use-internal-endpoints.yml cfcr/expose-metrics.yml
+       cfcr/scrape-over-tls.yml].each do |name|
       it "takes #{name} as it is and moved, and runs the same job on both" do
         uses = [Deployable::Use.new(name, false), Deployable::Use.new(name, true)]
         manifest = uses.reduce(manifest_after(both)) do |before, use|

@@ -155,6 +155,7 @@ describe 'the job kubernetes-api-route-registrar' do
     ['limits.processes', 32, bpm, 'processes.0.limits.processes', 32],
     ['limits.open_files', '04096', bpm, 'processes.0.limits.open_files', 4096],
     ['limits.processes', '064', bpm, 'processes.0.limits.processes', 64],
+    *metrics_changes(folder),
   ]
 
   each_property('kubernetes-api-route-registrar', changes)
@@ -202,6 +203,10 @@ describe 'the job kubernetes-api-route-registrar' do
     include_examples 'proxies are shown without credentials, or refused'
   end
 
+  describe 'metrics' do
+    include_examples 'metrics over TLS are whole or refused'
+  end
+
   describe 'what is missing or contradicts itself' do
     %w[cloud_foundry.api_url cloud_foundry.uaa_url cloud_foundry.uaa_client_id cloud_foundry.uaa_client_secret
        external_kubo_port].each do |name|
@@ -222,7 +227,7 @@ describe 'the job kubernetes-api-route-registrar' do
       'cloud_foundry.skip_tls_verification' => 'yes', 'health.enabled' => 'x', 'health.interval_seconds' => 31,
       'health.skip_tls_verification' => 'x', 'drain_wait' => 601, 'drain.timeout_seconds' => 0,
       'post_start.wait_for_sync' => 'x', 'post_start.timeout_seconds' => 0, 'listen.address' => '10.0.0.5',
-      'listen.port' => 0, 'log.format' => 'xml',
+      'listen.port' => 0, 'metrics.port' => 'x', 'log.format' => 'xml',
       'limits.memory' => '268435456', 'limits.open_files' => 63, 'limits.processes' => 'x',
       'tls.kubernetes' => "the ca's PEM by itself"
     }.each do |name, value|

@@ -246,6 +246,7 @@ describe 'the job route-sync' do
     ['limits.processes', 32, bpm, 'processes.0.limits.processes', 32],
     ['limits.open_files', '04096', bpm, 'processes.0.limits.open_files', 4096],
     ['limits.processes', '064', bpm, 'processes.0.limits.processes', 64],
+    *metrics_changes(folder),
   ]
 
   each_property('route-sync', changes)
@@ -482,6 +483,10 @@ describe 'the job route-sync' do
     end
   end
 
+  describe 'metrics' do
+    include_examples 'metrics over TLS are whole or refused'
+  end
+
   describe 'what is missing or contradicts itself' do
     %w[
       cloud_foundry.uaa_url cloud_foundry.routing_api_url cloud_foundry.routing_api_client_id
@@ -515,7 +520,7 @@ describe 'the job route-sync' do
       'routes.address_family' => 'ipv5', 'state.max_age_seconds' => 9, 'cloud_foundry.tcp_route_ttl' => 121,
       'nats.messages_per_second' => 0, 'tcp.on_foreign_backend' => 'x', 'http.on_foreign_endpoint' => 'x',
       'drain.mode' => 'x', 'drain.timeout_seconds' => 0, 'post_start.timeout_seconds' => 0,
-      'listen.address' => '10.0.0.5', 'log.format' => 'xml', 'kubernetes.api_url' => 'master:8443',
+      'listen.address' => '10.0.0.5', 'metrics.port' => 65_536, 'log.format' => 'xml', 'kubernetes.api_url' => 'master:8443',
       'limits.memory' => '268435456', 'limits.open_files' => 63, 'limits.processes' => 'x',
       'tls.kubernetes' => "the ca's PEM by itself",
       'nats.machines' => ['10.0.0.1:4222']

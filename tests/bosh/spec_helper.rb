@@ -215,6 +215,54 @@ AWKWARD = {
   'very long' => "#{'long word ' * 60}end",
 }.freeze
 
+# All that a listener for scrapers of other machines needs.
+METRICS = {
+  'metrics.port' => 9103, 'metrics.tls.ca_cert' => Pem::OTHER_CA, 'metrics.tls.cert' => Pem::CLIENT_CERT,
+  'metrics.tls.key' => Pem::CLIENT_KEY, 'metrics.server_name' => 'scraped',
+}.freeze
+
+# What they change in a job's files, as `each_property` takes it.
+def metrics_changes(folder)
+  config = {
+    'listen' => '0.0.0.0:9103', 'cert_file' => "#{folder}/certs/metrics.crt",
+    'key_file' => "#{folder}/certs/metrics.key", 'client_ca_file' => "#{folder}/certs/metrics_ca.crt"
+  }
+  [
+    [METRICS, 'config/route-sync.yml', 'metrics', config],
+    [METRICS.merge('metrics.port' => '9103'), 'config/route-sync.yml', 'metrics.listen', '0.0.0.0:9103'],
+    [METRICS, 'config/certs/metrics_ca.crt', nil, Pem::OTHER_CA],
+    [METRICS, 'config/certs/metrics.crt', nil, Pem::CLIENT_CERT],
+    [METRICS, 'config/certs/metrics.key', nil, Pem::CLIENT_KEY],
+    [METRICS, 'config/prom_scraper_config.yml', 'port', 9103],
+    [METRICS, 'config/prom_scraper_config.yml', 'scheme', 'https'],
+    [METRICS, 'config/prom_scraper_config.yml', 'server_name', 'scraped'],
+  ]
+end
+
+# For every job that serves metrics; `job` makes one with more properties.
+RSpec.shared_examples 'metrics over TLS are whole or refused' do
+  of = ->(names) { names.map { |name| nested(name, METRICS.fetch(name)) }.reduce { |all, one| merged(all, one) } }
+
+  METRICS.each_key do |name|
+    it "names what is missing where all but one is given: #{name}" do
+      others = METRICS.keys - [name]
+      [of[others], merged(of[others], nested(name, ' '))].each do |given|
+        expect(refusal(job(given))).to end_with(": `#{name}` is missing beside `#{others.first}`")
+      end
+    end
+
+    it "names what is missing where nothing else is given: #{name}" do
+      missing = (METRICS.keys - [name]).map { |other| "`#{other}` is missing beside `#{name}`" }
+      expect(refusal(job(of[[name]]))).to end_with(": #{missing.join('; ')}")
+    end
+  end
+
+  it 'names a port that both listeners have' do
+    given = merged(of[METRICS.keys], 'listen' => { 'port' => '9103' })
+    expect(refusal(job(given))).to end_with(': `metrics.port` and `listen.port` are the same')
+  end
+end
+
 # For every job that hands proxies to its environment; `job` makes one with more properties.
 RSpec.shared_examples 'proxies are shown without credentials, or refused' do
   {

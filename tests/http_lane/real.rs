@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use route_sync::config::ClientIdentity;
+use route_sync::config::KeyPair;
 
 use super::*;
 
@@ -44,47 +44,19 @@ fn program() -> PathBuf {
     )
 }
 
-fn openssl(folder: &Path, arguments: &str) {
-    let status = Command::new("openssl")
-        .current_dir(folder)
-        .args(arguments.split(' '))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .expect("openssl must be there");
-    assert!(status.success(), "openssl {arguments}");
-}
-
-/// Certificates as BOSH makes them for NATS: RSA, and no address in the server's.
+/// No address stands in the server's, as BOSH makes them for NATS.
 fn certificates(folder: &Path) {
-    let extension =
-        |usage: &str, san: &str| format!("extendedKeyUsage={usage}\nsubjectAltName=DNS:{san}\n");
-    for ca in ["ca", "other"] {
-        openssl(
-            folder,
-            &format!(
-                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
-            ),
-        );
+    for name in ["ca", "other"] {
+        pki::authority(folder, name);
     }
-    for (name, usage, san) in [
-        ("server", "serverAuth", "nats.service.cf.internal"),
-        ("client", "clientAuth", "route-sync.test"),
-    ] {
-        std::fs::write(folder.join("ext"), extension(usage, san)).unwrap();
-        openssl(
-            folder,
-            &format!(
-                "req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
-            ),
-        );
-        openssl(
-            folder,
-            &format!(
-                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out {name}.pem"
-            ),
-        );
-    }
+    pki::certificate(
+        folder,
+        "server",
+        "ca",
+        "serverAuth",
+        "nats.service.cf.internal",
+    );
+    pki::certificate(folder, "client", "ca", "clientAuth", "route-sync.test");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +78,7 @@ async fn the_real_server_with_mutual_tls_is_reached_under_another_name_and_refus
     let server = Nats::start(free(), &more);
     let good = TlsConfig {
         ca_file: Some(file("ca.pem")),
-        identity: Some(ClientIdentity {
+        identity: Some(KeyPair {
             cert_file: file("client.pem"),
             key_file: file("client.key"),
         }),

@@ -43,6 +43,9 @@ fn full() -> Value {
         "leader_election": {"enabled": "true", "name": "route-sync", "namespace": "kube-system", "identity": "a"},
         "state": {"dir": "/state", "max_age": "10m"},
         "admin": {"listen": "127.0.0.1:9101"},
+        "metrics": {
+            "listen": "127.0.0.1:9103", "cert_file": "/cert", "key_file": "/key", "client_ca_file": "/ca",
+        },
         "log": {"format": "auto", "level": "info"},
     })
 }
@@ -105,6 +108,10 @@ const OTHERS: &[(&str, &str)] = &[
     ("state.dir", "/other"),
     ("state.max_age", "11m"),
     ("admin.listen", "127.0.0.1:9102"),
+    ("metrics.listen", "127.0.0.1:9104"),
+    ("metrics.cert_file", "/other"),
+    ("metrics.key_file", "/other"),
+    ("metrics.client_ca_file", "/other"),
     ("log.format", "text"),
     ("log.level", "debug"),
 ];
@@ -174,8 +181,12 @@ fn every_key_changes_at_once_or_waits_and_is_named() {
                 "`{path}`"
             );
             assert_eq!(
-                (next.admin, next.state_dir),
-                (running.admin, running.state_dir.clone())
+                (next.admin, next.metrics, next.state_dir),
+                (
+                    running.admin,
+                    running.metrics.clone(),
+                    running.state_dir.clone()
+                )
             );
         } else {
             assert_eq!(waiting, [""; 0], "`{path}`");
@@ -196,7 +207,7 @@ fn every_key_of_the_table_is_tried() {
 fn static_routes_wait_for_a_start_whatever_changes_in_them() {
     let file = |route: Value| {
         let mut file = full();
-        let kept = ["uaa", "routing_api", "state", "admin", "log"];
+        let kept = ["uaa", "routing_api", "state", "admin", "metrics", "log"];
         let groups = file.as_object_mut().unwrap();
         groups.retain(|group, _| kept.contains(&group.as_str()));
         file["static_routes"] = json!([route]);

@@ -1,6 +1,7 @@
 //! nats-server: plain, or over mutual TLS as today's foundations have it; one user with a password.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -9,6 +10,9 @@ use crate::pki::Pki;
 use crate::process::{Process, Program, has_process};
 use crate::run::{self, RunFolder};
 use crate::{pki, port, programs};
+
+/// How long a client may take to be let in, seconds. The server's own two are missed on a busy machine.
+const LET_IN_WITHIN_SECS: u64 = 60;
 
 #[derive(Clone)]
 pub struct NatsServerOptions {
@@ -67,7 +71,7 @@ impl NatsServer {
             "host": "127.0.0.1",
             "port": SocketAddr::port(&address),
             "http": format!("127.0.0.1:{monitor}"),
-            "authorization": {"users": [user(&options)]},
+            "authorization": {"timeout": LET_IN_WITHIN_SECS, "users": [user(&options)]},
         });
         if options.mutual_tls {
             config["tls"] = json!({
@@ -75,6 +79,7 @@ impl NatsServer {
                 "key_file": pki.server_key_file(),
                 "ca_file": pki.ca_file(),
                 "verify": true,
+                "timeout": LET_IN_WITHIN_SECS,
             });
         }
         if let Some(NatsCluster { port, peers }) = &options.cluster {
@@ -111,7 +116,8 @@ impl NatsServer {
     /// A client of it, with the user and, over mutual TLS, the client identity.
     pub async fn connect(&self) -> Result<async_nats::Client> {
         let options = async_nats::ConnectOptions::new()
-            .user_and_password(self.options.user.clone(), self.options.password.clone());
+            .user_and_password(self.options.user.clone(), self.options.password.clone())
+            .connection_timeout(Duration::from_secs(LET_IN_WITHIN_SECS));
         let (scheme, options) = if self.options.mutual_tls {
             let options = options
                 .require_tls(true)

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rcgen::{
@@ -18,8 +19,12 @@ use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::process::PROBE_WITHIN;
 use crate::run;
+
+/// How long a request may take: a machine with two cores may keep three programs from answering it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// How long a connection is kept for a next request.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// The smallest size that Go's and Java's TLS both take without a word; larger ones take seconds
 /// to find.
@@ -211,7 +216,9 @@ pub fn plain_http_client() -> reqwest::ClientBuilder {
     install_provider();
     reqwest::Client::builder()
         .no_proxy()
-        .timeout(PROBE_WITHIN)
+        .timeout(ANSWER_WITHIN)
+        // Before the programs close an idle connection, and a request goes into the closing one.
+        .pool_idle_timeout(IDLE_MAX)
         .redirect(reqwest::redirect::Policy::none())
 }
 

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 /// A node port on the addresses of the first `nodes` nodes.
@@ -42,7 +41,8 @@ impl Web {
                     let _ = stream.shutdown().await;
                 }
             }
-        })?;
+        })
+        .await?;
         Ok(Self { _tasks: tasks })
     }
 }
@@ -59,19 +59,22 @@ impl Echo {
                     let _ = tokio::io::copy(&mut read, &mut write).await;
                 }
             }
-        })?;
+        })
+        .await?;
         Ok(Self { _tasks: tasks })
     }
 }
 
-fn serve<F, T>(addresses: &[SocketAddr], answer: F) -> Result<JoinSet<()>>
+async fn serve<F, T>(addresses: &[SocketAddr], answer: F) -> Result<JoinSet<()>>
 where
     F: Fn(tokio::net::TcpStream) -> T + Clone + Send + 'static,
     T: Future<Output = ()> + Send + 'static,
 {
     let mut tasks = JoinSet::new();
     for address in addresses {
-        let listener = listen(*address).with_context(|| format!("no listener on {address}"))?;
+        // A test before may have listened there, and its last task not be over yet.
+        let listener = sandbox::listen::bind(*address).await;
+        let listener = listener.with_context(|| format!("no listener on {address}"))?;
         let answer = answer.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
@@ -82,11 +85,4 @@ where
         });
     }
     Ok(tasks)
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(1024)
 }

@@ -153,7 +153,10 @@ impl Controller {
             None => std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?,
         };
         let child = spawn(&settings, &folder, admin)?;
-        let http = counterparts::pki::plain_http_client().build()?;
+        // Each look by a connection of its own: the admin listener ends one after two minutes, in use or not.
+        let http = counterparts::pki::plain_http_client()
+            .pool_max_idle_per_host(0)
+            .build()?;
         Ok(Self {
             child,
             settings,

@@ -10,6 +10,7 @@ use sandbox::tls::Identity;
 use serde_json::Value;
 
 use crate::foundation::{Foundation, Stage};
+use crate::probe;
 
 /// How long it waits after its start before it serves, and how long it keeps what is not refreshed.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,15 @@ pub struct FrontTimes {
     pub start_delay: Duration,
     /// A plain endpoint that was not heard of for so long goes.
     pub stale_threshold: Duration,
+}
+
+impl FrontTimes {
+    /// Keeps what nobody repeats for longer than a stop and a start, a takeover, or the first start of all, which
+    /// waits for its Lease (15 s); as Cloud Foundry's do with their 120 s.
+    pub const PATIENT: Self = Self {
+        start_delay: Duration::from_secs(5),
+        stale_threshold: Duration::from_secs(40),
+    };
 }
 
 /// A gorouter, or the sandbox's, as the stage has it.
@@ -61,6 +71,13 @@ impl HttpFront {
         options.prune_interval = prune;
         options.empty_pool_timeout = Duration::ZERO;
         Ok(Self::Boxed(Box::new(HttpRouter::start(options).await?)))
+    }
+
+    /// One more on the foundation's NATS that outlives a silence, where this host answers already.
+    pub async fn patient(foundation: &Foundation, host: &str) -> Result<Self> {
+        let front = Self::start(foundation, &foundation.stack.nats, FrontTimes::PATIENT).await?;
+        probe::answers(front.address(), host, &[200]).await;
+        Ok(front)
     }
 
     /// Where HTTP clients go.

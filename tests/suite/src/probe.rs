@@ -14,7 +14,10 @@ use tokio::time::{Instant, timeout};
 use crate::poll;
 
 /// A client would have given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A router answers sooner, and a busy machine holds up a request or two of a loop.
+const SOON: Duration = Duration::from_secs(5);
+const LATE_MAX: u32 = 3;
 /// Between two requests of a loop.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -102,6 +105,8 @@ pub fn backends(routes: &Value, host: &str) -> BTreeSet<String> {
 struct Seen {
     began: Instant,
     requests: u64,
+    /// Answers that took longer than [`SOON`].
+    late: u32,
     failures: Vec<String>,
     /// When the last answer came; before the first, the beginning.
     answered: Instant,
@@ -115,6 +120,7 @@ impl Seen {
         Arc::new(Mutex::new(Self {
             began: now,
             requests: 0,
+            late: 0,
             failures: Vec::new(),
             answered: now,
             silent: Duration::ZERO,
@@ -134,16 +140,21 @@ pub struct TcpLoop {
     task: JoinHandle<()>,
 }
 
-fn note(seen: &Mutex<Seen>, failure: Option<String>) {
+/// Notes what became of one request; one answer too many that is late is a failure.
+fn note(seen: &Mutex<Seen>, asked: Instant, failure: Option<String>) {
+    let took = asked.elapsed();
     let mut seen = seen.lock().expect("a loop's record must not be poisoned");
     seen.requests += 1;
-    let Some(failure) = failure else {
+    if failure.is_none() {
         seen.silent = seen.silent.max(seen.answered.elapsed());
         seen.answered = Instant::now();
-        return;
-    };
+    }
+    seen.late += u32::from(took > SOON);
+    let late = (took > SOON && seen.late > LATE_MAX).then(|| format!("late once more: {took:?}"));
     let at = seen.began.elapsed().as_secs_f64();
-    seen.failures.push(format!("at {at:.2} s {failure}"));
+    let failure = failure.or(late);
+    seen.failures
+        .extend(failure.map(|failure| format!("at {at:.2} s {failure}")));
 }
 
 #[track_caller]
@@ -185,9 +196,10 @@ impl HttpLoop {
         let record = seen.clone();
         let task = tokio::spawn(async move {
             loop {
+                let asked = Instant::now();
                 let (status, body) = http_get(router, &host, "/").await;
                 let failure = (status != 200).then(|| format!("{host}: {status} {body}"));
-                note(&record, failure);
+                note(&record, asked, failure);
                 tokio::time::sleep(PAUSE).await;
             }
         });
@@ -200,9 +212,18 @@ impl HttpLoop {
         let record = seen.clone();
         let task = tokio::spawn(async move {
             loop {
-                let answer = client.get(&url).header("connection", "close").send().await;
+                let asked = Instant::now();
+                let request = client
+                    .get(&url)
+                    .header("connection", "close")
+                    .timeout(PATIENCE);
+                let answer = request.send().await;
                 let answer = answer.and_then(reqwest::Response::error_for_status);
-                note(&record, answer.err().map(|error| format!("{error:?}")));
+                note(
+                    &record,
+                    asked,
+                    answer.err().map(|error| format!("{error:?}")),
+                );
                 tokio::time::sleep(PAUSE).await;
             }
         });
@@ -241,11 +262,10 @@ impl TcpLoop {
         let record = seen.clone();
         let task = tokio::spawn(async move {
             loop {
+                let asked = Instant::now();
                 let answer = tcp_line(address).await;
-                note(
-                    &record,
-                    answer.is_none().then(|| format!("{address}: no line")),
-                );
+                let failure = answer.is_none().then(|| format!("{address}: no line"));
+                note(&record, asked, failure);
                 tokio::time::sleep(PAUSE).await;
             }
         });

@@ -28,7 +28,7 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn of(config: &NatsConfig, now: Uptime) -> Self {
         Self {
-            used: config.tls.as_ref().map(tls::stamp),
+            used: config.tls.as_ref().map(|tls| tls::stamp(&tls.files())),
             refused: None,
             look_at: now + LOOK,
         }
@@ -52,7 +52,7 @@ impl HttpLane {
             return;
         };
         self.files.look_at = now + LOOK;
-        let stamp = Some(tls::stamp(config));
+        let stamp = Some(tls::stamp(&config.files()));
         if stamp == self.files.used || stamp == self.files.refused {
             return;
         }

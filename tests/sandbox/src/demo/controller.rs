@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use super::say;
 
 /// What a controller may take to stop before it is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is left of its output once it has ended is there already.
-const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running controller; killed if it is dropped.
 #[derive(Debug)]

@@ -46,6 +46,7 @@ impl UnderTest for GorouterUnderTest {
         let options = async_nats::ConnectOptions::new()
             .user_and_password(NATS_USER.0.to_owned(), NATS_USER.1.to_owned())
             .require_tls(true)
+            .connection_timeout(ANSWER_WITHIN)
             .tls_client_config(world.pki.tls_client_config().unwrap());
         let nats = async_nats::connect_with_options(format!("tls://{nats}"), options).await;
         let nats = nats.expect("NATS must take the client");

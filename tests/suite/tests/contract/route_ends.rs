@@ -82,9 +82,9 @@ fn without_an_empty_pool_timeout_the_last_unregistration_is_404_at_once() {
 
 #[test]
 fn with_an_empty_pool_timeout_the_last_unregistration_is_503_and_then_404() {
-    let statement = "empty_pool_timeout 5 s: after the last unregistration 503, then 404";
+    let statement = "empty_pool_timeout 12 s: after the last unregistration 503, then 404";
     agree(statement, async |gorouter: &GorouterUnderTest| {
-        let empty = Duration::from_secs(5);
+        let empty = Duration::from_secs(12);
         let world = gorouter.world;
         let (address, _keep): (SocketAddr, Box<dyn Send>) = match gorouter.side {
             Side::Sandbox => {
@@ -129,8 +129,8 @@ fn the_ttl_is_the_smaller_of_the_asked_and_the_configured() {
     let statement =
         "ttl is the smaller of stale_threshold_in_seconds and the router's; 0 is the latter";
     agree(statement, async |gorouter: &GorouterUnderTest| {
-        let asked = [None, Some(0), Some(4), Some(600)];
-        let expected = [10, 10, 4, 10];
+        let asked = [None, Some(0), Some(9), Some(600)];
+        let expected = [10, 10, 9, 10];
         let hosts: Vec<String> = asked.iter().map(|_| host()).collect();
         for (host, asked) in hosts.iter().zip(asked) {
             let mut message = endpoint(backend_address(), host);

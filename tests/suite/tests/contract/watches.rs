@@ -132,7 +132,7 @@ fn a_watch_that_allows_bookmarks_gets_one_before_its_time_is_up() {
         "a bookmark comes before the watch's end",
         async |server: &ApiserverUnderTest| {
             let revision = server.revision().await;
-            let query = format!("timeoutSeconds=6&resourceVersion={revision}");
+            let query = format!("timeoutSeconds=12&resourceVersion={revision}");
             let mut watch = server
                 .watch(&format!("{query}&allowWatchBookmarks=true"))
                 .await;

@@ -9,7 +9,7 @@ use counterparts::kube_apiserver::{ADMIN_TOKEN, KubeApiserverOptions};
 use serde_json::{Value, json};
 use suite::{
     Cluster, Controller, Foundation, Line, Site, Stage, Switch, Web, backends, eventually,
-    http_status, node_addresses, on_each_stage, on_stage, within,
+    http_status, node_addresses, on_each_stage, on_stage,
 };
 
 /// Longer than either router keeps what nobody repeats: 10 s and the next look of its pruner.
@@ -208,7 +208,7 @@ fn another_cluster_that_was_approved_is_what_the_next_to_take_over_publishes() {
         let (code, _, errors) = instances[0].command(&["approve", &plan]).await.unwrap();
         assert_eq!(code, 0, "{errors}");
         site.gone(foundation).await;
-        within(Duration::from_secs(10), "the other knows", async || {
+        eventually("the other knows", async || {
             !instances[1].has_finding("another-cluster", "").await
         })
         .await;

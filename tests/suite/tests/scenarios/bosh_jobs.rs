@@ -12,8 +12,8 @@ use counterparts::kube_apiserver::ADMIN_TOKEN;
 use counterparts::stack::{APP_DOMAIN, CLIENT};
 use serde_json::{Value, json};
 use suite::{
-    Foundation, HttpLoop, Job, KubeProxy, Line, Manifest, Site, Stop, Switch, TcpLoop, eventually,
-    on_each_stage, on_real_stage, stays,
+    Foundation, HttpFront, HttpLoop, Job, KubeProxy, Line, Manifest, Site, Stop, Switch, TcpLoop,
+    eventually, on_each_stage, on_real_stage, stays,
 };
 use tokio::time::Instant;
 
@@ -133,7 +133,8 @@ fn the_rendered_job_serves_a_label_and_each_way_of_stopping_does_what_its_table_
         site.answers(foundation).await;
         line.answers(foundation).await;
 
-        let requests = HttpLoop::start(foundation.http(), &site.host);
+        let front = HttpFront::patient(foundation, &site.host).await.unwrap();
+        let requests = HttpLoop::start(front.address(), &site.host);
         let connections = TcpLoop::start(foundation.tcp(line.port));
         for stop in [Stop::Restart, Stop::Recreate, Stop::ScaleIn] {
             job.stopped_by(stop).await.unwrap();
@@ -282,7 +283,7 @@ async fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u
             },
             "health": {
                 "url": format!("{}/readyz", foundation.stack.apiserver.url()),
-                "server_name": "", "interval_seconds": 1,
+                "server_name": "", "interval_seconds": 5,
             },
             "tls": properties["tls"],
             "drain_wait": MOMENT.as_secs(),

@@ -127,7 +127,7 @@ fn a_smoke_test_without_a_controller_names_the_step_and_leaves_nothing() {
         let port = foundation.port().to_string();
         let settings = Settings::new(foundation).unwrap();
         let tcp = ["--tcp-port", &port, "--tcp-router", "127.0.0.1"];
-        let mut more = vec!["--timeout", "3s"];
+        let mut more = vec!["--timeout", "15s"];
         more.extend(tcp);
 
         let (code, told) = smoke_test(foundation, &settings, &more).await;
@@ -139,7 +139,7 @@ fn a_smoke_test_without_a_controller_names_the_step_and_leaves_nothing() {
         );
         let message = step(&told, "http-route")["message"].as_str().unwrap();
         assert!(
-            message.starts_with("not within 3 s: status 404"),
+            message.starts_with("not within 15 s: status 404"),
             "{message}"
         );
         let hint = step(&told, "tcp-route")["hint"].as_str().unwrap();
@@ -161,7 +161,7 @@ fn what_keeps_a_smoke_test_from_its_route_is_told_as_route_sync_sees_it() {
                 settings.config["http"] = json!({"enabled": false});
             })
             .await;
-        let arguments = ["smoke-test", "--address", LISTENER, "--timeout", "3s"];
+        let arguments = ["smoke-test", "--address", LISTENER, "--timeout", "15s"];
         let tcp = ["--tcp-port", &port, "--tcp-router", "127.0.0.1"];
         let arguments = [&arguments[..], &tcp].concat();
         let (code, stdout, stderr) = controller.command(&arguments).await.unwrap();

@@ -6,7 +6,8 @@
 use counterparts::Program;
 use sandbox::listen::Failure;
 use suite::{
-    Controller, Foundation, HttpLoop, Line, Site, Stage, TcpLoop, eventually, on_each_stage,
+    Controller, Foundation, HttpFront, HttpLoop, Line, Site, Stage, TcpLoop, eventually,
+    on_each_stage,
 };
 
 /// What lives before anything is broken, what is labelled while it is, and the requests that must not fail.
@@ -143,7 +144,10 @@ fn a_frozen_nats_holds_up_http_alone() {
     on_each_stage(statement, async |foundation| {
         let scene = Scene::new(foundation, "cold-nats", 30308).await;
         let mut controller = foundation.controller().await;
-        let requests = scene.living(foundation).await;
+        let Requests { tcp, .. } = scene.living(foundation).await;
+        let site = &scene.site;
+        let front = HttpFront::patient(foundation, &site.host).await.unwrap();
+        let http = HttpLoop::start(front.address(), &site.host);
 
         foundation.stack.nats.freeze();
         scene.late_site.label(foundation).await;
@@ -153,7 +157,7 @@ fn a_frozen_nats_holds_up_http_alone() {
         foundation.stack.nats.thaw();
 
         scene.late_site.answers(foundation).await;
-        requests.none_failed();
+        Requests { http, tcp }.none_failed();
         assert!(controller.is_running());
         assert_eq!(controller.stop().await, 0);
     });

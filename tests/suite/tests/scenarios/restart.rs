@@ -48,7 +48,7 @@ fn killed_and_started_with_kubernetes_and_uaa_silent_it_keeps_its_routes_alive()
         let requests = site.requested(foundation);
         controller.kill().await.unwrap();
         leaving.unlabel(foundation).await;
-        foundation.stack.apiserver.stop().await;
+        foundation.stack.apiserver.kill();
         foundation.stack.uaa.freeze();
         controller.start_again().unwrap();
         // Not waited for but lived through.
@@ -68,11 +68,12 @@ fn killed_and_started_with_kubernetes_and_uaa_silent_it_keeps_its_routes_alive()
         foundation.stack.apiserver.begin().await.unwrap();
         controller.ready().await;
         leaving.gone(foundation).await;
-        let log = controller.log();
-        let told = log
-            .lines()
-            .any(|line| line.contains("http route withdrawn") && line.contains(&leaving.host));
-        assert!(told, "it is withdrawn, not merely forgotten");
+        eventually("it is withdrawn, not merely forgotten", async || {
+            let log = controller.log();
+            log.lines()
+                .any(|line| line.contains("http route withdrawn") && line.contains(&leaving.host))
+        })
+        .await;
         line.answers(foundation).await;
         requests.none_failed();
         assert_eq!(controller.stop().await, 0);

@@ -68,7 +68,7 @@ async fn withdrawn(foundation: &Foundation, port: u16) {
 fn health(foundation: &Foundation, server_name: &str) -> Value {
     json!({
         "url": format!("{}/readyz", foundation.stack.apiserver.url()),
-        "ca_file": foundation.stack.pki.ca_file(), "server_name": server_name, "interval": "1s",
+        "ca_file": foundation.stack.pki.ca_file(), "server_name": server_name, "interval": "5s",
     })
 }
 

@@ -28,7 +28,7 @@ fn rows_of_an_older_job_never_stand_beside_ours() {
         let refused = foundation.refused_reloads();
         let backend = SocketAddr::from(([10, 0, 0, 1], served.node_port));
         let old = foundation
-            .row_of_the_old_job(served.port, backend, 10)
+            .row_of_the_old_job(served.port, backend, 25)
             .await;
         foundation.insert_row(old).await;
         leads_to(foundation, served.port, &served.line).await;

@@ -302,7 +302,7 @@ async fn settled(foundation: &Foundation) {
         if foundation.reloads() != last.0 {
             last = (foundation.reloads(), tokio::time::Instant::now());
         }
-        last.1.elapsed() > Duration::from_millis(500)
+        last.1.elapsed() > Duration::from_secs(5)
     })
     .await;
 }

@@ -112,6 +112,7 @@ fn a_rotated_key_is_healed_by_one_new_token() {
         let old = foundation.stack.token().await.unwrap();
         let clients = TcpLoop::start(foundation.tcp(before.port));
 
+        let seen = tokens(&controller);
         foundation.stack.uaa.rotate_key().await.unwrap();
         // The API learns of a new key from the first token that carries it, and forgets the old one.
         foundation.router_group().await;
@@ -119,9 +120,11 @@ fn a_rotated_key_is_healed_by_one_new_token() {
         let http = foundation.stack.pki.http_client().unwrap();
         let refused = http.get(url).bearer_auth(old).send().await.unwrap();
         assert_eq!(refused.status().as_u16(), 401);
-        let seen = tokens(&controller);
         after.open(foundation).await;
-        assert_eq!(tokens(&controller), seen + 1);
+        eventually("one new token is told of", async || {
+            tokens(&controller) == seen + 1
+        })
+        .await;
         assert!(
             controller
                 .metric("route_sync_routing_api_unauthorized_total", "")

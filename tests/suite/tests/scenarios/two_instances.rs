@@ -14,13 +14,9 @@ use suite::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// From a crash to routes that are refreshed again: 15 s of silence, and what it takes to notice and to act.
-const TAKEOVER: Duration = Duration::from_secs(20);
-/// A router that keeps what nobody repeats for longer than a takeover, as Cloud Foundry's do with their 120 s.
-const TIMES: FrontTimes = FrontTimes {
-    start_delay: Duration::from_secs(5),
-    stale_threshold: Duration::from_secs(40),
-};
+/// From a crash to routes that are refreshed again: 15 s of silence, which the elector's own tests hold to the second,
+/// what it takes to notice and to act, less than 20 s together, and a busy machine. Below what the routers keep.
+const TAKEOVER: Duration = Duration::from_secs(35);
 
 /// A way to the apiserver that can be cut.
 struct Way {
@@ -161,7 +157,7 @@ fn a_standby_is_silent_and_takes_over_without_a_failed_request_after_sigterm_and
         let line = Line::new(foundation, "shared", 30601).await.unwrap();
         site.label(foundation).await;
         line.label(foundation).await;
-        let front = HttpFront::start(foundation, &foundation.stack.nats, TIMES)
+        let front = HttpFront::start(foundation, &foundation.stack.nats, FrontTimes::PATIENT)
             .await
             .unwrap();
         let lease = foundation.name("takeover");
@@ -399,10 +395,7 @@ fn what_was_approved_stays_away_when_another_takes_over_and_is_held_when_it_is_l
         leaving_site.gone(foundation).await;
         leaving_line.gone(foundation).await;
         // It reads the Lease each second, and the holder writes it every other.
-        within(Duration::from_secs(10), "the other knows", async || {
-            held(&second).await.1 == 0
-        })
-        .await;
+        eventually("the other knows", async || held(&second).await.1 == 0).await;
 
         first.kill().await.unwrap();
         within(TAKEOVER, "the silence was noticed", async || {

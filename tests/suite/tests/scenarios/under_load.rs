@@ -396,7 +396,7 @@ fn three_registrars_and_the_controller_share_a_port() {
         leads_to(foundation, served.port, "registrar").await;
         let controller = foundation
             .controller_with(|settings| {
-                settings.config["routing_api"]["ttl"] = json!("5s");
+                settings.config["routing_api"]["ttl"] = json!("15s");
                 settings.config["tcp"] = json!({"on_foreign_backend": "join"});
             })
             .await;

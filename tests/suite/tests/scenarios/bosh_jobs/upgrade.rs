@@ -28,13 +28,6 @@ const PRUNED_WITHIN: Duration = Duration::from_secs(120);
 /// API of 2024 keeps each refresh of an old row as one more row, and where the first of them lapses the tcp-router may
 /// drop the backend that another still names.
 const SILENT_MAX: Duration = Duration::from_secs(90);
-/// A router that keeps what nobody repeats for longer than the first start of all waits for its Lease (15 s), as Cloud
-/// Foundry's do with their 120 s.
-const TIMES: FrontTimes = FrontTimes {
-    start_delay: Duration::from_secs(5),
-    stale_threshold: Duration::from_secs(40),
-};
-
 /// When an old registrar first writes its row, and when it is replaced, in seconds: shortly before it would write the
 /// next time, and sooner after the one before than that one's own row is there. The first row of the last one lapses
 /// once the first of ours stands, because a routing API of 2024 takes a backend away at that.
@@ -74,7 +67,9 @@ fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
     on_each_stage(statement, async |foundation| {
         foundation.nodes(2).await;
         let nats = &foundation.stack.nats;
-        let front = HttpFront::start(foundation, nats, TIMES).await.unwrap();
+        let front = HttpFront::start(foundation, nats, FrontTimes::PATIENT)
+            .await
+            .unwrap();
         let (site_port, line_port) = (30664, 30665);
         let site = Site::new(foundation, "upgraded", site_port).await.unwrap();
         let line = Line::new(foundation, "upgraded", line_port).await.unwrap();
@@ -220,9 +215,7 @@ fn registrars_and_controller_are_upgraded_one_by_one_while_the_port_is_served() 
         let mut masters = Vec::new();
         for host in MASTERS {
             let address = master_address(host, backend_port);
-            let mut manifest = registrar(foundation, host, port, backend_port).await;
-            // A busy machine keeps nobody waiting for three times so long.
-            manifest.properties["health"]["interval_seconds"] = json!(5);
+            let manifest = registrar(foundation, host, port, backend_port).await;
             masters.push(Master::new(foundation, address, &manifest).await);
         }
         let manifest = manifest(foundation).await;
