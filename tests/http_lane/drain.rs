@@ -3,7 +3,7 @@
 use super::*;
 use route_sync::status::Withdrawn;
 
-fn drained() -> Arc<Desired> {
+pub(super) fn drained() -> Arc<Desired> {
     let mut table = Desired::clone(&table(&[]));
     table.drained = true;
     Arc::new(table)

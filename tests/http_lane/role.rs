@@ -8,6 +8,7 @@ use route_sync::plan::InstanceId;
 use route_sync::state::{HttpEntry, Warm, Withdrawal};
 use tokio::sync::mpsc;
 
+use super::drain::drained;
 use super::*;
 
 pub(super) const ACTIVE: Role = Role::Active {
@@ -316,9 +317,7 @@ async fn a_drain_without_proof_says_why_nothing_goes_and_is_done_with_proof() {
     let (lane, roles, _heard) = start(&server, ACTIVE, &[("a", 30001, &[1])]);
     lane.live("a").await;
     roles.send_replace(CAUTIOUS);
-    let mut drained = Desired::clone(&table(&[]));
-    drained.drained = true;
-    lane.desired.send_replace(Some(Arc::new(drained)));
+    lane.desired.send_replace(Some(drained()));
     until("told", || lane.report.borrow().withdrawn.is_some()).await;
     let told = lane.report.borrow().withdrawn.clone().unwrap();
     assert!(!told.proven && told.left.contains("a.test"), "{told:?}");
@@ -330,4 +329,24 @@ async fn a_drain_without_proof_says_why_nothing_goes_and_is_done_with_proof() {
         withdrawn.is_some_and(|withdrawn| withdrawn.proven)
     };
     until("gone", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_shown_gone_in_a_drain_is_not_left_again_when_proof_ends() {
+    let server = Server::start(Behaviour::default()).await;
+    let (lane, roles, _heard) = start(&server, ACTIVE, &[("a", 30001, &[1])]);
+    lane.live("a").await;
+    lane.desired.send_replace(Some(drained()));
+    let proven = || {
+        let report = lane.report.borrow();
+        let withdrawn = report.withdrawn.as_ref();
+        withdrawn.is_some_and(|withdrawn| withdrawn.proven && withdrawn.left.is_empty())
+    };
+    until("gone", proven).await;
+    roles.send_replace(CAUTIOUS);
+    let end = Instant::now() + WHILE;
+    while Instant::now() < end {
+        assert!(proven(), "{:?}", lane.report.borrow().withdrawn);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -108,15 +108,22 @@ struct Seen {
     /// Answers that took longer than [`SOON`].
     late: u32,
     failures: Vec<String>,
+    /// When the last answer came; before the first, the beginning.
+    answered: Instant,
+    /// The longest time between two answers.
+    silent: Duration,
 }
 
 impl Seen {
     fn begin() -> Arc<Mutex<Self>> {
+        let now = Instant::now();
         Arc::new(Mutex::new(Self {
-            began: Instant::now(),
+            began: now,
             requests: 0,
             late: 0,
             failures: Vec::new(),
+            answered: now,
+            silent: Duration::ZERO,
         }))
     }
 }
@@ -138,6 +145,10 @@ fn note(seen: &Mutex<Seen>, asked: Instant, failure: Option<String>) {
     let took = asked.elapsed();
     let mut seen = seen.lock().expect("a loop's record must not be poisoned");
     seen.requests += 1;
+    if failure.is_none() {
+        seen.silent = seen.silent.max(seen.answered.elapsed());
+        seen.answered = Instant::now();
+    }
     seen.late += u32::from(took > SOON);
     let late = (took > SOON && seen.late > LATE_MAX).then(|| format!("late once more: {took:?}"));
     let at = seen.began.elapsed().as_secs_f64();
@@ -161,6 +172,13 @@ fn end(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> (u64, Vec<String>) {
     task.abort();
     let mut seen = seen.lock().expect("a loop's record must not be poisoned");
     (seen.requests, std::mem::take(&mut seen.failures))
+}
+
+/// The longest time without an answer, up to now.
+fn silent(seen: &Mutex<Seen>, task: &JoinHandle<()>) -> Duration {
+    task.abort();
+    let seen = seen.lock().expect("a loop's record must not be poisoned");
+    seen.silent.max(seen.answered.elapsed())
 }
 
 impl HttpLoop {
@@ -217,6 +235,11 @@ impl HttpLoop {
         end(&self.seen, &self.task)
     }
 
+    /// Ends; the longest time without an answer.
+    pub fn silent(self) -> Duration {
+        silent(&self.seen, &self.task)
+    }
+
     /// Ends; there were requests, and none failed.
     #[track_caller]
     pub fn none_failed(self) {
@@ -247,6 +270,11 @@ impl TcpLoop {
             }
         });
         Self { seen, task }
+    }
+
+    /// Ends; the longest time without an answer.
+    pub fn silent(self) -> Duration {
+        silent(&self.seen, &self.task)
     }
 
     /// Ends; there were connections, and none failed.

@@ -14,10 +14,14 @@ const SENDINGS: usize = 3;
 /// Names are gathered no oftener than this while messages go out: a large table has many.
 const GATHER_APART: Duration = Duration::from_millis(200);
 
-/// When what is left may be gathered again.
+/// How far it is.
 #[derive(Debug, Default)]
 pub(super) struct Farewell {
+    /// When what is left may be gathered again.
     gather_at: Uptime,
+    /// Nothing of ours was left. A lost proof or connection makes every withdrawal begin again, and no route is back
+    /// for that.
+    done: bool,
 }
 
 // === impl HttpLane ===
@@ -29,15 +33,17 @@ impl HttpLane {
         let drained = waits || self.desired.as_ref().is_some_and(|table| table.drained);
         let settled = !waits && self.epoch.is_some() && self.schedule.is_settled();
         let now = self.clock.now();
-        if !drained || (!settled && now < self.farewell.gather_at) {
+        if !drained || self.farewell.done || (!settled && now < self.farewell.gather_at) {
             return;
         }
         self.farewell.gather_at = now + GATHER_APART;
-        let withdrawn = Some(if waits {
+        let withdrawn = if waits {
             self.not_withdrawn()
         } else {
             self.withdrawn(settled)
-        });
+        };
+        self.farewell.done = withdrawn.proven;
+        let withdrawn = Some(withdrawn);
         self.report.send_if_modified(|report| {
             let changed = report.withdrawn != withdrawn;
             report.withdrawn = withdrawn;

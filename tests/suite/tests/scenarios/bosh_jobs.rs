@@ -1,9 +1,10 @@
 //! The jobs of the BOSH release, rendered, and run as BPM and the agent run them.
 
+mod upgrade;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use counterparts::Program;
@@ -11,10 +12,9 @@ use counterparts::kube_apiserver::ADMIN_TOKEN;
 use counterparts::stack::{APP_DOMAIN, CLIENT};
 use serde_json::{Value, json};
 use suite::{
-    Foundation, FrontTimes, HttpFront, HttpLoop, Job, KubeProxy, Line, Manifest, Site, Stop,
-    Switch, TcpLoop, answers, eventually, on_each_stage, stays, tcp_line, within,
+    Foundation, HttpFront, HttpLoop, Job, KubeProxy, Line, Manifest, Site, Stop, Switch, TcpLoop,
+    eventually, on_each_stage, on_real_stage, stays,
 };
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const JOB: &str = "route-sync";
@@ -26,16 +26,12 @@ const MASTERS: [u8; 3] = [5, 6, 7];
 /// Below `cloud_foundry.tcp_route_ttl`, and what follows an answer on the way back.
 const MOMENT: Duration = Duration::from_secs(3);
 
-/// How long a row of the old job lives, and how often it writes it.
-const OLD_TTL: u16 = 60;
-const OLD_INTERVAL: Duration = Duration::from_secs(30);
-/// That and the intervals at which the routing API prunes and the tcp-router reads everything anew.
-const PRUNED_WITHIN: Duration = Duration::from_secs(120);
-
-/// What the finding `legacy-rows` promises, and some for a busy machine. From a few milliseconds on, because a routing
-/// API of 2024 keeps each refresh of an old row as one more row, and where the first of them lapses the tcp-router may
-/// drop the backend that another still names.
-const SILENT_MAX: Duration = Duration::from_secs(90);
+/// Where nobody listens.
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
+/// The pages of a job that stands alone, and of the second one of two on this machine.
+const PAGES: [u16; 2] = [9101, 9103];
+/// The default of `drain.timeout_seconds` (20), the 15 s after which BPM kills, and some for a busy machine.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 
 fn text_of(file: impl AsRef<Path>) -> String {
     std::fs::read_to_string(file).expect("a file must be there")
@@ -100,6 +96,17 @@ async fn manifest(foundation: &Foundation) -> Manifest {
 /// The only instance of its job.
 fn alone(manifest: &mut Manifest) {
     manifest.links["peers"] = json!({"instances": [{"address": "10.0.0.1"}]});
+}
+
+/// The same for two instances of it.
+fn two_of(manifest: &Manifest) -> [Manifest; 2] {
+    let mut first = manifest.clone();
+    let peers = json!([{"address": "10.0.0.1"}, {"address": "10.0.0.2"}]);
+    first.links["peers"] = json!({"instances": peers});
+    let mut second = first.clone();
+    second.spec["id"] = json!("00000002-0000");
+    second.properties["listen"] = json!({"port": PAGES[1]});
+    [first, second]
 }
 
 async fn started(manifest: &Manifest) -> Job {
@@ -191,11 +198,10 @@ fn a_foundation_that_is_away_does_not_keep_the_rendered_job_from_starting_and_st
         "Cloud Foundry is away: post-start succeeds all the same, drain answers 0 in time";
     on_each_stage(statement, async |foundation| {
         let mut manifest = manifest(foundation).await;
-        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-        manifest.properties["cloud_foundry"]["uaa_url"] = json!(format!("https://{nobody}"));
+        manifest.properties["cloud_foundry"]["uaa_url"] = json!(format!("https://{NOBODY}"));
         manifest.properties["cloud_foundry"]["routing_api_url"] =
-            json!(format!("https://{nobody}"));
-        manifest.properties["nats"]["port"] = json!(9);
+            json!(format!("https://{NOBODY}"));
+        manifest.properties["nats"]["port"] = json!(NOBODY.port());
         manifest.properties["drain"] = json!({"timeout_seconds": 2});
         let mut job = started(&manifest).await;
         assert!(job.is_running());
@@ -215,10 +221,51 @@ fn no_secret_in(log: &str) {
     }
 }
 
+/// What a job on this machine says of itself.
+async fn status(page: u16) -> Value {
+    let client = counterparts::pki::plain_http_client().build().unwrap();
+    let url = format!("http://127.0.0.1:{page}/status.json");
+    match client.get(url).send().await {
+        Ok(answer) => answer.json().await.unwrap_or_default(),
+        Err(_) => Value::Null,
+    }
+}
+
 /// A Kubernetes master: the apiserver at an address of its own, and the registrar beside it.
 struct Master {
+    /// Of the apiserver.
+    address: SocketAddr,
     registrar: Job,
     _apiserver: Switch,
+}
+
+impl Master {
+    /// Its registrar is rendered and does not run yet.
+    async fn new(foundation: &Foundation, address: SocketAddr, registrar: &Manifest) -> Self {
+        let apiserver = Switch::at(address, foundation.stack.apiserver.url()).await;
+        Self {
+            address,
+            registrar: Job::render(REGISTRAR, registrar).await.unwrap(),
+            _apiserver: apiserver.unwrap(),
+        }
+    }
+
+    /// Starts it, as far as a director waits for.
+    async fn start(&mut self) {
+        self.registrar.start().await.unwrap();
+        let answered = self.registrar.script("post-start", None).await.unwrap();
+        let log = self.registrar.log();
+        assert!(answered.status.success(), "{answered:?}\n{log}");
+    }
+}
+
+fn master_address(host: u8, backend_port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host], backend_port))
+}
+
+/// Where the registrar of a master tells of itself.
+fn registrar_page(host: u8) -> u16 {
+    9110 + u16::from(host)
 }
 
 /// What an operator writes for the registrar of one master.
@@ -241,7 +288,7 @@ async fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u
             "tls": properties["tls"],
             "drain_wait": MOMENT.as_secs(),
             "post_start": {"wait_for_sync": true},
-            "listen": {"port": 9110 + u16::from(host)},
+            "listen": {"port": registrar_page(host)},
         }),
         links: json!({}),
         spec: json!({
@@ -252,21 +299,11 @@ async fn registrar(foundation: &Foundation, host: u8, port: u16, backend_port: u
 }
 
 async fn master(foundation: &Foundation, host: u8, port: u16, backend_port: u16) -> Master {
-    let address = SocketAddr::from(([10, 0, 0, host], backend_port));
-    let apiserver = Switch::at(address, foundation.stack.apiserver.url()).await;
     let manifest = registrar(foundation, host, port, backend_port).await;
-    let mut registrar = Job::render(REGISTRAR, &manifest).await.unwrap();
-    registrar.start().await.unwrap();
-    let answered = registrar.script("post-start", None).await.unwrap();
-    assert!(
-        answered.status.success(),
-        "{answered:?}\n{}",
-        registrar.log()
-    );
-    Master {
-        registrar,
-        _apiserver: apiserver.unwrap(),
-    }
+    let address = master_address(host, backend_port);
+    let mut master = Master::new(foundation, address, &manifest).await;
+    master.start().await;
+    master
 }
 
 /// What `kubectl` says of a port of the tcp-router, certificates verified.
@@ -360,120 +397,6 @@ fn three_rendered_registrars_put_the_apiserver_behind_the_tcp_router() {
     });
 }
 
-/// Says what the old job says of two Services, once.
-async fn old_job(foundation: &Foundation, site: (&Site, u16), line: (&Line, u16)) {
-    let nats = foundation.stack.nats.connect().await.unwrap();
-    for node in 1..=2 {
-        let host = format!("10.0.0.{node}");
-        let registration = json!({
-            "uris": [site.0.host], "host": host, "port": site.1, "tags": null,
-            "private_instance_id": "kubo-route-sync",
-        });
-        let registration = registration.to_string().into();
-        nats.publish("router.register", registration).await.unwrap();
-        let backend = SocketAddr::new(host.parse().unwrap(), line.1);
-        let row = foundation.row_of_the_old_job(line.0.port, backend, OLD_TTL);
-        foundation.insert_row(row.await).await;
-    }
-    nats.flush().await.unwrap();
-}
-
-/// The longest time between two answers of a port, measured until it is asked for.
-struct Gaps {
-    longest: Arc<Mutex<Duration>>,
-    task: JoinHandle<()>,
-}
-
-impl Gaps {
-    /// The port answers already.
-    fn of(address: SocketAddr) -> Self {
-        let longest = Arc::new(Mutex::new(Duration::ZERO));
-        let noted = longest.clone();
-        let task = tokio::spawn(async move {
-            let mut answered = Instant::now();
-            loop {
-                if tcp_line(address).await.is_some() {
-                    let mut longest = noted.lock().unwrap();
-                    *longest = answered.elapsed().max(*longest);
-                    answered = Instant::now();
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        });
-        Self { longest, task }
-    }
-
-    fn end(self) -> Duration {
-        self.task.abort();
-        *self.longest.lock().unwrap()
-    }
-}
-
-#[test]
-fn the_old_job_is_replaced_and_comes_back_and_the_gap_of_each_is_measured() {
-    let statement = "the rendered job replaces the old one: no HTTP request fails and HAProxy refuses nothing; the old \
-                     one comes back after `drain.mode: unregister`; how long a port is silent is measured";
-    on_each_stage(statement, async |foundation| {
-        foundation.nodes(2).await;
-        let nats = &foundation.stack.nats;
-        let front = HttpFront::start(foundation, nats, FrontTimes::PATIENT)
-            .await
-            .unwrap();
-        let (site_port, line_port) = (30664, 30665);
-        let site = Site::new(foundation, "upgraded", site_port).await.unwrap();
-        let line = Line::new(foundation, "upgraded", line_port).await.unwrap();
-        let (old_site, old_line) = ((&site, site_port), (&line, line_port));
-        site.label(foundation).await;
-        line.label(foundation).await;
-        old_job(foundation, old_site, old_line).await;
-        answers(front.address(), &site.host, &[200]).await;
-        line.answers(foundation).await;
-        let refused = foundation.refused_reloads();
-        tokio::time::sleep(OLD_INTERVAL).await;
-        // Its last word. A routing API of 2024 keeps what it wrote before beside it.
-        old_job(foundation, old_site, old_line).await;
-        let requests = HttpLoop::start(front.address(), &site.host);
-        let gaps = Gaps::of(foundation.tcp(line.port));
-        let mut manifest = manifest(foundation).await;
-        manifest.properties["drain"] = json!({"mode": "unregister"});
-        let mut job = started(&manifest).await;
-        within(PRUNED_WITHIN, "every row is ours", async || {
-            let rows = foundation.rows_of(line.port).await;
-            let ours = |row: &Value| row["instance_id"].to_string().contains("rs-");
-            rows.len() == 2 && rows.iter().all(ours)
-        })
-        .await;
-        line.answers(foundation).await;
-        requests.none_failed();
-        let silent = gaps.end();
-        println!("   upgrade: the port was silent for {silent:.1?}");
-        assert!(silent < SILENT_MAX, "{silent:?}");
-        assert_eq!(foundation.refused_reloads(), refused);
-
-        let gaps = Gaps::of(foundation.tcp(line.port));
-        let begun = Instant::now();
-        job.stopped_by(Stop::Restart).await.unwrap();
-        println!(
-            "   roll back: stopped with every route withdrawn after {:.1?}",
-            begun.elapsed()
-        );
-        assert!(foundation.rows_of(line.port).await.is_empty());
-        answers(front.address(), &site.host, &[404, 503]).await;
-        let begun = Instant::now();
-        old_job(foundation, old_site, old_line).await;
-        answers(front.address(), &site.host, &[200]).await;
-        println!(
-            "   roll back: HTTP was back {:.1?} after the old job's first word",
-            begun.elapsed()
-        );
-        line.answers(foundation).await;
-        // The loop sees it as well.
-        tokio::time::sleep(MOMENT).await;
-        println!("   roll back: the port was silent for {:.1?}", gaps.end());
-        assert_eq!(foundation.refused_reloads(), refused);
-    });
-}
-
 #[test]
 fn every_route_is_withdrawn_when_all_instances_of_a_deployment_drain_at_once() {
     let statement = "two rendered instances under one Lease are deleted with their deployment, both at once: every \
@@ -484,13 +407,8 @@ fn every_route_is_withdrawn_when_all_instances_of_a_deployment_drain_at_once() {
         let line = Line::new(foundation, "both", 30668).await.unwrap();
         site.label(foundation).await;
         line.label(foundation).await;
-        let mut manifest = manifest(foundation).await;
-        let peers = json!([{"address": "10.0.0.1"}, {"address": "10.0.0.2"}]);
-        manifest.links["peers"] = json!({"instances": peers});
-        let mut other = manifest.clone();
-        other.spec["id"] = json!("00000002-0000");
-        other.properties["listen"] = json!({"port": 9103});
-        let (mut first, mut second) = (started(&manifest).await, started(&other).await);
+        let [first, second] = two_of(&manifest(foundation).await);
+        let (mut first, mut second) = (started(&first).await, started(&second).await);
         site.answers(foundation).await;
         line.answers(foundation).await;
 
@@ -513,6 +431,75 @@ fn every_route_is_withdrawn_when_all_instances_of_a_deployment_drain_at_once() {
             1,
             "{logs}"
         );
+    });
+}
+
+#[test]
+fn a_drain_that_loses_the_apiserver_withdraws_what_it_has_proof_for_and_names_the_rest() {
+    let statement = "two rendered instances under one Lease are deleted with their deployment, and meanwhile the \
+                     routing API cannot be reached and the apiserver stops: the host is withdrawn, rows without proof \
+                     stay and are named, and the stop goes on in time";
+    // Both stages have the same apiserver, and what is proven to either lane is shown beside it.
+    on_real_stage(statement, async |foundation| {
+        foundation.nodes(2).await;
+        let site = Site::new(foundation, "cut", 30672).await.unwrap();
+        let line = Line::new(foundation, "cut", 30673).await.unwrap();
+        site.label(foundation).await;
+        line.label(foundation).await;
+        let api = Switch::to(&foundation.api_url()).await.unwrap();
+        let mut manifest = manifest(foundation).await;
+        manifest.properties["cloud_foundry"]["routing_api_url"] =
+            json!(api.url(&foundation.api_url()).unwrap());
+        let [first, second] = two_of(&manifest);
+        let (mut first, mut second) = (started(&first).await, started(&second).await);
+        site.answers(foundation).await;
+        line.answers(foundation).await;
+        let foreign = (foundation.port(), SocketAddr::from(([10, 0, 0, 8], 30674)));
+        let row = foundation.row_by("somebody", foreign.0, foreign.1, 120);
+        foundation.insert_row(row.await).await;
+        eventually("two rows of ours, and one that is not", async || {
+            foundation.rows().await.len() == 3
+        })
+        .await;
+
+        api.over(&format!("https://{NOBODY}")).unwrap();
+        let begun = Instant::now();
+        let meanwhile = async {
+            site.gone(foundation).await;
+            println!("   the host was gone after {:.1?}", begun.elapsed());
+            foundation.stack.apiserver.kill();
+            eventually("proof of the Lease is over, or the drain is", async || {
+                let [first, second] = PAGES.map(status);
+                let (first, second) = tokio::join!(first, second);
+                let cautious = |page: &Value| page["lease"]["role"] == "cautious";
+                cautious(&first) || cautious(&second) || (first.is_null() && second.is_null())
+            })
+            .await;
+            println!("   proof was over after {:.1?}", begun.elapsed());
+            api.over(&foundation.api_url()).unwrap();
+        };
+        let (one, two, ()) = tokio::join!(
+            first.stopped_by(Stop::DeleteDeployment),
+            second.stopped_by(Stop::DeleteDeployment),
+            meanwhile
+        );
+        let took = begun.elapsed();
+        println!("   both were stopped after {took:.1?}");
+        one.unwrap();
+        two.unwrap();
+        assert!(took < STOPPED_WITHIN, "{took:?}");
+        let log = first.log() + &second.log();
+        for words in [
+            "lane tcp: 1 not proven gone",
+            "cannot be renewed",
+            "not every route is proven gone after 20 s",
+        ] {
+            assert!(log.contains(words), "{words}: {log}");
+        }
+        // Neither ours without proof, nor ever what is not ours.
+        assert_eq!(foundation.rows().await.len(), 3);
+        site.gone(foundation).await;
+        foundation.stack.apiserver.begin().await.unwrap();
     });
 }
 

@@ -10,14 +10,9 @@ use suite::{
     Controller, Echo, Foundation, Line, Settings, TcpLoop, eventually, on_each_stage, opens, stays,
 };
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 /// Where the backends of registrars listen.
 const BACKEND_PORT: u16 = 8443;
-/// How long the row that each old registrar wrote last has yet to live when the first is replaced. It gave 60 s and
-/// wrote anew every 30, which the routing API of these tests answers with one more row each time, and with a backend
-/// that comes and goes: none of that is the successor's.
-const OLD_TTLS: [(u8, u16); 3] = [(1, 5), (2, 30), (3, 55)];
 /// Longer than the lane takes to look around and to change its mind.
 const A_WHILE: Duration = Duration::from_secs(5);
 
@@ -48,14 +43,6 @@ async fn rows(foundation: &Foundation, port: u16) -> Vec<(String, String)> {
     let mut rows: Vec<_> = rows.iter().map(row).collect();
     rows.sort();
     rows
-}
-
-async fn has_row(foundation: &Foundation, port: u16, number: u8) -> bool {
-    let expect = (
-        master(number).ip().to_string(),
-        format!("rs-master-{number}"),
-    );
-    rows(foundation, port).await.contains(&expect)
 }
 
 /// Whether the apiserver answers through the TCP router, over verified TLS.
@@ -179,49 +166,6 @@ fn three_registrars_and_the_controller_share_one_routing_api() {
         assert_eq!(rows(foundation, port).await, [one, three]);
         beside.none_failed();
         requested.none_failed();
-        assert_eq!(foundation.refused_reloads(), refused);
-    });
-}
-
-#[test]
-fn registrars_are_upgraded_one_by_one_while_the_port_is_served() {
-    let statement = "three old registrars, whose rows name no TLS port, are replaced one by one; the port is served \
-                     throughout and HAProxy refuses nothing";
-    on_each_stage(statement, async |foundation| {
-        let port = foundation.port();
-        let masters = Echo::start(&[master(1), master(2), master(3)], "master").await;
-        let _masters = masters.unwrap();
-        for (number, ttl) in OLD_TTLS {
-            let row = foundation.row_of_the_old_job(port, master(number), ttl);
-            foundation.insert_row(row.await).await;
-        }
-        opens(foundation.tcp(port)).await;
-        let refused = foundation.refused_reloads();
-        let requested = TcpLoop::start(foundation.tcp(port));
-        let (begun, mut upgraded) = (Instant::now(), Vec::new());
-        for (number, _) in OLD_TTLS {
-            let route =
-                json!({"name": "api", "port": port, "backends": [master(number).to_string()]});
-            let instance = format!("rs-master-{number}");
-            upgraded.push(registrar(foundation, &instance, &route).await);
-            eventually("the row is ours", async || {
-                has_row(foundation, port, number).await
-            })
-            .await;
-            println!(
-                "   master {number} is upgraded after {:.1?}",
-                begun.elapsed()
-            );
-        }
-        for registrar in &upgraded {
-            eventually("nothing is left to say", async || {
-                let status = registrar.status().await;
-                status["findings"].as_array().is_some_and(Vec::is_empty)
-            })
-            .await;
-        }
-        requested.none_failed();
-        assert_eq!(rows(foundation, port).await.len(), OLD_TTLS.len());
         assert_eq!(foundation.refused_reloads(), refused);
     });
 }
