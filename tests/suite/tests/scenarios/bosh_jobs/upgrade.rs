@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use suite::{
     Foundation, FrontTimes, HttpFront, HttpLoop, Line, Site, Stop, answers, eventually,
-    on_each_stage, on_nodes, on_real_stage, within,
+    on_each_stage, on_nodes, within,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -204,8 +204,7 @@ fn registrars_and_controller_are_upgraded_one_by_one_while_the_port_is_served() 
     let statement = "the jobs that kubo had are replaced one by one by the rendered ones, three registrars and the \
                      controller: every row stays or lapses with its job, no server stands twice, HAProxy refuses \
                      nothing, and the apiservers' port always has a backend";
-    // How a router answers to what kubo's jobs leave behind is not in the sandbox.
-    on_real_stage(statement, async |foundation| {
+    on_each_stage(statement, async |foundation| {
         foundation.nodes(2).await;
         let (port, backend_port) = (foundation.port(), foundation.node_port(30676));
         let line_port = foundation.node_port(30677);
