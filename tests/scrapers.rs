@@ -52,7 +52,7 @@ static_routes: [{name: a, port: 2222, backends: ['127.0.0.1:1']}]
 static CERTIFICATES: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     for name in ["ours", "other"] {
-        pki::authority(folder.path(), name);
+        pki::authority(folder.path(), name, "rsa:2048");
     }
     for (name, authority, usage) in [
         ("server", "ours", "serverAuth"),
@@ -410,6 +410,20 @@ fn check_names_what_is_wrong_with_each_file() {
         "key.pem",
         "hint: `openssl x509 -noout -pubkey -in cert.pem`",
     );
+    // A pair that fits, but of a curve that ring does not sign with.
+    pki::authority(
+        place.0.path(),
+        "p521",
+        "ec -pkeyopt ec_paramgen_curve:secp521r1",
+    );
+    place.put("p521.pem", "cert.pem");
+    place.put("p521.key", "key.pem");
+    let output = check();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("metrics.key_file: "), "{told}");
+    assert!(!told.contains("fit") && !told.contains("hint"), "{told}");
+    place.put("server.pem", "cert.pem");
+    place.put("server.key", "key.pem");
     std::fs::remove_file(place.file("callers.pem")).unwrap();
     let output = check();
     let told = String::from_utf8(output.stderr).unwrap();
