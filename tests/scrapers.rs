@@ -48,11 +48,13 @@ routing_api: {url: 'https://127.0.0.1:1'}
 static_routes: [{name: a, port: 2222, backends: ['127.0.0.1:1']}]
 ";
 
+const ADMIN: &str = "admin: {listen: '127.0.0.1:0'}\n";
+
 /// Two authorities and what they signed, made once: `server`, `next` and `client` of ours, `stranger` of the other.
 static CERTIFICATES: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     for name in ["ours", "other"] {
-        pki::authority(folder.path(), name);
+        pki::authority(folder.path(), name, "rsa:2048");
     }
     for (name, authority, usage) in [
         ("server", "ours", "serverAuth"),
@@ -107,8 +109,11 @@ impl Place {
 
     /// Runs it with a listener for scrapers.
     fn run(&self, source: &str, listen: &str) -> Running {
-        let config = format!("{source}admin: {{listen: '127.0.0.1:0'}}\n{}", keys(listen));
-        let mut command = self.route_sync(&config, &["run"]);
+        self.start(&format!("{source}{ADMIN}{}", keys(listen)))
+    }
+
+    fn start(&self, config: &str) -> Running {
+        let mut command = self.route_sync(config, &["run"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (tell, told) = mpsc::channel();
@@ -150,10 +155,14 @@ impl Place {
 
     /// What a caller is answered, and which certificate it was shown.
     async fn ask(&self, address: SocketAddr, caller: &str, path: &str) -> (String, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        self.request(address, caller, &request).await
+    }
+
+    async fn request(&self, address: SocketAddr, caller: &str, request: &str) -> (String, String) {
         let caller = self.caller(Some(caller), &TLS13);
         in_time(async {
             let mut stream = connect(address, &caller).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -220,11 +229,33 @@ impl Running {
 
     /// Where scrapers are served.
     fn address(&self) -> SocketAddr {
+        self.address_of("metrics")
+    }
+
+    fn address_of(&self, listener: &str) -> SocketAddr {
         self.said(|line| {
             let data = &line["data"];
             let address = data["address"].as_str()?.parse().ok()?;
-            (data["listener"] == "metrics" && data["error"].is_null()).then_some(address)
+            (data["listener"] == listener && data["error"].is_null()).then_some(address)
         })
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        in_time(async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
     }
 }
 
@@ -324,19 +355,77 @@ async fn files_that_are_replaced_serve_the_next_connection_and_bad_ones_never() 
     running.said_message(again);
 }
 
-/// One after the other they would take ten seconds each.
+/// Far more than there are places: if one were free again only after its ten seconds, this would take minutes.
 #[tokio::test]
-async fn callers_that_say_nothing_keep_nobody_out() {
-    const SILENT: usize = 31;
+async fn callers_that_say_nothing_keep_nobody_out_however_many_they_are() {
+    const SILENT: usize = 600;
     let place = Place::new();
     let running = place.run(STATIC_ROUTES, "127.0.0.1:0");
     let address = running.address();
-    let mut silent = Vec::new();
-    for _ in 0..SILENT {
-        silent.push(TcpStream::connect(address).await.unwrap());
-    }
-    let (answer, _) = place.ask(address, "client", "/metrics").await;
+    let answered = in_time(async {
+        let mut silent = Vec::new();
+        for _ in 0..SILENT {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        place.ask(address, "client", "/metrics").await
+    });
+    let (answer, _) = answered.await;
     assert!(is_metrics(&answer), "{answer}");
+}
+
+#[tokio::test]
+async fn a_refused_caller_is_named_in_the_log_where_that_is_asked_for() {
+    let place = Place::new();
+    let level = "log: {level: 'info,route_sync::admin=debug'}\n";
+    let running = place.run(&format!("{STATIC_ROUTES}{level}"), "127.0.0.1:0");
+    let mut stream = TcpStream::connect(running.address()).await.unwrap();
+    let own = stream.local_addr().unwrap().to_string();
+    stream.write_all(b"no TLS at all").await.unwrap();
+    running.said(|line| (line["data"]["peer"] == own.as_str()).then_some(()));
+}
+
+/// As some probes speak, and without the listener for people beside it.
+#[tokio::test]
+async fn http_1_0_is_answered_and_admin_may_be_off() {
+    let place = Place::new();
+    let running = place.start(&format!(
+        "{STATIC_ROUTES}admin: {{listen: 'off'}}\n{}",
+        keys("127.0.0.1:0")
+    ));
+    let request = "GET /metrics HTTP/1.0\r\n\r\n";
+    let (answer, _) = place.request(running.address(), "client", request).await;
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    assert!(answer.contains("\nroute_sync_build_info{"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_scraper_that_stays_connected_holds_up_no_stop() {
+    let place = Place::new();
+    let mut running = place.run(STATIC_ROUTES, "127.0.0.1:0");
+    let caller = place.caller(Some("client"), &TLS13);
+    let address = running.address();
+    let mut stream = in_time(connect(address, &caller)).await.unwrap();
+    // One byte of an answer: the connection is served.
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    in_time(stream.read_u8()).await.unwrap();
+    running.signal("-TERM");
+    assert_eq!(running.exit_code().await, Some(0));
+}
+
+#[test]
+fn a_listener_that_is_new_in_the_file_waits_for_the_next_start() {
+    let place = Place::new();
+    let config = format!("{STATIC_ROUTES}{ADMIN}");
+    let running = place.start(&config);
+    running.address_of("admin");
+    let added = format!("{config}{}", keys("127.0.0.1:0"));
+    std::fs::write(place.file("config.yml"), added).unwrap();
+    running.signal("-HUP");
+    running.said(|line| {
+        let waits = line["data"]["wait_for_restart"].as_str()?;
+        waits.contains("metrics.listen").then_some(())
+    });
 }
 
 #[tokio::test]
@@ -410,6 +499,20 @@ fn check_names_what_is_wrong_with_each_file() {
         "key.pem",
         "hint: `openssl x509 -noout -pubkey -in cert.pem`",
     );
+    // A pair that fits, but of a curve that ring does not sign with.
+    pki::authority(
+        place.0.path(),
+        "p521",
+        "ec -pkeyopt ec_paramgen_curve:secp521r1",
+    );
+    place.put("p521.pem", "cert.pem");
+    place.put("p521.key", "key.pem");
+    let output = check();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("metrics.key_file: "), "{told}");
+    assert!(!told.contains("fit") && !told.contains("hint"), "{told}");
+    place.put("server.pem", "cert.pem");
+    place.put("server.key", "key.pem");
     std::fs::remove_file(place.file("callers.pem")).unwrap();
     let output = check();
     let told = String::from_utf8(output.stderr).unwrap();

@@ -21,8 +21,9 @@ use tracing::{info, warn};
 
 /// A scraper, a probe, a few people.
 const CONNECTIONS_MAX: usize = 32;
-/// After this a connection is cut, idle or not; Prometheus opens a new one.
-const CONNECTION_LIFE_MAX: Duration = Duration::from_mins(2);
+/// After this a connection is cut, idle or not; Prometheus opens a new one. A prime: after a multiple of a scraper's
+/// interval (10, 15, 30, 60 s) it would be cut just when it is used.
+const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(127);
 /// Running out of file descriptors is answered by waiting, not by a hot loop.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 /// How long to wait before an address that was taken is tried again.
@@ -30,12 +31,15 @@ const BIND_RETRY: Duration = Duration::from_secs(30);
 
 pub(super) struct Bounded {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
+/// As many as there may be connections.
+pub(super) struct Places(Arc<Semaphore>);
+
 /// One connection with its end.
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection<S> {
+    stream: S,
     end: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
@@ -81,36 +85,43 @@ impl Connected<IncomingStream<'_, Bounded>> for Peer {
     }
 }
 
+/// The next caller, whoever it is.
+pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
+        }
+    }
+}
+
+impl Places {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(CONNECTIONS_MAX)))
+    }
+
+    /// Once one is free.
+    pub(super) async fn take(&self) -> OwnedSemaphorePermit {
+        let place = self.0.clone().acquire_owned().await;
+        place.expect("the semaphore must stay open")
+    }
+}
+
 impl Bounded {
     pub(super) fn new(listener: TcpListener) -> Self {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Places::new();
         Self { listener, places }
     }
 }
 
 impl Listener for Bounded {
-    type Io = Connection;
+    type Io = Connection<TcpStream>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let place = self.places.clone().acquire_owned().await;
-        let place = place.expect("the semaphore must stay open");
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    let end = Box::pin(tokio::time::sleep(CONNECTION_LIFE_MAX));
-                    return (
-                        Connection {
-                            stream,
-                            end,
-                            _place: place,
-                        },
-                        peer,
-                    );
-                }
-                Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
-            }
-        }
+    async fn accept(&mut self) -> (Connection<TcpStream>, SocketAddr) {
+        let place = self.places.take().await;
+        let (stream, peer) = accept(&self.listener).await;
+        (Connection::new(stream, place), peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -118,7 +129,17 @@ impl Listener for Bounded {
     }
 }
 
-impl Connection {
+impl<S> Connection<S> {
+    /// Its life begins now.
+    pub(super) fn new(stream: S, place: OwnedSemaphorePermit) -> Self {
+        let end = Box::pin(tokio::time::sleep(CONNECTION_LIFE_MAX));
+        Self {
+            stream,
+            end,
+            _place: place,
+        }
+    }
+
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         match self.end.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
@@ -127,7 +148,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -138,7 +159,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

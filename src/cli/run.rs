@@ -176,6 +176,7 @@ pub async fn assemble(
     tasks.spawn("tell", tell::run(status.clone(), stop));
     let metrics = Arc::new(Metrics::new(status.clone(), counters));
     if let Some(secured) = secured {
+        // An address that is taken is waited for; files that cannot be used are a bad configuration, as any lane's.
         let scrapers = admin::scrapers(secured, metrics.clone(), tasks.stop_token())?;
         tasks.spawn("metrics", scrapers);
     }

@@ -328,8 +328,8 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "metrics.listen",
-        "none: off",
-        "address of a second listener that serves `/metrics` alone, over mutual TLS, for scrapers of other machines, such as `0.0.0.0:9103`",
+        "off",
+        "address of a second listener that serves `/metrics` alone, over mutual TLS, for scrapers of other machines, such as `0.0.0.0:9103`; `off` for none",
     ),
     key(
         "metrics.cert_file",

@@ -33,6 +33,9 @@ const TTL_MIN: Duration = Duration::from_secs(5);
 const HTTP_BACKENDS: usize = 8;
 const TCP_BACKENDS: usize = 3;
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9101);
+/// An example; there is none unless one is given.
+const METRICS_LISTEN: SocketAddr =
+    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 9103);
 const LEASE_NAME: &str = "route-sync";
 /// Where the other components of a cluster keep theirs.
 const LEASE_NAMESPACE: &str = "kube-system";
@@ -491,15 +494,7 @@ fn leader_election(reader: &mut Reader, root: &Group<'_>) -> Option<LeaderElecti
 
 fn admin(reader: &mut Reader, root: &Group<'_>, warnings: &mut Vec<String>) -> Option<SocketAddr> {
     let group = reader.group(root, "admin");
-    let listen = reader.parsed(&group, "listen", |text| match text {
-        "off" => Ok(None),
-        _ => text.parse::<SocketAddr>().map(Some).map_err(|_| {
-            format!(
-                "`{}` is neither an address such as `{ADMIN_LISTEN}` nor `off`",
-                scalar::clip(text)
-            )
-        }),
-    });
+    let listen = listen(reader, &group, ADMIN_LISTEN);
     let listen = listen.ok().unwrap_or(Some(ADMIN_LISTEN));
     if listen.is_some_and(|address| !address.ip().is_loopback()) {
         warnings.push(
@@ -517,40 +512,56 @@ fn metrics(
     admin: Option<SocketAddr>,
 ) -> Option<MetricsConfig> {
     let group = reader.group(root, "metrics");
-    let listen = reader.parsed(&group, "listen", |text| {
-        let message = || {
-            format!(
-                "`{}` is no address such as `0.0.0.0:9103`",
-                scalar::clip(text)
-            )
-        };
-        text.parse::<SocketAddr>().map_err(|_| message())
-    });
-    let identity = reader.identity(&group, "cert_file", "key_file");
+    let listen = listen(reader, &group, METRICS_LISTEN);
     let client_ca_file = reader.ca_file(&group, "client_ca_file");
-    for name in ["listen", "cert_file", "key_file", "client_ca_file"] {
-        let key = group.path_of(name);
-        let told = reader.mistakes.iter().any(|mistake| mistake.key == key);
-        if !group.is_empty() && !group.has(name) && !told {
-            let hint = "metrics are served over mutual TLS with all keys of `metrics`; without any, on `admin.listen` alone";
-            reader.wrong_hint(key, "is missing", hint);
-        }
-    }
-    let overlap = |a: SocketAddr, b: SocketAddr| {
-        let any = a.ip().is_unspecified() || b.ip().is_unspecified();
-        a.port() == b.port() && a.port() != 0 && (any || a.ip() == b.ip())
+    let is_off = group.is_empty() || listen == Field::Is(None);
+    let all = ["listen", "cert_file", "key_file", "client_ca_file"];
+    let missing: Vec<_> = all.into_iter().filter(|name| !group.has(name)).collect();
+    let identity = if is_off || missing.is_empty() {
+        reader.identity(&group, "cert_file", "key_file")
+    } else {
+        let message = format!("lacks `{}`", missing.join("`, `"));
+        let hint = "metrics are served over mutual TLS with all keys of `metrics`; without any, on `admin.listen` alone";
+        reader.wrong_hint(group.path.clone(), &message, hint);
+        None
     };
-    if let (Field::Is(listen), Some(admin)) = (&listen, admin)
-        && overlap(*listen, admin)
+    let listen = listen.ok().flatten()?;
+    if let Some(admin) = admin
+        && overlap(listen, admin)
     {
         let message = format!("`{listen}` is taken by `admin.listen`, `{admin}`");
         reader.wrong_hint(group.path_of("listen"), &message, "give another port");
     }
     Some(MetricsConfig {
-        listen: listen.ok()?,
+        listen,
         identity: identity?,
         client_ca_file: client_ca_file.ok()?,
     })
+}
+
+/// Where something listens, if it does.
+fn listen(
+    reader: &mut Reader,
+    group: &Group<'_>,
+    example: SocketAddr,
+) -> Field<Option<SocketAddr>> {
+    reader.parsed(group, "listen", |text| match text {
+        "off" => Ok(None),
+        _ => text.parse::<SocketAddr>().map(Some).map_err(|_| {
+            format!(
+                "`{}` is neither an address such as `{example}` nor `off`",
+                scalar::clip(text)
+            )
+        }),
+    })
+}
+
+/// Whether only one of two addresses can be had. `[::]` takes those of IPv4 as well, as Linux has it unless
+/// `net.ipv6.bindv6only` is set.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let takes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    one.port() == other.port() && one.port() != 0 && (a == b || takes(a, b) || takes(b, a))
 }
 
 fn log(reader: &mut Reader, root: &Group<'_>) -> LogConfig {

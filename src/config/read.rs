@@ -16,7 +16,7 @@ use super::scalar;
 use super::{KeyPair, Secret};
 use crate::causes::chain;
 use crate::kubernetes;
-use crate::publish::tls;
+use crate::publish::tls::{self, TlsError};
 
 /// Secrets and certificates are far smaller; a wrong path should not fill the memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -427,17 +427,28 @@ impl Reader {
             cert_file: cert_file.ok()?,
             key_file: key_file.ok()?,
         };
-        if self.check_files
-            && let Err(message) = told(tls::certified_key(&identity))
-        {
-            let (cert_file, key_file) = (identity.cert_file.display(), identity.key_file.display());
-            let hint = format!(
-                "`openssl x509 -noout -pubkey -in {cert_file}` and `openssl pkey -pubout -in {key_file}` must print the same"
-            );
-            let message = format!("does not fit `{cert}`: {message}");
-            self.wrong_hint(group.path_of(key), &message, hint);
+        if self.check_files {
+            self.fitting(&identity, group, cert, key);
         }
         Some(identity)
+    }
+
+    fn fitting(&mut self, identity: &KeyPair, group: &Group<'_>, cert: &str, key: &str) {
+        let path = group.path_of(key);
+        match tls::certified_key(identity) {
+            Ok(_) => {}
+            Err(error @ TlsError::Mismatch) => {
+                let (cert_file, key_file) =
+                    (identity.cert_file.display(), identity.key_file.display());
+                let hint = format!(
+                    "`openssl x509 -noout -pubkey -in {cert_file}` and `openssl pkey -pubout -in {key_file}` must print the same"
+                );
+                let message = format!("does not fit `{cert}`: {error}");
+                self.wrong_hint(path, &message, hint);
+            }
+            // Such as a key of a kind that rustls cannot sign with.
+            Err(error) => self.wrong(path, chain(&error)),
+        }
     }
 
     /// A key under its original and its grouped name; both only when they say the same.
@@ -478,7 +489,7 @@ impl Reader {
 }
 
 /// Whether it works, else why not.
-fn told<T>(result: Result<T, tls::TlsError>) -> Result<(), String> {
+fn told<T>(result: Result<T, TlsError>) -> Result<(), String> {
     result.map(drop).map_err(|error| chain(&error))
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::desired::guard::Limits;
 
+mod listeners;
 mod static_routes;
 
 const ORIGINAL: &str = "
@@ -643,50 +644,6 @@ fn the_lease_is_asked_for_only_where_somebody_says_so_and_its_names_are_checked(
         assert!(
             read(&format!("leader_election: {{{wrong}}}")).is_err(),
             "{wrong}"
-        );
-    }
-}
-
-#[test]
-fn metrics_for_other_machines_have_all_their_keys_or_none_and_an_address_of_their_own() {
-    assert_eq!(parse(&with("metrics: {}")).unwrap().metrics, None);
-    let files = "cert_file: /c, key_file: /k, client_ca_file: /a";
-    let config = parse(&with(&format!(
-        "metrics: {{listen: '0.0.0.0:9103', {files}}}"
-    )))
-    .unwrap();
-    assert_eq!(config.metrics.unwrap().listen, ([0, 0, 0, 0], 9103).into());
-    let hint = "hint: metrics are served over mutual TLS with all keys of `metrics`; without any, on `admin.listen` alone";
-    for (given, missing) in [
-        (format!("metrics: {{{files}}}"), vec!["listen"]),
-        (
-            "metrics: {listen: '0.0.0.0:9103'}".to_owned(),
-            vec!["cert_file", "key_file", "client_ca_file"],
-        ),
-    ] {
-        let expect = missing
-            .iter()
-            .map(|name| format!("metrics.{name}: is missing; {hint}"));
-        let expect: Vec<_> = expect.collect();
-        assert_eq!(mistakes(&with(&given)), expect.join("\n"));
-    }
-    let lone = "metrics: {listen: everywhere, cert_file: /c, client_ca_file: /a}";
-    let expect = "\
-metrics.listen: `everywhere` is no address such as `0.0.0.0:9103`
-metrics.key_file: is missing beside `cert_file`";
-    assert_eq!(mistakes(&with(lone)), expect);
-    for (listen, is_taken) in [
-        ("127.0.0.1:9101", true),
-        ("0.0.0.0:9101", true),
-        ("127.0.0.2:9101", false),
-    ] {
-        let expect = format!(
-            "metrics.listen: `{listen}` is taken by `admin.listen`, `127.0.0.1:9101`; hint: give another port"
-        );
-        let text = with(&format!("metrics: {{listen: '{listen}', {files}}}"));
-        assert_eq!(
-            mistakes(&text),
-            if is_taken { expect } else { String::new() }
         );
     }
 }

@@ -54,7 +54,10 @@ pub enum TlsError {
     /// A server name is to be expected, but of no given authority.
     #[error("`server_name` needs `ca_file`")]
     ServerNameWithoutCa,
-    /// The parts do not fit together.
+    /// Another certificate's key.
+    #[error("the certificate has another public key")]
+    Mismatch,
+    /// The parts do not fit together, or one cannot be used.
     #[error("the TLS settings are refused: {0}")]
     Refused(String),
 }
@@ -171,8 +174,10 @@ pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 pub(crate) fn certified_key(files: &KeyPair) -> Result<CertifiedKey, TlsError> {
     let der = private_key(&files.key_file)?;
     let chain = certificates(&files.cert_file)?;
-    CertifiedKey::from_der(chain, der, &ring::default_provider())
-        .map_err(|error| TlsError::Refused(error.to_string()))
+    CertifiedKey::from_der(chain, der, &ring::default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch,
+        _ => TlsError::Refused(error.to_string()),
+    })
 }
 
 /// The certificates of a PEM file, of which there must be one at least.

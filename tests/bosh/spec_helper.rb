@@ -236,6 +236,7 @@ def metrics_changes(folder)
     [METRICS, 'config/prom_scraper_config.yml', 'port', 9103],
     [METRICS, 'config/prom_scraper_config.yml', 'scheme', 'https'],
     [METRICS, 'config/prom_scraper_config.yml', 'server_name', 'scraped'],
+    [METRICS.merge('metrics.server_name' => " a.b-c\n"), 'config/prom_scraper_config.yml', 'server_name', 'a.b-c'],
   ]
 end
 
@@ -257,9 +258,18 @@ RSpec.shared_examples 'metrics over TLS are whole or refused' do
     end
   end
 
-  it 'names a port that both listeners have' do
-    given = merged(of[METRICS.keys], 'listen' => { 'port' => '9103' })
-    expect(refusal(job(given))).to end_with(': `metrics.port` and `listen.port` are the same')
+  ['9103', '09103'].each do |port|
+    it "names a port that both listeners have: #{port}" do
+      given = merged(of[METRICS.keys], 'listen' => { 'port' => port })
+      expect(refusal(job(given))).to end_with(': `metrics.port` and `listen.port` are the same')
+    end
+  end
+
+  ['a name', "scraped\nscheme", 'https://scraped', 'scraped:9103', '-', 'a..b'].each do |name|
+    it "refuses a name that no certificate has: #{name.inspect}" do
+      given = merged(of[METRICS.keys], nested('metrics.server_name', name))
+      expect(refusal(job(given))).to end_with(': `metrics.server_name` is no host name')
+    end
   end
 end
 

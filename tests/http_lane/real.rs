@@ -47,7 +47,7 @@ fn program() -> PathBuf {
 /// No address stands in the server's, as BOSH makes them for NATS.
 fn certificates(folder: &Path) {
     for name in ["ca", "other"] {
-        pki::authority(folder, name);
+        pki::authority(folder, name, "rsa:2048");
     }
     pki::certificate(
         folder,

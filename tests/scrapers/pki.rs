@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// One that signs others.
-pub(crate) fn authority(folder: &Path, name: &str) {
+/// One that signs others, with a key that `openssl req -newkey` makes.
+pub(crate) fn authority(folder: &Path, name: &str, key: &str) {
     let request =
-        format!("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key");
+        format!("req -x509 -newkey {key} -nodes -days 2 -subj /CN={name} -keyout {name}.key");
     openssl(folder, &format!("{request} -out {name}.pem"));
 }
 
